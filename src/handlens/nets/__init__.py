@@ -1,0 +1,80 @@
+"""The networks, by name: `create`, `names`, `replace_head`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from handlens.errors import HandlensError
+from handlens.nets.layers import Net, StochasticDepth, modules_of
+from handlens.nets.registry import NETS, Entry, entry
+
+__all__ = ["NETS", "Entry", "Net", "create", "entry", "names", "replace_head", "set_stochastic_depth"]
+
+
+def names(family: str | None = None) -> list[str]:
+    """Names of the registered networks, of one family if given, in the registry's order."""
+    return [name for name, line in NETS.items() if family in (None, line.family)]
+
+
+def create(name: str, num_classes: int = 1000, **arguments: Any) -> Net:
+    """Build a network with random weights.
+
+    `arguments` are the builder's own: `width` (multiplier of channels), `padding` ("symmetric" or "tensorflow"),
+    `bn_eps`, `dropout` and what else its paper names. Raises HandlensError for an unknown name or argument, fewer
+    than one class, or a width that is not above zero.
+    """
+    line = entry(name)
+    arguments = {**line.args, **arguments}
+    known = inspect.signature(line.build).parameters
+    for argument, value in arguments.items():
+        if argument not in known:
+            raise HandlensError(f"{name} takes no {argument!r}", f"it takes {', '.join(known)}")
+        if argument == "padding" and value not in ("symmetric", "tensorflow"):
+            raise HandlensError(f"padding is {value!r}, expected 'symmetric' or 'tensorflow'")
+        if argument == "width" and not 0 < value <= 16:
+            raise HandlensError(f"width is {value}, expected a multiplier above 0 and at most 16")
+    if num_classes < 1:
+        raise HandlensError(f"num_classes is {num_classes}, expected at least 1")
+    return line.build(num_classes=num_classes, **arguments)
+
+
+def replace_head(net: Net, num_classes: int, hidden: int = 0) -> Net:
+    """Give the network a new last linear layer with random weights, in place, and return it.
+
+    With `hidden` above zero a fully connected layer of that width with ReLU and dropout comes before it.
+    """
+    last = net.classifier[-1]
+    assert isinstance(last, nn.Linear)
+    layers = list(net.classifier)[:-1]
+    width = last.in_features
+    if hidden:
+        layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.2)]
+        width = hidden
+    head = nn.Linear(width, num_classes)
+    nn.init.normal_(head.weight, 0, 0.01)
+    nn.init.zeros_(head.bias)
+    net.classifier = nn.Sequential(*layers, head).to(last.weight.device)
+    return net
+
+
+def set_stochastic_depth(net: Net, rate: float) -> None:
+    """Set the drop probability of the residual branches: 0 at the first, growing linearly to `rate` at the last."""
+    layers = list(modules_of(net, StochasticDepth))
+    for index, layer in enumerate(layers):
+        assert isinstance(layer, StochasticDepth)
+        layer.p = rate * index / max(1, len(layers) - 1)
+
+
+def count_params(net: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def on_meta(name: str, num_classes: int = 1000, **arguments: Any) -> Net:
+    """The network with shapes and no memory (torch's meta device), for counting."""
+    with torch.device("meta"):
+        return create(name, num_classes, **arguments)

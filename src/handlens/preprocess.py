@@ -1,0 +1,184 @@
+"""The pixel contract: everything that happens to a photo between its file and the network's first layer.
+
+A `Preprocess` is one frozen value. It is stored with every checkpoint and travels from there into every place where
+the network runs; no other code in the project decodes, resizes or normalises a photo.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from typing import IO, Any, Literal
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from handlens.errors import HandlensError, PhotoError
+
+Source = str | os.PathLike[str] | bytes | IO[bytes]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_LETTERBOX_GREY = (114, 114, 114)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """What is done to a photo, in this order: decode to upright RGB, resize, crop, scale to [0, 1], normalise.
+
+    image_px:      height and width of what the network sees.
+    resize:        "crop": the shorter side becomes `resize_px`, then the centre `image_px` square is cut out;
+                   "letterbox": the longer side becomes `image_px`, grey bars fill the rest;
+                   "squash": both sides become `image_px`, the shape of things is not kept.
+    resize_px:     length of the shorter side before the crop; used by "crop" only. The papers use image_px / 0.875.
+    interpolation: "nearest", "bilinear", "bicubic" or "lanczos", always with Pillow's antialiasing.
+    mean, std:     of each channel, in [0, 1] units: normalised = (pixel / 255 - mean) / std.
+    channels:      "rgb" or "bgr", the order in which the network takes its channels.
+    """
+
+    image_px: int = 224
+    resize: Literal["crop", "letterbox", "squash"] = "crop"
+    resize_px: int = 256
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    channels: Literal["rgb", "bgr"] = "rgb"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        checks = (
+            (isinstance(self.image_px, int) and 1 <= self.image_px <= 8192, "image_px", "1 to 8192"),
+            (self.resize in ("crop", "letterbox", "squash"), "resize", "crop, letterbox or squash"),
+            (
+                isinstance(self.resize_px, int) and (self.resize != "crop" or self.resize_px >= self.image_px),
+                "resize_px",
+                f"at least image_px ({self.image_px})",
+            ),
+            (self.interpolation in _RESAMPLING, "interpolation", ", ".join(_RESAMPLING)),
+            (len(self.mean) == 3, "mean", "three numbers"),
+            (len(self.std) == 3 and min(self.std) > 0, "std", "three numbers above zero"),
+            (self.channels in ("rgb", "bgr"), "channels", "rgb or bgr"),
+        )
+        for ok, name, expected in checks:
+            if not ok:
+                raise HandlensError(f"{name} is {getattr(self, name)!r}, expected {expected}")
+
+    def at(self, image_px: int) -> Preprocess:
+        """The same contract at another input size: the crop keeps its share of the photo."""
+        resize_px = max(image_px, int(image_px * self.resize_px / self.image_px))
+        return dataclasses.replace(self, image_px=image_px, resize_px=resize_px)
+
+    def load(self, source: Source) -> np.ndarray:
+        """Read a photo and cut it to size: uint8 RGB of shape (image_px, image_px, 3), not yet normalised."""
+        return self.fit(open_photo(source, at_least_px=self.resize_px if self.resize == "crop" else self.image_px))
+
+    def fit(self, photo: Image.Image) -> np.ndarray:
+        """Resize and crop an upright RGB image: uint8 of shape (image_px, image_px, 3)."""
+        width, height = photo.size
+        px, filter_ = self.image_px, _RESAMPLING[self.interpolation]
+        if self.resize == "squash":
+            return np.asarray(photo.resize((px, px), filter_))
+        if self.resize == "letterbox":
+            scale = px / max(width, height)
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            canvas = Image.new("RGB", (px, px), _LETTERBOX_GREY)
+            canvas.paste(photo.resize(size, filter_), ((px - size[0]) // 2, (px - size[1]) // 2))
+            return np.asarray(canvas)
+        size = shorter_side_to(width, height, self.resize_px)
+        left, top = (size[0] - px) // 2, (size[1] - px) // 2
+        return np.asarray(photo.resize(size, filter_).crop((left, top, left + px, top + px)))
+
+    def normalise(self, images: np.ndarray) -> np.ndarray:
+        """uint8 RGB (B, H, W, 3) -> float32 (B, 3, H, W) in this contract's channel order."""
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(f"expected uint8 (B, H, W, 3), got {images.dtype} {images.shape}")
+        scaled = (images.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
+        if self.channels == "bgr":
+            scaled = scaled[..., ::-1]
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready values; `from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocess:
+        """Read what `to_dict` wrote. Raises HandlensError on a missing or unknown field or a value out of range."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            given = sorted(values) if isinstance(values, dict) else values
+            raise HandlensError(f"a pixel contract has the fields {sorted(names)}, this one has {given}")
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise HandlensError(f"a pixel contract with a value of the wrong kind ({error})") from error
+
+
+def shorter_side_to(width: int, height: int, px: int) -> tuple[int, int]:
+    """(width, height) with the shorter side `px` and the longer one int(longer * px / shorter), as torchvision."""
+    if width <= height:
+        return px, max(px, int(height * px / width))
+    return max(px, int(width * px / height)), px
+
+
+def open_photo(source: Source, at_least_px: int | None = None) -> Image.Image:
+    """Decode one photo to an upright RGB image.
+
+    Takes a path, the file's bytes or an open binary file: JPEG, PNG, WebP, BMP, TIFF, the first frame of a GIF, and
+    HEIC with the `heic` extra. EXIF orientation is applied. Grey, palette and CMYK become RGB; what is transparent is
+    laid over white; 16-bit grey is brought to 8 bits. With `at_least_px`, a JPEG far larger than that is decoded at a
+    half, quarter or eighth of its size, with the shorter side still at least twice `at_least_px`.
+    Raises PhotoError when the photo is missing, broken, truncated, not a photo, or larger than Pillow's limit.
+    """
+    name = str(source) if isinstance(source, (str, os.PathLike)) else "the photo"
+    if name.lower().endswith((".heic", ".heif")):
+        _register_heic(name)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if at_least_px and image.format == "JPEG":
+                image.draft(None, shorter_side_to(*image.size, 2 * at_least_px))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
+    except FileNotFoundError:
+        raise PhotoError(f"{name} does not exist", "check the path") from None
+    except IsADirectoryError:
+        raise PhotoError(f"{name} is a folder, expected a photo") from None
+    except Image.DecompressionBombError as error:
+        raise PhotoError(f"{name} has too many pixels to be decoded safely", "make it smaller first") from error
+    except UnidentifiedImageError:
+        raise PhotoError(f"{name} is not a photo that can be read", "use JPEG, PNG, WebP, BMP, TIFF or GIF") from None
+    # Pillow's plugins raise nearly anything on damaged files; each of these means that the photo could not be decoded.
+    except (OSError, ValueError, TypeError, SyntaxError, EOFError, KeyError, IndexError, OverflowError) as error:
+        raise PhotoError(f"{name} is damaged ({error})", "replace or remove it") from error
+    except MemoryError as error:
+        raise PhotoError(f"{name} is too large for this machine's memory", "make it smaller first") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):  # 32-bit grey, 16-bit values in most PNG and TIFF files
+        values = np.asarray(image, dtype=np.float64)
+        return Image.fromarray(np.clip(values / (257 if values.max() > 255 else 1), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    image.load()  # before the file is closed; convert() would return the same lazy object for RGB
+    return image.convert("RGB") if image.mode != "RGB" else image
+
+
+def _register_heic(name: str) -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise PhotoError(f"{name} is HEIC, which needs pillow-heif", "pip install 'handlens[heic]'") from None
+    register_heif_opener()
