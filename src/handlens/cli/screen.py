@@ -1,0 +1,133 @@
+"""What the commands show: bars and notes on standard error, tables and JSON on standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+SECONDS_BETWEEN_LINES = 30.0  # where standard error is no terminal, progress is a line this often at most
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on standard error with rate and time left; gives `update(done, total)`, which any thread may call.
+
+    Where standard error is not a terminal it is one plain line every 30 seconds at most, and none for short work.
+    """
+    if not sys.stderr.isatty():
+        yield _lines(label, total)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    start = time.monotonic()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, rate="")
+
+        def update(done: int, total: int | None = total) -> None:
+            rate = done / max(1e-9, time.monotonic() - start)
+            bar.update(task, completed=done, total=total, rate=f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+
+        yield update
+
+
+def _lines(label: str, total: int | None) -> Callable[[int, int | None], None]:
+    last = time.monotonic()
+
+    def update(done: int, total: int | None = total) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            note(f"{label}: {done} of {total}" if total else f"{label}: {done}")
+
+    return update
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table on standard output: with rules on a terminal, plain aligned columns elsewhere.
+
+    Numbers are right-aligned; floats are shown as they are given, so format them before; None is an empty cell.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    shown = Table(box=box.SIMPLE_HEAD if terminal else None, title=title or None, title_justify="left", pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
+        shown.add_column(Text(column), justify="right" if numeric else "left", no_wrap=not terminal)
+    for row in rows:
+        shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))  # Text: no markup in class names
+    console = Console(width=None if terminal else 10_000, highlight=False)
+    with console.capture() as captured:
+        console.print(shown)
+    _print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _is_number(cell: Any) -> bool:
+    return (
+        cell is None or isinstance(cell, (int, float)) or str(cell).replace(",", "").rstrip("%").strip("-+. ").isdigit()
+    )
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on standard output. NaN and infinities become null, arrays lists, and paths strings."""
+    value = _plain(value)
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:  # a narrow code page, or a file name that is not text
+        text = json.dumps(value, indent=2, allow_nan=False)
+    print(text, flush=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(member) for key, member in value.items()}
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars, without importing numpy
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(member) for member in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def note(text: str) -> None:
+    """Print a line on standard error."""
+    _print(text, sys.stderr)
+
+
+def say(text: str) -> None:
+    """Print a line on standard output."""
+    _print(text)
+
+
+def _print(text: str, stream: Any = None) -> None:
+    stream = stream or sys.stdout
+    encoding = stream.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
