@@ -1,0 +1,103 @@
+"""What the parameters of published weight files are called here.
+
+Our networks use torchvision's names, and `classifier.*` for every head. A file from elsewhere, and a torchvision file
+whose head has another name, has a section here: pairs of (regular expression, replacement), tried in order on each
+key, every one that matches applied.
+"""
+
+from __future__ import annotations
+
+import re
+
+Rules = tuple[tuple[str, str], ...]
+
+
+def rename(source: str, net: str, key: str) -> str:
+    """Our name for `key` of a file of `net` from `source` ("torchvision", "timm", ...); without a rule, `key` itself.
+
+    `net` is a network's name or its family's, as in RENAMES; of several that `net` begins with the longest counts.
+    """
+    for pattern, replacement in rules(source, net):
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def rules(source: str, net: str) -> Rules:
+    """The rules of the longest entry of RENAMES that `net` begins with; empty when there is none."""
+    fitting = [family for given, family in RENAMES if given == source and net.startswith(family)]
+    return RENAMES[source, max(fitting, key=len)] if fitting else ()
+
+
+# ---- MobileNet V2 and V3 by timm -------------------------------------------------------------------------------------
+# timm counts blocks by stage, torchvision through: a letter a block below, a word a stage.
+#   d: depthwise and pointwise   D: the same with squeeze-and-excitation
+#   e: expanding first           E: the same with squeeze-and-excitation
+_V2_STAGES = ("d", "ee", "eee", "eeee", "eee", "eee", "e")
+_V3_LARGE_STAGES = ("d", "ee", "EEE", "eeee", "EE", "EEE")
+_V3_SMALL_STAGES = ("D", "ee", "EEE", "EE", "EEE")
+
+
+def _v2_blocks() -> Rules:
+    """timm's `blocks.1.0.conv_pw` -> `features.2.conv.0.0`."""
+    expanding = {
+        "conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "conv_pwl": "2", "bn3": "3",
+    }  # fmt: skip
+    first = {"conv_dw": "0.0", "bn1": "0.1", "conv_pw": "1", "bn2": "2"}
+    return tuple(
+        (rf"^blocks\.{stage}\.{block}\.{old}\.", f"features.{index}.conv.{new}.")
+        for index, (stage, block, kind) in enumerate(_numbered(_V2_STAGES), start=1)
+        for old, new in (first if kind == "d" else expanding).items()
+    )
+
+
+def _v3_blocks(stages: tuple[str, ...]) -> Rules:
+    """timm's `blocks.1.0.conv_pw` -> `features.2.block.0.0`, and its last convolution, a stage of its own."""
+    made = []
+    for index, (stage, block, kind) in enumerate(_numbered(stages), start=1):
+        parts = [] if kind in "dD" else [("conv_pw", "bn1")]
+        parts += [("conv_dw", f"bn{len(parts) + 1}")]
+        squeeze = len(parts)  # where squeeze-and-excitation comes, if it does
+        parts += [("conv_pw" if kind in "dD" else "conv_pwl", f"bn{len(parts) + 1}")]
+        old, new = rf"^blocks\.{stage}\.{block}\.", f"features.{index}.block."
+        for place, (conv, bn) in enumerate(parts):
+            place += kind in "DE" and place >= squeeze
+            made += [(rf"{old}{conv}\.", f"{new}{place}.0."), (rf"{old}{bn}\.", f"{new}{place}.1.")]
+        if kind in "DE":
+            made += [(rf"{old}se\.conv_reduce\.", f"{new}{squeeze}.fc1.")]
+            made += [(rf"{old}se\.conv_expand\.", f"{new}{squeeze}.fc2.")]
+    last = sum(map(len, stages)) + 1
+    made += [(rf"^blocks\.{len(stages)}\.0\.conv\.", f"features.{last}.0.")]
+    made += [(rf"^blocks\.{len(stages)}\.0\.bn1\.", f"features.{last}.1.")]
+    return tuple(made)
+
+
+def _numbered(stages: tuple[str, ...]) -> list[tuple[int, int, str]]:
+    """(stage, block within it, letter) of every block."""
+    return [(stage, block, kind) for stage, word in enumerate(stages) for block, kind in enumerate(word)]
+
+
+def _without_squeeze(stages: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(word.lower() for word in stages)
+
+
+_STEM: Rules = ((r"^conv_stem\.", "features.0.0."), (r"^bn1\.", "features.0.1."))
+_V2: Rules = (
+    *_STEM,
+    *_v2_blocks(),
+    (r"^conv_head\.", "features.18.0."),
+    (r"^bn2\.", "features.18.1."),
+    (r"^classifier\.", "classifier.1."),
+)
+_V3_HEAD: Rules = ((r"^classifier\.", "classifier.3."), (r"^conv_head\.", "classifier.0."))
+
+RENAMES: dict[tuple[str, str], Rules] = {
+    ("timm", "mobilenet_v2"): _V2,
+    ("timm", "mobilenet_v3_large"): (*_STEM, *_v3_blocks(_V3_LARGE_STAGES), *_V3_HEAD),
+    ("timm", "mobilenet_v3_small"): (*_STEM, *_v3_blocks(_V3_SMALL_STAGES), *_V3_HEAD),
+    ("timm", "mobilenet_v3_large_minimalistic"): (
+        *_STEM, *_v3_blocks(_without_squeeze(_V3_LARGE_STAGES)), *_V3_HEAD,
+    ),
+    ("timm", "mobilenet_v3_small_minimalistic"): (
+        *_STEM, *_v3_blocks(_without_squeeze(_V3_SMALL_STAGES)), *_V3_HEAD,
+    ),
+}  # fmt: skip
