@@ -1,4 +1,4 @@
-"""The networks, by name: `create`, `names`, `replace_head`."""
+"""The networks, by name: `create`, `names`, `replace_head`, `check_input`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from handlens.errors import HandlensError
 from handlens.nets.layers import Net, StochasticDepth, modules_of
 from handlens.nets.registry import NETS, Entry, entry
 
-__all__ = ["NETS", "Entry", "Net", "create", "entry", "names", "replace_head", "set_stochastic_depth"]
+__all__ = [
+    "NETS",
+    "Entry",
+    "Net",
+    "check_input",
+    "create",
+    "entry",
+    "names",
+    "on_meta",
+    "replace_head",
+    "set_stochastic_depth",
+]
 
 
 def names(family: str | None = None) -> list[str]:
@@ -25,7 +36,7 @@ def create(name: str, num_classes: int = 1000, **arguments: Any) -> Net:
 
     `arguments` are the builder's own: `width` (multiplier of channels), `padding` ("symmetric" or "tensorflow"),
     `bn_eps`, `dropout` and what else its paper names. Raises HandlensError for an unknown name or argument, fewer
-    than one class, or a width that is not above zero.
+    than one class, or a width that is not above zero or leaves a layer without a channel.
     """
     line = entry(name)
     arguments = {**line.args, **arguments}
@@ -35,17 +46,23 @@ def create(name: str, num_classes: int = 1000, **arguments: Any) -> Net:
             raise HandlensError(f"{name} takes no {argument!r}", f"it takes {', '.join(known)}")
         if argument == "padding" and value not in ("symmetric", "tensorflow"):
             raise HandlensError(f"padding is {value!r}, expected 'symmetric' or 'tensorflow'")
-        if argument == "width" and not 0 < value <= 16:
-            raise HandlensError(f"width is {value}, expected a multiplier above 0 and at most 16")
+        if argument == "width" and not (isinstance(value, (int, float)) and 0 < value <= 16):
+            raise HandlensError(f"width is {value!r}, expected a multiplier above 0 and at most 16")
     if num_classes < 1:
         raise HandlensError(f"num_classes is {num_classes}, expected at least 1")
     return line.build(num_classes=num_classes, **arguments)
 
 
+def check_input(net: Net, image_px: int) -> None:
+    """Raise HandlensError, naming a size that works, if the network cannot take square photos of `image_px`."""
+    net.check_input(image_px)
+
+
 def replace_head(net: Net, num_classes: int, hidden: int = 0) -> Net:
     """Give the network a new last linear layer with random weights, in place, and return it.
 
-    With `hidden` above zero a fully connected layer of that width with ReLU and dropout comes before it.
+    With `hidden` above zero a fully connected layer of that width with ReLU and dropout comes before it. Auxiliary
+    classifiers get a new last layer too.
     """
     last = net.classifier[-1]
     assert isinstance(last, nn.Linear)
@@ -54,11 +71,20 @@ def replace_head(net: Net, num_classes: int, hidden: int = 0) -> Net:
     if hidden:
         layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.2)]
         width = hidden
-    head = nn.Linear(width, num_classes)
-    nn.init.normal_(head.weight, 0, 0.01)
-    nn.init.zeros_(head.bias)
-    net.classifier = nn.Sequential(*layers, head).to(last.weight.device)
+    net.classifier = nn.Sequential(*layers, _new_linear(width, num_classes)).to(last.weight.device)
+    for auxiliary in net.auxiliary():
+        assert isinstance(auxiliary.classifier, nn.Sequential)
+        last = auxiliary.classifier[-1]
+        assert isinstance(last, nn.Linear)
+        auxiliary.classifier[-1] = _new_linear(last.in_features, num_classes).to(last.weight.device)
     return net
+
+
+def _new_linear(width: int, num_classes: int) -> nn.Linear:
+    linear = nn.Linear(width, num_classes)
+    nn.init.normal_(linear.weight, 0, 0.01)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
 def set_stochastic_depth(net: Net, rate: float) -> None:
@@ -67,11 +93,6 @@ def set_stochastic_depth(net: Net, rate: float) -> None:
     for index, layer in enumerate(layers):
         assert isinstance(layer, StochasticDepth)
         layer.p = rate * index / max(1, len(layers) - 1)
-
-
-def count_params(net: nn.Module) -> int:
-    """Number of trainable values."""
-    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def on_meta(name: str, num_classes: int = 1000, **arguments: Any) -> Net:

@@ -28,13 +28,24 @@ def rules(source: str, net: str) -> Rules:
     return RENAMES[source, max(fitting, key=len)] if fitting else ()
 
 
-# ---- MobileNet V2 and V3 by timm -------------------------------------------------------------------------------------
+# ---- MobileNet V1, V2 and V3 by timm ---------------------------------------------------------------------------------
 # timm counts blocks by stage, torchvision through: a letter a block below, a word a stage.
 #   d: depthwise and pointwise   D: the same with squeeze-and-excitation
 #   e: expanding first           E: the same with squeeze-and-excitation
+_V1_STAGES = ("d", "dd", "dd", "dddddd", "dd")
 _V2_STAGES = ("d", "ee", "eee", "eeee", "eee", "eee", "e")
 _V3_LARGE_STAGES = ("d", "ee", "EEE", "eeee", "EE", "EEE")
 _V3_SMALL_STAGES = ("D", "ee", "EEE", "EE", "EEE")
+
+
+def _v1_blocks() -> Rules:
+    """timm's `blocks.1.0.conv_dw` -> `features.2.depthwise.0`."""
+    names = {"conv_dw": "depthwise.0", "bn1": "depthwise.1", "conv_pw": "pointwise.0", "bn2": "pointwise.1"}
+    return tuple(
+        (rf"^blocks\.{stage}\.{block}\.{old}\.", f"features.{index}.{new}.")
+        for index, (stage, block, _) in enumerate(_numbered(_V1_STAGES), start=1)
+        for old, new in names.items()
+    )
 
 
 def _v2_blocks() -> Rules:
@@ -81,6 +92,7 @@ def _without_squeeze(stages: tuple[str, ...]) -> tuple[str, ...]:
 
 
 _STEM: Rules = ((r"^conv_stem\.", "features.0.0."), (r"^bn1\.", "features.0.1."))
+_V1: Rules = (*_STEM, *_v1_blocks(), (r"^classifier\.", "classifier.1."))
 _V2: Rules = (
     *_STEM,
     *_v2_blocks(),
@@ -91,6 +103,7 @@ _V2: Rules = (
 _V3_HEAD: Rules = ((r"^classifier\.", "classifier.3."), (r"^conv_head\.", "classifier.0."))
 
 RENAMES: dict[tuple[str, str], Rules] = {
+    ("timm", "mobilenet_v1"): _V1,
     ("timm", "mobilenet_v2"): _V2,
     ("timm", "mobilenet_v3_large"): (*_STEM, *_v3_blocks(_V3_LARGE_STAGES), *_V3_HEAD),
     ("timm", "mobilenet_v3_small"): (*_STEM, *_v3_blocks(_V3_SMALL_STAGES), *_V3_HEAD),

@@ -6,9 +6,10 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from handlens.errors import HandlensError
 
 Padding = Literal["symmetric", "tensorflow"]
 
@@ -26,6 +27,7 @@ class Net(nn.Module):
 
     A method, or a `Stages` module where the published parameter names begin with "features"."""
     smallest_px = 32  # the smallest square input that works
+    aux_weight = 0.3  # of the auxiliary classifiers' losses in training, where there are some
 
     @property
     def num_features(self) -> int:
@@ -53,12 +55,24 @@ class Net(nn.Module):
         """Logits, and those of auxiliary classifiers where the network has some in training (GoogLeNet)."""
         return self(images), []
 
+    def auxiliary(self) -> list[nn.Module]:
+        """The auxiliary classifiers, each with a `classifier` like the network's own; in the order of `forward_train`."""
+        return []
+
     def blocks(self) -> list[nn.Module]:
         """The network in pieces from photo to logits, `classifier` last: what layer-wise rates and freezing go by.
 
         Every parameter belongs to exactly one of the pieces.
         """
         raise NotImplementedError
+
+    def check_input(self, image_px: int) -> None:
+        """Raise HandlensError, naming the smallest size that works, for square photos that do not fit the network."""
+        if image_px < self.smallest_px:
+            raise HandlensError(
+                f"{image_px} px is too small an input for {type(self).__name__}",
+                f"the smallest that works is {self.smallest_px} px",
+            )
 
     def _last_linear(self) -> nn.Linear:
         last = self.classifier[-1]
@@ -76,13 +90,66 @@ class Stages(nn.Sequential):
         super().__init__(*modules)
         self.ends = frozenset(ends)
 
-    def forward(self, images: Tensor) -> list[Tensor]:  # type: ignore[override]
+    def forward(self, images: Tensor) -> list[Tensor]:
         maps = []
         for index, module in enumerate(self):
             images = module(images)
             if index in self.ends:
                 maps.append(images)
         return maps
+
+    def by_convolution(self) -> list[nn.Module]:
+        """The modules in groups that each begin with a convolution: the layers as the papers count them."""
+        modules = list(self)
+        starts = [index for index, module in enumerate(modules) if isinstance(module, nn.Conv2d)]
+        return [nn.Sequential(*modules[a:b]) for a, b in zip(starts, [*starts[1:], len(modules)], strict=True)]
+
+
+class NamedSteps(Net):
+    """A network of named modules that run one after another, with auxiliary classifiers on some of them in training.
+
+    A network adds its modules by `add_steps` in their order; `ends` names those whose maps are the stages' ends, and
+    `taps` says which auxiliary classifier reads the map of which step: {"inception4a": "aux1"}.
+    """
+
+    def __init__(self, ends: Sequence[str], taps: dict[str, str]) -> None:
+        super().__init__()
+        self.ends, self.taps = frozenset(ends), taps
+        self.steps: list[str] = []
+
+    def add_steps(self, **steps: nn.Module) -> None:
+        for name, module in steps.items():
+            self.add_module(name, module)
+            self.steps.append(name)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        return self._run(images)[0]
+
+    def forward_train(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits, and in training those of the auxiliary classifiers."""
+        maps, tapped = self._run(images)
+        heads = self.auxiliary() if self.training else []
+        return self.classifier(self.pool(maps[-1])), [head(read) for head, read in zip(heads, tapped, strict=False)]
+
+    def auxiliary(self) -> list[nn.Module]:
+        return [self.get_submodule(head) for head in self.taps.values()]
+
+    def blocks(self) -> list[nn.Module]:
+        """An auxiliary classifier comes right after the piece whose map it reads: frozen with it, or trained."""
+        heads = {step: self.get_submodule(head) for step, head in self.taps.items()}
+        pieces = [[self.get_submodule(step), *([heads[step]] if step in heads else [])] for step in self.steps]
+        return [piece for pair in pieces for piece in pair if any(True for _ in piece.parameters())] + [self.classifier]
+
+    def _run(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps at the ends of the stages, and those that the auxiliary classifiers read."""
+        maps, tapped = [], []
+        for step in self.steps:
+            images = self.get_submodule(step)(images)
+            if step in self.ends:
+                maps.append(images)
+            if step in self.taps:
+                tapped.append(images)
+        return maps, tapped
 
 
 def stage_ends(strides: Sequence[int]) -> list[int]:
@@ -95,7 +162,10 @@ def round_channels(channels: float, divisor: int = 8, minimum: int | None = None
     """`channels` rounded to the nearest multiple of `divisor`, never below 90 % of it, at least `minimum`.
 
     The rule of the MobileNet papers' code: round_channels(32 * 0.75) == 24, round_channels(24 * 0.35) == 8.
+    Raises HandlensError below one channel: what the minimum would make of that is another network.
     """
+    if channels < 1:
+        raise HandlensError(f"this width leaves a layer with {channels:.2g} channels", "use a larger width")
     rounded = max(minimum or divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
@@ -155,6 +225,39 @@ def conv_bn(
     return nn.Sequential(*layers, *([act()] if act else []))
 
 
+class LocalResponseNorm(nn.Module):
+    """b = a / (k + alpha * sum of a² over the n nearest channels) ** beta (Krizhevsky et al. 2012, section 3.3).
+
+    As the paper writes it: torch's and Caffe's divide alpha by n. Sums of shifted maps, twice as fast as torch's.
+    """
+
+    def __init__(self, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75) -> None:
+        super().__init__()
+        self.n, self.k, self.alpha, self.beta = n, k, alpha, beta
+
+    def forward(self, maps: Tensor) -> Tensor:
+        channels = maps.shape[1]
+        before = self.n // 2
+        squares = F.pad(maps * maps, (0, 0, 0, 0, before, self.n - 1 - before))
+        total = squares[:, :channels]
+        for shift in range(1, self.n):
+            total = total + squares[:, shift : shift + channels]
+        return maps * (self.k + self.alpha * total).pow(-self.beta)
+
+    def extra_repr(self) -> str:
+        return f"n={self.n}, k={self.k:g}, alpha={self.alpha:g}, beta={self.beta:g}"
+
+
+def pool_to(maps: Tensor, size: int) -> Tensor:
+    """(B, C, h, w) -> (B, C, size, size) by averaging: what lets fully connected layers take any input size."""
+    return maps if maps.shape[-2:] == (size, size) else F.adaptive_avg_pool2d(maps, size)
+
+
+def channel_shuffle(images: Tensor, groups: int) -> Tensor:
+    """Deal the channels of (B, C, H, W) out like cards: the first of each group, then the second of each, and so on."""
+    return images.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
 class StochasticDepth(nn.Module):
     """Drops a residual branch whole, photo by photo, with probability `p` in training (Huang et al. 2016)."""
 
@@ -181,8 +284,9 @@ def init_weights(net: nn.Module) -> None:
             nn.init.normal_(module.weight, 0, 0.01)
         elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)) and module.weight is not None:
             nn.init.ones_(module.weight)
-        if isinstance(getattr(module, "bias", None), nn.Parameter):
-            nn.init.zeros_(module.bias)
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, nn.Parameter):
+            nn.init.zeros_(bias)
 
 
 def modules_of(net: nn.Module, kind: type[nn.Module]) -> Iterator[nn.Module]:

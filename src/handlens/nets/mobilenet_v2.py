@@ -6,7 +6,17 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from handlens.nets.layers import Net, Padding, ReLU6, Stages, StochasticDepth, conv_bn, init_weights, round_channels, stage_ends
+from handlens.nets.layers import (
+    Net,
+    Padding,
+    ReLU6,
+    Stages,
+    StochasticDepth,
+    conv_bn,
+    init_weights,
+    round_channels,
+    stage_ends,
+)
 
 
 class Bottlenecks(NamedTuple):
@@ -32,7 +42,7 @@ TABLE = (  # Table 2
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion by t, 3x3 depthwise, 1x1 linear projection; added to its input where the shapes agree (Figure 4)."""
+    """1x1 expansion by t, 3x3 depthwise, 1x1 linear projection; added to its input where shapes agree (Figure 4)."""
 
     def __init__(self, inp: int, out: int, stride: int, t: int, padding: Padding, bn_eps: float) -> None:
         super().__init__()

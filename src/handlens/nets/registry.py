@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from handlens.errors import HandlensError
-from handlens.nets import mobilenet_v2
 from handlens.nets.layers import Net
+from handlens.nets.mobilenet_v1 import mobilenet_v1
+from handlens.nets.mobilenet_v2 import mobilenet_v2
+from handlens.nets.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 
 
 class Entry(NamedTuple):
@@ -20,12 +23,41 @@ class Entry(NamedTuple):
     image_px: int
     top1: float | None = None
     source: str = ""
-    args: dict[str, Any] = {}
+    args: Mapping[str, Any] = MappingProxyType({})
 
+
+_V1 = "arXiv 1704.04861 Table 6"
+_V2 = "arXiv 1801.04381 Table 4"
+_V3 = "arXiv 1905.02244v5 Table 9"
+_V3_V1 = "arXiv 1905.02244v1 Table 3"
+_SLIM = "tensorflow/models research/slim/nets/mobilenet/README.md"
+_MINIMALISTIC = {"minimalistic": True}
 
 NETS: dict[str, Entry] = {
     # name: Entry(builder, family, year, image_px, published top-1 in percent, its source)
-    "mobilenet_v2": Entry(mobilenet_v2.mobilenet_v2, "mobilenet", 2018, 224, 72.0, "arXiv 1801.04381 Table 4"),
+    "mobilenet_v1": Entry(mobilenet_v1, "mobilenet", 2017, 224, 70.6, _V1),
+    "mobilenet_v1_075": Entry(mobilenet_v1, "mobilenet", 2017, 224, 68.4, _V1, {"width": 0.75}),
+    "mobilenet_v1_050": Entry(mobilenet_v1, "mobilenet", 2017, 224, 63.7, _V1, {"width": 0.5}),
+    "mobilenet_v1_025": Entry(mobilenet_v1, "mobilenet", 2017, 224, 50.6, _V1, {"width": 0.25}),
+    "mobilenet_v2": Entry(mobilenet_v2, "mobilenet", 2018, 224, 72.0, _V2),
+    "mobilenet_v2_140": Entry(mobilenet_v2, "mobilenet", 2018, 224, 74.7, _V2, {"width": 1.4}),
+    "mobilenet_v2_130": Entry(mobilenet_v2, "mobilenet", 2018, 224, 74.4, _SLIM, {"width": 1.3}),
+    "mobilenet_v2_075": Entry(mobilenet_v2, "mobilenet", 2018, 224, 69.8, _SLIM, {"width": 0.75}),
+    "mobilenet_v2_050": Entry(mobilenet_v2, "mobilenet", 2018, 224, 65.4, _SLIM, {"width": 0.5}),
+    "mobilenet_v2_035": Entry(mobilenet_v2, "mobilenet", 2018, 224, 60.3, _SLIM, {"width": 0.35}),
+    "mobilenet_v3_large": Entry(mobilenet_v3_large, "mobilenet", 2019, 224, 75.2, _V3),
+    "mobilenet_v3_large_125": Entry(mobilenet_v3_large, "mobilenet", 2019, 224, 76.6, _V3, {"width": 1.25}),
+    "mobilenet_v3_large_075": Entry(mobilenet_v3_large, "mobilenet", 2019, 224, 73.3, _V3, {"width": 0.75}),
+    "mobilenet_v3_large_050": Entry(mobilenet_v3_large, "mobilenet", 2019, 224, 68.8, _V3, {"width": 0.5}),
+    "mobilenet_v3_large_035": Entry(mobilenet_v3_large, "mobilenet", 2019, 224, 64.2, _V3, {"width": 0.35}),
+    "mobilenet_v3_large_minimalistic": Entry(mobilenet_v3_large, "mobilenet", 2019, 224, 72.3, _SLIM, _MINIMALISTIC),
+    "mobilenet_v3_small": Entry(mobilenet_v3_small, "mobilenet", 2019, 224, 67.5, _V3),
+    "mobilenet_v3_small_125": Entry(mobilenet_v3_small, "mobilenet", 2019, 224, 70.4, _V3, {"width": 1.25}),
+    "mobilenet_v3_small_075": Entry(mobilenet_v3_small, "mobilenet", 2019, 224, 65.4, _V3, {"width": 0.75}),
+    "mobilenet_v3_small_050": Entry(mobilenet_v3_small, "mobilenet", 2019, 224, 58.0, _V3, {"width": 0.5}),
+    "mobilenet_v3_small_035": Entry(mobilenet_v3_small, "mobilenet", 2019, 224, 49.8, _V3, {"width": 0.35}),
+    "mobilenet_v3_small_minimalistic": Entry(mobilenet_v3_small, "mobilenet", 2019, 224, 61.9, _SLIM, _MINIMALISTIC),
+    "mobilenet_v3_small_draft": Entry(mobilenet_v3_small, "mobilenet", 2019, 224, 67.4, _V3_V1, {"head": 1280}),
 }
 
 

@@ -1,0 +1,54 @@
+"""Parameters and multiply-accumulates of a network, counted on shapes alone."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from handlens import nets
+
+
+class Cost(NamedTuple):
+    """What one photo costs.
+
+    num_params: trainable values, batch norm's scale and shift among them.
+    macs:       multiply-accumulates of convolutions, linear layers and attention in evaluation, as the papers count.
+    """
+
+    num_params: int
+    macs: int
+
+
+def count(net: str | nets.Net, image_px: int | None = None, **arguments: Any) -> Cost:
+    """The cost of a network, or of a registered one by name, on one photo of `image_px` by `image_px`.
+
+    By name, `arguments` are those of `nets.create` and `image_px` is the published one if left out. Nothing is
+    computed but shapes, and the network given is left as it is. Raises HandlensError for a name, argument or size
+    that does not fit.
+    """
+    if isinstance(net, str):
+        image_px = image_px or nets.entry(net).image_px
+        net = nets.on_meta(net, **arguments)
+    elif image_px is None or arguments:
+        raise TypeError("a network that is built already is counted at a given image_px, without other arguments")
+    nets.check_input(net, image_px)
+    shapes = _on_meta(net).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        shapes(torch.empty(1, 3, image_px, image_px, device="meta"))
+    return Cost(count_params(net), counter.get_total_flops() // 2)
+
+
+def count_params(net: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def _on_meta(net: nets.Net) -> nets.Net:
+    """A copy of the network with shapes in place of values."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in net.parameters()}
+    memo |= {id(buffer): buffer.to("meta") for buffer in net.buffers()}
+    return copy.deepcopy(net, memo)
