@@ -56,7 +56,7 @@ class Net(nn.Module):
         return self(images), []
 
     def auxiliary(self) -> list[nn.Module]:
-        """The auxiliary classifiers, each with a `classifier` like the network's own; in the order of `forward_train`."""
+        """The auxiliary classifiers in `forward_train`'s order, each with a `classifier` like the network's own."""
         return []
 
     def blocks(self) -> list[nn.Module]:
