@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import os
+from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -27,6 +29,9 @@ _RESAMPLING = {
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _LETTERBOX_GREY = (114, 114, 114)
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # MPO: the JPEG of phones with a second picture inside
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_THIN = 16  # a photo this many times as long as wide is cut before it is resized
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,13 +63,15 @@ class Preprocess:
             (isinstance(self.image_px, int) and 1 <= self.image_px <= 8192, "image_px", "1 to 8192"),
             (self.resize in ("crop", "letterbox", "squash"), "resize", "crop, letterbox or squash"),
             (
-                isinstance(self.resize_px, int) and (self.resize != "crop" or self.resize_px >= self.image_px),
+                isinstance(self.resize_px, int)
+                and 1 <= self.resize_px <= 16384
+                and (self.resize != "crop" or self.resize_px >= self.image_px),
                 "resize_px",
-                f"at least image_px ({self.image_px})",
+                f"at least image_px ({self.image_px}) and at most 16384",
             ),
             (self.interpolation in _RESAMPLING, "interpolation", ", ".join(_RESAMPLING)),
-            (len(self.mean) == 3, "mean", "three numbers"),
-            (len(self.std) == 3 and min(self.std) > 0, "std", "three numbers above zero"),
+            (len(self.mean) == 3 and all(map(math.isfinite, self.mean)), "mean", "three numbers"),
+            (len(self.std) == 3 and all(0 < value < math.inf for value in self.std), "std", "three numbers above zero"),
             (self.channels in ("rgb", "bgr"), "channels", "rgb or bgr"),
         )
         for ok, name, expected in checks:
@@ -94,13 +101,18 @@ class Preprocess:
             return np.asarray(canvas)
         size = shorter_side_to(width, height, self.resize_px)
         left, top = (size[0] - px) // 2, (size[1] - px) // 2
+        if max(size) > _THIN * self.resize_px:  # resizing a whole strip of 1 x 5000 pixels would take a gigabyte
+            across, down = width / size[0], height / size[1]
+            box = (left * across, top * down, (left + px) * across, (top + px) * down)
+            return np.asarray(photo.resize((px, px), filter_, box=box))
         return np.asarray(photo.resize(size, filter_).crop((left, top, left + px, top + px)))
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
         """uint8 RGB (B, H, W, 3) -> float32 (B, 3, H, W) in this contract's channel order."""
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"expected uint8 (B, H, W, 3), got {images.dtype} {images.shape}")
-        scaled = (images.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        scaled = (images.astype(np.float32) / 255 - mean) / std
         if self.channels == "bgr":
             scaled = scaled[..., ::-1]
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
@@ -139,44 +151,60 @@ def open_photo(source: Source, at_least_px: int | None = None) -> Image.Image:
     Raises PhotoError when the photo is missing, broken, truncated, not a photo, or larger than Pillow's limit.
     """
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the photo"
-    if name.lower().endswith((".heic", ".heif")):
-        _register_heic(name)
+    formats = (*_FORMATS, "HEIF") if "HEIF" in Image.OPEN else _FORMATS  # no others: Pillow runs Ghostscript for some
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if at_least_px and image.format == "JPEG":
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+            if at_least_px and image.format in ("JPEG", "MPO"):
                 image.draft(None, shorter_side_to(*image.size, 2 * at_least_px))
+            image.load()  # before the orientation: for TIFF Pillow applies it while loading
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
     except FileNotFoundError:
         raise PhotoError(f"{name} does not exist", "check the path") from None
     except IsADirectoryError:
         raise PhotoError(f"{name} is a folder, expected a photo") from None
+    except PermissionError:
+        raise PhotoError(f"{name} may not be read", "change its permissions") from None
     except Image.DecompressionBombError as error:
         raise PhotoError(f"{name} has too many pixels to be decoded safely", "make it smaller first") from error
     except UnidentifiedImageError:
+        if "HEIF" not in formats and _is_heif(source):
+            _register_heif(name)
+            return open_photo(source, at_least_px)
         raise PhotoError(f"{name} is not a photo that can be read", "use JPEG, PNG, WebP, BMP, TIFF or GIF") from None
-    # Pillow's plugins raise nearly anything on damaged files; each of these means that the photo could not be decoded.
-    except (OSError, ValueError, TypeError, SyntaxError, EOFError, KeyError, IndexError, OverflowError) as error:
-        raise PhotoError(f"{name} is damaged ({error})", "replace or remove it") from error
     except MemoryError as error:
         raise PhotoError(f"{name} is too large for this machine's memory", "make it smaller first") from error
+    except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
+        raise PhotoError(f"{name} is damaged ({error})", "replace or remove it") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):  # 32-bit grey, 16-bit values in most PNG and TIFF files
-        values = np.asarray(image, dtype=np.float64)
-        return Image.fromarray(np.clip(values / (257 if values.max() > 255 else 1), 0, 255).astype(np.uint8)).convert("RGB")
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        scaled = values / (257 if values.max() > 255 else 1)
+        return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    image.load()  # before the file is closed; convert() would return the same lazy object for RGB
     return image.convert("RGB") if image.mode != "RGB" else image
 
 
-def _register_heic(name: str) -> None:
+def _is_heif(source: Source) -> bool:
+    if isinstance(source, bytes):
+        start = source[:12]
+    elif isinstance(source, (str, os.PathLike)):
+        with Path(source).open("rb") as file:
+            start = file.read(12)
+    else:
+        source.seek(0)
+        start = source.read(12)
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
+
+
+def _register_heif(name: str) -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError:

@@ -1,1 +1,22 @@
-"""."""
+"""Photos: found, looked at, split and read as arrays. Nothing here loads torch."""
+
+from __future__ import annotations
+
+from handlens.photos.batches import batches, in_threads
+from handlens.photos.examine import Findings, examine, usable
+from handlens.photos.scan import Photos, check_trainable, scan
+from handlens.photos.split import read_split, split, write_split
+
+__all__ = [
+    "Findings",
+    "Photos",
+    "batches",
+    "check_trainable",
+    "examine",
+    "in_threads",
+    "read_split",
+    "scan",
+    "split",
+    "usable",
+    "write_split",
+]

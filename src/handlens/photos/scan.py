@@ -1,0 +1,329 @@
+"""Which photos there are: a folder, a CSV or a published set becomes a list of paths, labels and classes."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import dataclasses
+import difflib
+import io
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from handlens.errors import HandlensError
+from handlens.photos.published import PUBLISHED, fetch_published
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif")
+SPLITS = ("train", "validation", "test")
+_SPLIT_OF_FOLDER = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+_NOT_PHOTOS = ("__macosx", "@eadir", "thumbs.db", "desktop.ini")  # what macOS, NAS boxes and Windows leave behind
+_LAYOUT = "put the photos of each class into a subfolder with the name of the class"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Photos:
+    """Labelled photos, by path; nothing is decoded.
+
+    root:    the folder that `paths` are relative to.
+    paths:   one a photo, with forward slashes; absolute where a CSV names a photo outside `root`.
+    labels:  int64 (N,), indices into `classes`.
+    classes: names, in the order of the network's outputs.
+    splits:  "train", "validation" or "test" a photo, where folders or the CSV say so; else None.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    splits: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> Path:
+        """Where photo `index` lies."""
+        return self.root / self.paths[index]
+
+    def counts(self) -> np.ndarray:
+        """Photos in each class: int64 (len(classes),)."""
+        return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> Photos:
+        """These photos, in this order; the classes stay."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return dataclasses.replace(
+            self,
+            paths=tuple(self.paths[i] for i in chosen),
+            labels=self.labels[chosen],
+            splits=tuple(self.splits[i] for i in chosen) if self.splits else None,
+        )
+
+    def without(self, paths: Collection[str]) -> Photos:
+        """All photos but those at these paths."""
+        out = set(paths)
+        return self.select([i for i, path in enumerate(self.paths) if path not in out])
+
+    def as_classes(self, classes: Sequence[str]) -> Photos:
+        """The same photos with their labels counted in `classes`, matched by name.
+
+        Photos may lack some of the classes, or have them in another order. A class that is not among `classes`
+        raises HandlensError that names what differs on either side.
+        """
+        position = {name: i for i, name in enumerate(classes)}
+        if extra := [name for name in self.classes if name not in position]:
+            missing = [name for name in classes if name not in self.classes]
+            near = difflib.get_close_matches(extra[0], missing, 1)
+            raise HandlensError(
+                f"the classes of {self.root} are not the expected ones: {listed(extra)} not expected"
+                + (f", {listed(missing)} missing" if missing else ""),
+                f"rename {extra[0]!r} to {near[0]!r}?" if near else "rename the classes, or train on these photos",
+            )
+        to_new = np.array([position[name] for name in self.classes], dtype=np.int64)
+        return dataclasses.replace(self, labels=to_new[self.labels], classes=tuple(classes))
+
+
+def scan(source: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Photos:
+    """Find the photos of a folder, a CSV or a published set.
+
+    - A folder with one subfolder a class: photos may be nested deeper in it. Hidden files and what is not a photo by
+      its suffix is passed over. Classes are in sorted order.
+    - A folder with `train` and, where there are, `validation` (or `val`, `valid`) and `test`, each with a subfolder a
+      class: the same, with `splits`.
+    - A CSV in UTF-8 with a header that names the columns path, label and, if wanted, split; paths relative to it.
+    - "flower_photos" (3,670 photos, 5 classes) or "flowers102" (8,189 photos, 102 classes): downloaded into the cache
+      the first time; `progress` is called with bytes (done, total).
+
+    Raises HandlensError when there is no such source, no photos, an empty class, or a row that makes no sense.
+    """
+    path = Path(source)
+    if str(source) in PUBLISHED and not path.exists():
+        path = fetch_published(str(source), progress)
+    if path.is_dir():
+        try:
+            return _scan_folder(path)
+        except PermissionError as error:
+            raise HandlensError(f"{error.filename} may not be read", "change its permissions") from error
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return _scan_csv(path)
+    if path.exists():
+        raise HandlensError(f"{source} is a file, expected a folder of photos or a CSV of path,label", _LAYOUT)
+    near = difflib.get_close_matches(str(source), PUBLISHED, 1)
+    names = " or ".join(PUBLISHED)
+    raise HandlensError(
+        f"there is no folder {source}", f"did you mean {near[0]}?" if near else f"check the path, or use {names}"
+    )
+
+
+def check_trainable(photos: Photos) -> None:
+    """Raise HandlensError unless one can train on these photos: two classes, each with a photo to learn from."""
+    if len(photos.classes) < 2:
+        name = photos.classes[0]
+        inner = photos.root / name
+        nested = inner.is_dir() and len(_subfolders(inner)) > 1
+        hint = f"did you mean {inner}?" if nested else "add a folder of photos that are something else"
+        raise HandlensError(f"{photos.root} has one class only ({name}), expected at least two", hint)
+    if len(photos) < len(photos.classes):
+        raise HandlensError(f"{photos.root} has {len(photos)} photos for {len(photos.classes)} classes", "add photos")
+    given = photos.splits or ("train",) * len(photos)
+    train = photos.select([i for i, name in enumerate(given) if name == "train"])
+    if empty := [name for name, count in zip(photos.classes, train.counts(), strict=True) if not count]:
+        raise HandlensError(f"there is no photo to train on in {listed(empty)}", "add photos or remove the class")
+    if not photos.splits and photos.counts().max() < 3:
+        raise HandlensError(
+            f"no class of {photos.root} has three photos, so none can be kept for validation and test",
+            "add photos: some tens a class are a good start",
+        )
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Names for a message: quoted, joined by commas, cut after `most`."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
+def _scan_folder(root: Path) -> Photos:
+    folders = _subfolders(root)
+    if _named_splits(root, folders):
+        return _scan_splits(root, folders)
+    found = {name: _photos_below(root, name) for name in folders}
+    if not any(found.values()):
+        loose = sum(_is_photo(entry.name) for entry in root.iterdir())
+        if loose:
+            raise HandlensError(f"{root} has {_count(loose, 'photo')} but no class folders with photos", _LAYOUT)
+        raise HandlensError(f"{root} has no photos: {_what_is_in(root)}", _LAYOUT)
+    _refuse_empty(root, found)
+    return _photos(root, [(path, name, None) for name in folders for path in found[name]], folders)
+
+
+def _named_splits(root: Path, folders: list[str]) -> bool:
+    """Whether the subfolders are splits, not classes (a set of vehicles may well have a class "train")."""
+    others = [name for name in folders if name.lower() not in _SPLIT_OF_FOLDER]
+    train = next((name for name in folders if name.lower() == "train"), None)
+    if train is None or len(others) == len(folders) - 1 > 0:
+        return False
+    if others and _subfolders(root / train):
+        raise HandlensError(
+            f"{root} has split folders and also {listed(others)}",
+            "move what is neither train, validation nor test away",
+        )
+    return not others
+
+
+def _scan_splits(root: Path, folders: list[str]) -> Photos:
+    rows: list[tuple[str, str, str | None]] = []
+    by_class: dict[str, list[str]] = {}  # of the photos to train on
+    for folder in sorted(folders, key=lambda name: SPLITS.index(_SPLIT_OF_FOLDER[name.lower()])):
+        split = _SPLIT_OF_FOLDER[folder.lower()]
+        if loose := sum(_is_photo(entry.name) for entry in (root / folder).iterdir()):
+            raise HandlensError(f"{root / folder} has {_count(loose, 'photo')} in no class folder", _LAYOUT)
+        for name in _subfolders(root / folder):
+            paths = _photos_below(root, f"{folder}/{name}")
+            if split == "train":
+                by_class[name] = paths
+            elif paths and name not in by_class:
+                raise HandlensError(
+                    f"{root / folder} has the class {name!r}, of which there are no photos to train on",
+                    f"add {root}/train/{name} or remove it",
+                )
+            rows += [(path, name, split) for path in paths]
+    if not rows:
+        raise HandlensError(f"{root} has no photos: {_what_is_in(root)}", _LAYOUT)
+    _refuse_empty(root / "train", by_class)
+    return _photos(root, rows, sorted(by_class))
+
+
+def _scan_csv(file: Path) -> Photos:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise HandlensError(f"{file} is not UTF-8 text", "save it as CSV in UTF-8") from None
+    rows: list[tuple[str, str, str | None]] = []
+    row_of: dict[str, int] = {}
+    number = 1
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        columns = [name.strip().lower() for name in next(reader, [])]
+        if "path" not in columns or "label" not in columns:
+            raise HandlensError(
+                f"the first row of {file} is {','.join(columns)[:80]!r}, expected the header path,label",
+                "add the header; a third column, split, may follow",
+            )
+        for number, cells in enumerate(reader, 2):
+            if not any(cells):
+                continue
+            if len(cells) != len(columns):
+                raise HandlensError(f"row {number} of {file} has {len(cells)} cells, expected {len(columns)}")
+            row = dict(zip(columns, map(str.strip, cells), strict=True))
+            path, label, split = _csv_path(file.parent, row["path"]), row["label"], None
+            if not row["path"] or not label:
+                raise HandlensError(f"row {number} of {file} has no {'label' if row['path'] else 'path'}")
+            if path in row_of:
+                raise HandlensError(f"row {number} of {file} names {path} again, after row {row_of[path]}")
+            if not (file.parent / path).is_file():
+                raise HandlensError(
+                    f"row {number} of {file} names {path}, which does not exist", "paths are relative to the CSV"
+                )
+            if "split" in columns:
+                split = _SPLIT_OF_FOLDER.get(row["split"].lower())
+                if split is None:
+                    raise HandlensError(
+                        f"row {number} of {file} has the split {row['split']!r}, expected {listed(SPLITS)}"
+                    )
+            row_of[path] = number
+            rows.append((path, label, split))
+    except csv.Error as error:
+        raise HandlensError(f"row {number + 1} of {file} cannot be read ({error})", "check its quotes") from None
+    if not rows:
+        raise HandlensError(f"{file} has no photos, only a header", "add rows of path,label")
+    return _photos(file.parent, rows, sorted({label for _, label, _ in rows}))
+
+
+def _csv_path(root: Path, text: str) -> str:
+    path = Path(text)
+    inside = path.is_absolute() and path.is_relative_to(root.resolve())
+    return (path.relative_to(root.resolve()) if inside else path).as_posix()
+
+
+def _photos(root: Path, rows: list[tuple[str, str, str | None]], classes: Sequence[str]) -> Photos:
+    label_of = {name: i for i, name in enumerate(classes)}
+    for path, _, _ in rows:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise HandlensError(f"the name of {path!a} in {root} is not valid UTF-8", "rename it") from None
+    return Photos(
+        root=root,
+        paths=tuple(path for path, _, _ in rows),
+        labels=np.array([label_of[name] for _, name, _ in rows], dtype=np.int64),
+        classes=tuple(classes),
+        splits=tuple(split for _, _, split in rows if split) or None,
+    )
+
+
+def _refuse_empty(root: Path, found: dict[str, list[str]]) -> None:
+    num_photos = sum(map(len, found.values()))
+    if empty := [name for name, paths in found.items() if not paths]:
+        few = f"{_count(num_photos, 'photo')} in {len(found)} class folders: " if num_photos < len(found) else ""
+        raise HandlensError(
+            f"{root} has {few}no photo in {listed(empty)}"
+            if few
+            else f"{root} has a class without photos: {listed(empty)}",
+            "add photos to it or remove the folder",
+        )
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if _visible(entry.name) and entry.is_dir())
+
+
+def _photos_below(root: Path, folder: str) -> list[str]:
+    """Photos in `root/folder` and below, relative to `root`, sorted; links are followed, but not in a circle."""
+    found: list[str] = []
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(root / folder, followlinks=True, onerror=_raise):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in seen else [name for name in folders if _visible(name)]
+        if real not in seen:
+            seen.add(real)
+            paths = [Path(parent, name) for name in names if _is_photo(name)]
+            # A pipe would block its reader for ever; a link to nothing stays, and is reported as broken.
+            found += [path.relative_to(root).as_posix() for path in paths if path.is_file() or not path.exists()]
+    return sorted(found)
+
+
+def _raise(error: OSError) -> Any:
+    raise error
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in _NOT_PHOTOS
+
+
+def _is_photo(name: str) -> bool:
+    return _visible(name) and name.lower().endswith(SUFFIXES)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _what_is_in(root: Path) -> str:
+    """What was found in place of photos, for a message."""
+    suffixes: collections.Counter[str] = collections.Counter()
+    for _, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if _visible(name)]
+        suffixes.update(Path(name).suffix.lower() or "no suffix" for name in names if _visible(name))
+    if not suffixes:
+        return "it is empty"
+    return "found files with " + ", ".join(f"{suffix} ({count})" for suffix, count in suffixes.most_common(4))

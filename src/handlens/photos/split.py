@@ -1,0 +1,127 @@
+"""Photos to train on, to choose by, and to test with: cut once, written down, found again."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from handlens.errors import HandlensError
+from handlens.files import read_json, write_json
+from handlens.photos.scan import SPLITS, Photos, listed
+
+_VERSION = 1
+
+
+def split(
+    photos: Photos,
+    sha256: Mapping[str, str],
+    seed: int = 0,
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    duplicates: Iterable[Sequence[str]] = (),
+) -> dict[str, Photos]:
+    """Cut the photos into "train", "validation" and "test", class by class.
+
+    Files with the same content, and the groups of paths in `duplicates`, stay on one side. Each class has at least one
+    photo in train and, with three or more different ones, in each split whose fraction is not zero. The order is drawn
+    from the seed and each photo's content, so it is the same on every machine, and adding a photo moves hardly any
+    other. Splits that the photos came with are kept; one that is missing is cut from train.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or fractions[0] <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise HandlensError(
+            f"the fractions of the split are {fractions}, expected three that sum to 1, train's above 0"
+        )
+    side = np.array(photos.splits or ("train",) * len(photos), dtype=f"U{max(map(len, SPLITS))}")
+    missing = {name: part for name, part in zip(SPLITS, fractions, strict=True) if name not in side and part > 0}
+    shares = {name: part / (fractions[0] + sum(missing.values())) for name, part in missing.items()}
+    pool = np.flatnonzero(side == "train")
+    groups = _groups(photos, pool, sha256, seed, duplicates)
+    by_class: dict[int, list[list[int]]] = collections.defaultdict(list)
+    for group in groups:  # in drawn order; a photo that lies in two classes counts in the first of them
+        by_class[min(int(photos.labels[i]) for i in group)].append(group)
+    for of_class in by_class.values():
+        start = 0
+        for name, count in _sizes(len(of_class), shares).items():
+            for group in of_class[start : start + count]:
+                side[group] = name
+            start += count
+    for label in sorted(set(photos.labels[pool].tolist()) - set(photos.labels[side == "train"].tolist())):
+        # Its only photos are duplicates of another class's, drawn elsewhere: to train on them goes before all else.
+        side[next(group for group in reversed(groups) if label in photos.labels[group])] = "train"
+    return {name: photos.select(np.flatnonzero(side == name)) for name in SPLITS}
+
+
+def _groups(
+    photos: Photos, pool: np.ndarray, sha256: Mapping[str, str], seed: int, duplicates: Iterable[Sequence[str]]
+) -> list[list[int]]:
+    """Indices of photos that belong together, in the order drawn from the seed and the content."""
+    first = {}  # the least hash of a group of duplicates stands for all of its files
+    for paths in duplicates:
+        hashes = [sha256[path] for path in paths if path in sha256]
+        first.update(dict.fromkeys(hashes, min(hashes, default="")))
+    groups: dict[str, list[int]] = collections.defaultdict(list)
+    for i in pool.tolist():
+        content = sha256[photos.paths[i]]
+        groups[first.get(content, content)].append(i)
+    drawn = {content: hashlib.sha256(f"{seed} {content}".encode()).digest() for content in groups}
+    return [groups[content] for content in sorted(groups, key=drawn.__getitem__)]
+
+
+def _sizes(count: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """How many of a class's groups each missing split gets; at least one stays for train."""
+    sizes = {name: max(round(count * share), int(count >= 3)) for name, share in shares.items()}
+    while sizes and sum(sizes.values()) >= max(count, 1) and max(sizes.values()) > 0:
+        sizes[max(sizes, key=sizes.__getitem__)] -= 1
+    return sizes
+
+
+def write_split(
+    path: str | os.PathLike[str], splits: Mapping[str, Photos], sha256: Mapping[str, str], seed: int
+) -> None:
+    """Write which photo is in which split, by relative path and content hash, as JSON."""
+    value: dict[str, Any] = {"version": _VERSION, "seed": seed}
+    for name in SPLITS:
+        value[name] = {photo: sha256[photo] for photo in splits[name].paths}
+    write_json(path, value)
+
+
+def read_split(path: str | os.PathLike[str], photos: Photos, sha256: Mapping[str, str]) -> dict[str, Photos]:
+    """The splits that `write_split` wrote, found among `photos`.
+
+    A photo is known by its relative path and content; one that was moved or renamed is found by its content, and has
+    the label that its new place gives it. Photos that the file does not name are in no split.
+    Raises HandlensError with what is missing or has changed, or when the file is not a split of this version.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("version") != _VERSION:
+        raise HandlensError(f"{path} is not a split of version {_VERSION}", "was it written by another handlens?")
+    for name in SPLITS:
+        given = value.get(name)
+        if not isinstance(given, dict) or not all(isinstance(content, str) for content in given.values()):
+            raise HandlensError(f"{path} has no proper list of {name} photos", "it may be damaged; split anew")
+    wanted = [(photo, content, name) for name in SPLITS for photo, content in value[name].items()]
+    index_of = {photo: i for i, photo in enumerate(photos.paths)}
+    in_place = {photo for photo, content, _ in wanted if photo in index_of and sha256.get(photo) == content}
+    moved = collections.defaultdict(list)
+    for photo in reversed(photos.paths):
+        if photo not in in_place and photo in sha256:
+            moved[sha256[photo]].append(photo)
+    found: dict[str, list[int]] = {name: [] for name in SPLITS}
+    lost = []
+    for photo, content, name in wanted:
+        if photo in in_place:
+            found[name].append(index_of[photo])
+        elif moved[content]:
+            found[name].append(index_of[moved[content].pop()])
+        else:
+            lost.append(f"{photo} ({'changed' if photo in index_of else 'missing'})")
+    if lost:
+        raise HandlensError(
+            f"of the photos in {path}, {len(lost)} are not in {photos.root} as they were: {listed(lost)}",
+            "bring them back, or split anew",
+        )
+    return {name: photos.select(indices) for name, indices in found.items()}
