@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import json
+import lzma
 import os
+import re
 import secrets
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from handlens.errors import HandlensError
@@ -34,7 +42,8 @@ def atomic(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)  # gone already when the rename succeeded
+        with contextlib.suppress(OSError):  # gone already when the rename succeeded, never made when a file is in the way
+            temporary.unlink()
 
 
 def disk_error(error: OSError, path: str | os.PathLike[str]) -> Exception:
@@ -71,6 +80,14 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def safe_name(name: str) -> str:
+    """`name` as a file or folder name that every system takes: no separators, no reserved names, 200 bytes at most."""
+    cleaned = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).encode("utf-8", "replace")[:200].decode("utf-8", "ignore")
+    cleaned = cleaned.strip().rstrip(". ")
+    reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", cleaned)
+    return f"_{cleaned}" if reserved or not cleaned or cleaned.startswith(".") else cleaned
+
+
 def cache_folder() -> Path:
     """Where downloads and cached features live: $HANDLENS_CACHE, else the user's cache folder."""
     if given := os.environ.get("HANDLENS_CACHE"):
@@ -78,3 +95,86 @@ def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None)
     return Path(base) / "handlens" if base else Path.home() / ".cache" / "handlens"
 
+
+_BROKEN = (  # what the readers of archives raise for a damaged one, besides RuntimeError for one with a password
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError,
+)  # fmt: skip
+
+
+def extract(archive: str | os.PathLike[str], folder: str | os.PathLike[str], limit_bytes: int = 16 << 30) -> Path:
+    """Unpack a .zip, or a .tar with or without compression, into a new `folder`: whole, or not at all.
+
+    Only files and folders below `folder` come out, without their owners and permissions. Raises HandlensError when
+    the archive is broken or is none, when it holds a link, a device, or a name that leads outside or comes twice,
+    when it unpacks to more than `limit_bytes`, when `folder` exists, and when the disk is full.
+    """
+    archive, folder = Path(archive), Path(folder)
+    if not archive.is_file():
+        raise HandlensError(f"{archive} does not exist or is no file", "check the path")
+    if folder.exists():
+        raise HandlensError(f"{folder} exists", "remove it or choose another folder")
+    temporary = folder.with_name(f".{folder.name[:60]}.{secrets.token_hex(4)}.part")
+    left, name = limit_bytes, ""
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in _members(archive):
+            path = temporary / _inside(archive, name)
+            if content is None:
+                path.mkdir(parents=True, exist_ok=True)
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                while chunk := content.read(1 << 20):
+                    left -= len(chunk)
+                    if left < 0:
+                        raise HandlensError(
+                            f"{archive} unpacks to more than {limit_bytes:,} bytes", "is it the right one?"
+                        )
+                    file.write(chunk)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process has unpacked it meanwhile
+                raise
+    except _BROKEN as error:
+        raise HandlensError(f"{archive} is broken or is no archive ({error})", "fetch or pack it again") from error
+    except FileExistsError as error:
+        raise HandlensError(f"{archive} holds {name!r} twice", "pack it again") from error
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """(name, content or None for a folder) of each member; other kinds of members are refused."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zip_:
+            for entry in zip_.infolist():
+                kind = stat.S_IFMT(entry.external_attr >> 16)
+                _refuse_unless(kind in (0, stat.S_IFREG, stat.S_IFDIR), archive, entry.filename)
+                if entry.is_dir():
+                    yield entry.filename, None
+                else:
+                    with zip_.open(entry) as content:
+                        yield entry.filename, content
+    else:
+        with tarfile.open(archive, "r:*") as tar:
+            for member in tar:
+                _refuse_unless(member.isfile() or member.isdir(), archive, member.name)
+                yield member.name, tar.extractfile(member) if member.isfile() else None
+
+
+def _refuse_unless(ordinary: bool, archive: Path, name: str) -> None:
+    if not ordinary:
+        raise HandlensError(f"{archive} holds {name!r}, a link or device", "only files and folders are unpacked")
+
+
+def _inside(archive: Path, name: str) -> PurePosixPath:
+    """A member's name as a path that stays where it is put."""
+    path = PurePosixPath(name)
+    foreign = "\\" in name or "\0" in name or (os.name == "nt" and ":" in name)
+    if path.is_absolute() or ".." in path.parts or foreign:
+        raise HandlensError(f"{archive} holds {name!r}, a name that leads outside its folder", "do not trust it")
+    return path
