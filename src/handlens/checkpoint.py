@@ -1,0 +1,179 @@
+"""What a training run leaves: `model.safetensors` with the weights and `handlens.json` with everything else.
+
+The JSON holds the net's name and arguments, the classes in order, the pixel contract, the recipe and the metrics. No
+pickle: a checkpoint from a stranger can be loaded safely.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+import handlens
+from handlens import files, nets
+from handlens.errors import HandlensError
+from handlens.nets import Net
+from handlens.preprocess import Preprocess
+
+WEIGHTS, FACTS = "model.safetensors", "handlens.json"
+FORMAT_VERSION = 1
+_MEMBERS = {  # of handlens.json, with the kind of value each must hold
+    "format_version": int,
+    "handlens_version": str,
+    "net": str,
+    "arguments": dict,
+    "classes": list,
+    "preprocess": dict,
+    "recipe": dict,
+    "metrics": dict,
+    "weights_sha256": str,
+}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Checkpoint:
+    """A trained network with all that is needed to use it.
+
+    `arguments` are those of `nets.create` beside the number of classes; the optional "head_hidden" is the width of an
+    extra fully connected layer before the last, as `nets.replace_head` makes it. `recipe` and `metrics` are JSON-ready.
+    """
+
+    net: Net
+    name: str
+    arguments: dict[str, Any]
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def build(name: str, num_classes: int, arguments: dict[str, Any]) -> Net:
+    """The network of a checkpoint with random weights: `nets.create`, then the hidden layer if there is one."""
+    arguments = dict(arguments)
+    hidden = arguments.pop("head_hidden", 0)
+    net = nets.create(name, num_classes, **arguments)
+    return nets.replace_head(net, num_classes, hidden=hidden) if hidden else net
+
+
+def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
+    """Write the two files into `folder`, made if need be; `dtype` is that of the stored weights.
+
+    Raises HandlensError when the classes are not as many as the logits, or when the disk is full.
+    """
+    if len(checkpoint.classes) != checkpoint.net.num_classes:
+        raise HandlensError(
+            f"{len(checkpoint.classes)} classes were given for a net with {checkpoint.net.num_classes} logits",
+            "give one class a logit",
+        )
+    data = safetensors.torch.save(
+        {key: _stored(value, dtype) for key, value in checkpoint.net.state_dict().items()}, metadata={"format": "pt"}
+    )
+    with files.atomic(Path(folder, WEIGHTS)) as file:
+        file.write(data)
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "handlens_version": handlens.__version__,
+        "net": checkpoint.name,
+        "arguments": checkpoint.arguments,
+        "classes": list(checkpoint.classes),
+        "preprocess": checkpoint.preprocess.to_dict(),
+        "recipe": checkpoint.recipe,
+        "metrics": checkpoint.metrics,
+        "weights_sha256": hashlib.sha256(data).hexdigest(),
+    }
+    files.write_json(Path(folder, FACTS), facts)
+
+
+def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    value = value.detach().cpu()
+    return (value.to(dtype) if value.is_floating_point() else value).contiguous()
+
+
+def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The members of `handlens.json`, each of its kind. Raises HandlensError for anything that is no checkpoint."""
+    folder = Path(folder)
+    path = folder / FACTS
+    if not folder.is_dir():
+        raise HandlensError(f"there is no run folder {folder}", "`handlens train PHOTOS` makes one")
+    if not path.is_file():
+        raise HandlensError(f"{folder} is no finished run: it has no {FACTS}", "`handlens train PHOTOS` makes one")
+    facts = files.read_json(path)
+    if not isinstance(facts, dict):
+        raise HandlensError(f"{path} is no checkpoint: expected a JSON object", "it may be damaged; train again")
+    version = facts.get("format_version")
+    if version != FORMAT_VERSION:
+        raise HandlensError(
+            f"{folder} is a checkpoint of format {version}, this handlens reads format {FORMAT_VERSION}",
+            "use the handlens that wrote it, or train again",
+        )
+    for member, kind in _MEMBERS.items():
+        if not isinstance(facts.get(member), kind):
+            raise HandlensError(f"{path} has no proper {member!r}", "it may be damaged; train again")
+    if not facts["classes"] or not all(isinstance(name, str) for name in facts["classes"]):
+        raise HandlensError(f"{path} has no proper 'classes'", "it may be damaged; train again")
+    return facts
+
+
+def load(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint: the network in evaluation mode on the CPU, float32 whatever was stored.
+
+    Raises HandlensError for a folder that is none, another format version, missing or damaged members, weights that
+    are not those the JSON was written with, or a head that does not give one logit a class.
+    """
+    folder = Path(folder)
+    facts = read_facts(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise HandlensError(f"{folder} has no {WEIGHTS}", "copy the whole run folder, or train again")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != facts["weights_sha256"]:
+        raise HandlensError(
+            f"{path} is not the file that {FACTS} was written with: its SHA-256 differs",
+            "copy the whole run folder again, or train again",
+        )
+    try:
+        stored = safetensors.torch.load(data)
+    except (SafetensorError, ValueError) as error:
+        raise HandlensError(f"{path} is no safetensors file ({error})", "train again") from error
+    classes = tuple(facts["classes"])
+    net = build(facts["net"], len(classes), facts["arguments"])
+    head = stored.get(f"classifier.{len(net.classifier) - 1}.bias")
+    if head is not None and len(head) != len(classes):
+        raise HandlensError(
+            f"{folder} names {len(classes)} classes, but its head gives {len(head)} logits", "train again"
+        )
+    _fill(net, {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}, path)
+    return Checkpoint(
+        net=net.eval(),
+        name=facts["net"],
+        arguments=facts["arguments"],
+        classes=classes,
+        preprocess=Preprocess.from_dict(facts["preprocess"]),
+        recipe=facts["recipe"],
+        metrics=facts["metrics"],
+    )
+
+
+def _fill(net: Net, stored: dict[str, Tensor], path: Path) -> None:
+    own = net.state_dict()
+    differing = [
+        f"{key} is {_shape(stored, key)}, expected {_shape(own, key)}"
+        for key in sorted(own.keys() | stored.keys())
+        if _shape(stored, key) != _shape(own, key)
+    ]
+    if differing:
+        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise HandlensError(f"{path} does not fit the net it names: {differing[0]}{more}", "train again")
+    net.load_state_dict(stored)
+
+
+def _shape(tensors: dict[str, Tensor], key: str) -> tuple[int, ...] | str:
+    return tuple(tensors[key].shape) if key in tensors else "absent"

@@ -1,0 +1,133 @@
+"""Whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from handlens import files
+from handlens.errors import HandlensError
+
+
+def test_atomic_writes_and_makes_folders(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "花朵 🌼.txt"
+    with files.atomic(path, "w") as file:
+        file.write("é")
+    assert path.read_bytes() == "é".encode()
+
+
+def test_an_error_leaves_the_old_content_and_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyError), files.atomic(path) as file:
+        file.write(b"half")
+        raise KeyError
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_content_appears_only_when_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    with files.atomic(path) as file:
+        file.write(b"half")
+        file.flush()
+        assert not path.exists()
+    assert path.exists()
+
+
+def test_full_disk_is_one_sentence_and_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(HandlensError, match="disk is full"), files.atomic(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs /dev/full")
+def test_a_device_that_is_really_full(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space") as caught, Path("/dev/full").open("w", buffering=1) as file:
+        file.write("x" * 100_000)
+    assert "disk is full" in str(files.disk_error(caught.value, "x"))
+
+
+def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    with pytest.raises(HandlensError, match="in the way"), files.atomic(tmp_path / "a" / "b.txt") as file:
+        file.write(b"")
+
+
+def test_a_folder_in_the_way_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(HandlensError, match="in the way"), files.atomic(tmp_path / "a") as file:
+        file.write(b"")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_an_error_that_is_not_about_the_disk_comes_back_as_it_is() -> None:
+    error = OSError(errno.EIO, "Input/output error")
+    assert files.disk_error(error, "x") is error
+    assert "may not be written" in str(files.disk_error(PermissionError(errno.EACCES, "no"), "x"))
+
+
+def test_json_round_trip_and_refusals(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    files.write_json(path, {"名": [1, 2.5, None]})
+    assert files.read_json(path) == {"名": [1, 2.5, None]}
+    assert "名" in path.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(path, float("nan"))
+    assert files.read_json(path) == {"名": [1, 2.5, None]}
+    with pytest.raises(HandlensError, match="does not exist"):
+        files.read_json(tmp_path / "b.json")
+    for damaged in (b'{"a": ', b"\xff\xfe\x00"):
+        path.write_bytes(damaged)
+        with pytest.raises(HandlensError, match="is not JSON"):
+            files.read_json(path)
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.sha256_of(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("daisy", "daisy"),
+        ("花朵 🌼", "花朵 🌼"),
+        ("a/b\\c", "a_b_c"),
+        ("..", "_"),
+        ("", "_"),
+        (".hidden", "_.hidden"),
+        ("CON", "_CON"),
+        ("lpt1.txt", "_lpt1.txt"),
+        ("what? ", "what_"),
+        ("line\nbreak\0", "line_break_"),
+    ],
+)
+def test_safe_names(name: str, safe: str, tmp_path: Path) -> None:
+    assert files.safe_name(name) == safe
+    (tmp_path / safe).mkdir()
+    assert os.listdir(tmp_path) == [safe]
+
+
+def test_safe_names_fit_any_file_system() -> None:
+    assert len(files.safe_name("🌼" * 100).encode()) <= 200
+
+
+def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path))
+    assert files.cache_folder() == tmp_path
+    monkeypatch.delenv("HANDLENS_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert files.cache_folder() == tmp_path / "xdg" / "handlens"
