@@ -41,7 +41,7 @@ def test_golden_logits(shared: Path, file: str, padding: str, photos: slice) -> 
     answers = net.pool(net.features(normalised)[-1]) if "backbone" in file else net(normalised)
     expected = expected[photos]
     assert answers.shape == expected.shape
-    assert (answers - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert (answers - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def load(path: Path, padding: str) -> tuple[nets.Net, Preprocess]:
