@@ -29,7 +29,7 @@ _RESAMPLING = {
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _LETTERBOX_GREY = (114, 114, 114)
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # MPO: the JPEG of phones with a second picture inside
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # no others: Pillow runs Ghostscript for some
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _THIN = 16  # a photo this many times as long as wide is cut before it is resized
 
@@ -85,7 +85,9 @@ class Preprocess:
 
     def load(self, source: Source) -> np.ndarray:
         """Read a photo and cut it to size: uint8 RGB of shape (image_px, image_px, 3), not yet normalised."""
-        return self.fit(open_photo(source, at_least_px=self.resize_px if self.resize == "crop" else self.image_px))
+        px = self.resize_px if self.resize == "crop" else self.image_px
+        # "nearest" takes single pixels, which a decoder's averages would not be.
+        return self.fit(open_photo(source, at_least_px=None if self.interpolation == "nearest" else px))
 
     def fit(self, photo: Image.Image) -> np.ndarray:
         """Resize and crop an upright RGB image: uint8 of shape (image_px, image_px, 3)."""
@@ -151,10 +153,10 @@ def open_photo(source: Source, at_least_px: int | None = None) -> Image.Image:
     Raises PhotoError when the photo is missing, broken, truncated, not a photo, or larger than Pillow's limit.
     """
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the photo"
-    formats = (*_FORMATS, "HEIF") if "HEIF" in Image.OPEN else _FORMATS  # no others: Pillow runs Ghostscript for some
+    formats = (*_FORMATS, "HEIF") if "HEIF" in Image.OPEN else _FORMATS
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
-            if at_least_px and image.format in ("JPEG", "MPO"):
+            if at_least_px and image.format in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a second picture inside
                 image.draft(None, shorter_side_to(*image.size, 2 * at_least_px))
             image.load()  # before the orientation: for TIFF Pillow applies it while loading
             ImageOps.exif_transpose(image, in_place=True)
