@@ -132,6 +132,13 @@ def test_smallest_input_in_evaluation_and_training(name: str) -> None:
         net.eval()(torch.empty(2, 3, px - 1, px - 1, device="meta"))
 
 
+@torch.no_grad()
+def test_fresh_logits_are_near_zero_without_batch_norm() -> None:
+    torch.manual_seed(0)
+    logits = nets.create("googlenet").eval()(torch.randn(2, 3, 64, 64))
+    assert 1e-3 < logits.std() < 1
+
+
 def test_a_new_head_reaches_the_auxiliary_classifiers() -> None:
     net = nets.replace_head(nets.create("googlenet"), 5).train()
     logits, auxiliary = net.forward_train(torch.randn(2, 3, 64, 64))
