@@ -102,7 +102,17 @@ _V2: Rules = (
 )
 _V3_HEAD: Rules = ((r"^classifier\.", "classifier.3."), (r"^conv_head\.", "classifier.0."))
 
+# ---- GoogLeNet and Inception-v3 by torchvision -----------------------------------------------------------------------
+_GOOGLENET: Rules = (
+    (r"^fc\.", "classifier.1."),
+    (r"^(aux[12])\.fc1\.", r"\1.classifier.0."),
+    (r"^(aux[12])\.fc2\.", r"\1.classifier.3."),
+)
+_INCEPTION_V3: Rules = ((r"^fc\.", "classifier.1."), (r"^AuxLogits\.fc\.", "AuxLogits.classifier.0."))
+
 RENAMES: dict[tuple[str, str], Rules] = {
+    ("torchvision", "googlenet"): _GOOGLENET,
+    ("torchvision", "inception_v3"): _INCEPTION_V3,
     ("timm", "mobilenet_v1"): _V1,
     ("timm", "mobilenet_v2"): _V2,
     ("timm", "mobilenet_v3_large"): (*_STEM, *_v3_blocks(_V3_LARGE_STAGES), *_V3_HEAD),

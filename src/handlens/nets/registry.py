@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from handlens.errors import HandlensError
+from handlens.nets import alexnet, googlenet, inception_v3, vgg
 from handlens.nets.layers import Net
 from handlens.nets.mobilenet_v1 import mobilenet_v1
 from handlens.nets.mobilenet_v2 import mobilenet_v2
@@ -32,6 +33,8 @@ _V3 = "arXiv 1905.02244v5 Table 9"
 _V3_V1 = "arXiv 1905.02244v1 Table 3"
 _SLIM = "tensorflow/models research/slim/nets/mobilenet/README.md"
 _MINIMALISTIC = {"minimalistic": True}
+_VGG = "arXiv 1409.1556 Table 3, trained and tested at scale 256"
+_TORCHVISION = "torchvision 0.29, weights IMAGENET1K_V1"
 
 NETS: dict[str, Entry] = {
     # name: Entry(builder, family, year, image_px, published top-1 in percent, its source)
@@ -58,6 +61,22 @@ NETS: dict[str, Entry] = {
     "mobilenet_v3_small_035": Entry(mobilenet_v3_small, "mobilenet", 2019, 224, 49.8, _V3, {"width": 0.35}),
     "mobilenet_v3_small_minimalistic": Entry(mobilenet_v3_small, "mobilenet", 2019, 224, 61.9, _SLIM, _MINIMALISTIC),
     "mobilenet_v3_small_draft": Entry(mobilenet_v3_small, "mobilenet", 2019, 224, 67.4, _V3_V1, {"head": 1280}),
+    "alexnet": Entry(alexnet.alexnet, "alexnet", 2012, 227, 59.3, "NIPS 2012 Table 2"),
+    "alexnet_torchvision": Entry(alexnet.alexnet_torchvision, "alexnet", 2014, 224, 56.522, _TORCHVISION),
+    "vgg11": Entry(vgg.vgg11, "vgg", 2014, 224, 70.4, _VGG),
+    "vgg11_lrn": Entry(vgg.vgg11_lrn, "vgg", 2014, 224, 70.3, _VGG),
+    "vgg13": Entry(vgg.vgg13, "vgg", 2014, 224, 71.3, _VGG),
+    "vgg16c": Entry(vgg.vgg16c, "vgg", 2014, 224, 71.9, _VGG),
+    "vgg16": Entry(vgg.vgg16, "vgg", 2014, 224, 73.0, _VGG),
+    "vgg19": Entry(vgg.vgg19, "vgg", 2014, 224, 72.7, _VGG),
+    "vgg11_bn": Entry(vgg.vgg11, "vgg", 2014, 224, 70.37, _TORCHVISION, {"batch_norm": True}),
+    "vgg13_bn": Entry(vgg.vgg13, "vgg", 2014, 224, 71.586, _TORCHVISION, {"batch_norm": True}),
+    "vgg16c_bn": Entry(vgg.vgg16c, "vgg", 2014, 224, args={"batch_norm": True}),
+    "vgg16_bn": Entry(vgg.vgg16, "vgg", 2014, 224, 73.36, _TORCHVISION, {"batch_norm": True}),
+    "vgg19_bn": Entry(vgg.vgg19, "vgg", 2014, 224, 74.218, _TORCHVISION, {"batch_norm": True}),
+    "googlenet": Entry(googlenet.googlenet, "inception", 2014, 224, 68.7, "BVLC Caffe, bvlc_googlenet"),
+    "googlenet_torchvision": Entry(googlenet.googlenet_torchvision, "inception", 2014, 224, 69.778, _TORCHVISION),
+    "inception_v3": Entry(inception_v3.inception_v3, "inception", 2015, 299, 77.294, _TORCHVISION),
 }
 
 
