@@ -110,6 +110,31 @@ _GOOGLENET: Rules = (
 )
 _INCEPTION_V3: Rules = ((r"^fc\.", "classifier.1."), (r"^AuxLogits\.fc\.", "AuxLogits.classifier.0."))
 
+# ---- ResNet ----------------------------------------------------------------------------------------------------------
+_RESNET: Rules = ((r"^fc\.", "classifier.0."),)  # by torchvision and by timm
+
+# ---- Vision Transformer, and the hybrid ------------------------------------------------------------------------------
+_VIT_TORCHVISION: Rules = (
+    (r"^class_token$", "tokens.class_token"),
+    (r"^encoder\.pos_embedding$", "tokens.pos_embedding"),
+    (r"^heads\.head\.", "classifier.0."),
+)
+_VIT_TIMM: Rules = (
+    (r"^patch_embed\.backbone\.stages\.(\d+)\.blocks\.", r"backbone.stages.\1."),
+    (r"^patch_embed\.backbone\.", "backbone."),
+    (r"^patch_embed\.proj\.", "conv_proj."),
+    (r"^cls_token$", "tokens.class_token"),
+    (r"^pos_embed$", "tokens.pos_embedding"),
+    (r"^blocks\.(\d+)\.norm(\d)\.", r"blocks.\1.ln_\2."),
+    (r"^blocks\.(\d+)\.attn\.qkv\.", r"blocks.\1.self_attention.in_proj_"),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"blocks.\1.self_attention.out_proj."),
+    (r"^blocks\.(\d+)\.mlp\.fc1\.", r"blocks.\1.mlp.0."),
+    (r"^blocks\.(\d+)\.mlp\.fc2\.", r"blocks.\1.mlp.3."),
+    (r"^blocks\.", "encoder.layers.encoder_layer_"),
+    (r"^norm\.", "encoder.ln."),
+    (r"^head\.", "classifier.0."),
+)
+
 RENAMES: dict[tuple[str, str], Rules] = {
     ("torchvision", "googlenet"): _GOOGLENET,
     ("torchvision", "inception_v3"): _INCEPTION_V3,
@@ -123,4 +148,8 @@ RENAMES: dict[tuple[str, str], Rules] = {
     ("timm", "mobilenet_v3_small_minimalistic"): (
         *_STEM, *_v3_blocks(_without_squeeze(_V3_SMALL_STAGES)), *_V3_HEAD,
     ),
+    ("torchvision", "resnet"): _RESNET,
+    ("timm", "resnet"): _RESNET,
+    ("torchvision", "vit"): _VIT_TORCHVISION,
+    ("timm", "vit"): _VIT_TIMM,
 }  # fmt: skip

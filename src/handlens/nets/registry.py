@@ -8,11 +8,12 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from handlens.errors import HandlensError
-from handlens.nets import alexnet, googlenet, inception_v3, vgg
+from handlens.nets import alexnet, googlenet, inception_v3, resnet, vgg, vit
 from handlens.nets.layers import Net
 from handlens.nets.mobilenet_v1 import mobilenet_v1
 from handlens.nets.mobilenet_v2 import mobilenet_v2
 from handlens.nets.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from handlens.nets.vit_hybrid import vit_base_r50_s16_224
 
 
 class Entry(NamedTuple):
@@ -77,6 +78,30 @@ NETS: dict[str, Entry] = {
     "googlenet": Entry(googlenet.googlenet, "inception", 2014, 224, 68.7, "BVLC Caffe, bvlc_googlenet"),
     "googlenet_torchvision": Entry(googlenet.googlenet_torchvision, "inception", 2014, 224, 69.778, _TORCHVISION),
     "inception_v3": Entry(inception_v3.inception_v3, "inception", 2015, 299, 77.294, _TORCHVISION),
+    "resnet18": Entry(resnet.resnet18, "resnet", 2015, 224, 69.758, _TORCHVISION),
+    "resnet34": Entry(resnet.resnet34, "resnet", 2015, 224, 73.314, _TORCHVISION),
+    "resnet50": Entry(resnet.resnet50, "resnet", 2015, 224, 76.13, _TORCHVISION),
+    "resnet101": Entry(resnet.resnet101, "resnet", 2015, 224, 77.374, _TORCHVISION),
+    "resnet152": Entry(resnet.resnet152, "resnet", 2015, 224, 78.312, _TORCHVISION),
+    "plain18": Entry(resnet.plain18, "resnet", 2015, 224, 72.06, "arXiv 1512.03385 Table 2, 10-crop"),
+    "plain34": Entry(resnet.plain34, "resnet", 2015, 224, 71.46, "arXiv 1512.03385 Table 2, 10-crop"),
+    "resnet20": Entry(resnet.resnet20, "resnet", 2015, 32),
+    "resnet32": Entry(resnet.resnet32, "resnet", 2015, 32),
+    "resnet44": Entry(resnet.resnet44, "resnet", 2015, 32),
+    "resnet56": Entry(resnet.resnet56, "resnet", 2015, 32),
+    "resnet110": Entry(resnet.resnet110, "resnet", 2015, 32),
+    "resnet1202": Entry(resnet.resnet1202, "resnet", 2015, 32),
+    "plain20": Entry(resnet.plain20, "resnet", 2015, 32),
+    "plain56": Entry(resnet.plain56, "resnet", 2015, 32),
+    "vit_ti_16": Entry(vit.vit_ti_16, "vit", 2020, 224, 75.452, "timm vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
+    "vit_ti_32": Entry(vit.vit_ti_32, "vit", 2020, 224),
+    "vit_s_16": Entry(vit.vit_s_16, "vit", 2020, 224, 81.402, "timm vit_small_patch16_224.augreg_in21k_ft_in1k"),
+    "vit_s_32": Entry(vit.vit_s_32, "vit", 2020, 224),
+    "vit_b_16": Entry(vit.vit_b_16, "vit", 2020, 224, 81.072, _TORCHVISION),
+    "vit_b_32": Entry(vit.vit_b_32, "vit", 2020, 224, 75.912, _TORCHVISION),
+    "vit_l_16": Entry(vit.vit_l_16, "vit", 2020, 224, 79.662, _TORCHVISION),
+    "vit_l_32": Entry(vit.vit_l_32, "vit", 2020, 224, 76.972, _TORCHVISION),
+    "vit_base_r50_s16_224": Entry(vit_base_r50_s16_224, "vit", 2020, 224),
 }
 
 
