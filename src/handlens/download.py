@@ -242,7 +242,7 @@ def _words(reason: object) -> str:
         return "no answer in time"
     if isinstance(reason, OSError) and reason.strerror:
         return reason.strerror
-    return str(reason) or type(reason).__name__
+    return (str(reason).strip() or type(reason).__name__).splitlines()[0]
 
 
 def _name_in(url: str) -> str:
