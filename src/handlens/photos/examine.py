@@ -124,7 +124,7 @@ def _read_cache(cache: Path) -> dict[str, list[Any]]:
         if value["pillow"] != PIL.__version__:  # its decoders may give other pixels
             return {}
         return {path: entry for path, entry in value["photos"].items() if [*map(type, entry)] == [int, int, str, str]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

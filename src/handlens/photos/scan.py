@@ -133,7 +133,8 @@ def check_trainable(photos: Photos) -> None:
         hint = f"did you mean {inner}?" if nested else "add a folder of photos that are something else"
         raise HandlensError(f"{photos.root} has one class only ({name}), expected at least two", hint)
     if len(photos) < len(photos.classes):
-        raise HandlensError(f"{photos.root} has {len(photos)} photos for {len(photos.classes)} classes", "add photos")
+        few = _count(len(photos), "photo")
+        raise HandlensError(f"{photos.root} has {few} for {len(photos.classes)} classes", "add photos")
     given = photos.splits or ("train",) * len(photos)
     train = photos.select([i for i, name in enumerate(given) if name == "train"])
     if empty := [name for name, count in zip(photos.classes, train.counts(), strict=True) if not count]:
@@ -214,7 +215,7 @@ def _scan_csv(file: Path) -> Photos:
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         columns = [name.strip().lower() for name in next(reader, [])]
-        if "path" not in columns or "label" not in columns:
+        if columns.count("path") != 1 or columns.count("label") != 1:
             raise HandlensError(
                 f"the first row of {file} is {','.join(columns)[:80]!r}, expected the header path,label",
                 "add the header; a third column, split, may follow",
@@ -228,6 +229,8 @@ def _scan_csv(file: Path) -> Photos:
             path, label, split = _csv_path(file.parent, row["path"]), row["label"], None
             if not row["path"] or not label:
                 raise HandlensError(f"row {number} of {file} has no {'label' if row['path'] else 'path'}")
+            if not (path + label).isprintable():
+                raise HandlensError(f"row {number} of {file} has a control character: {path!r}, {label!r}")
             if path in row_of:
                 raise HandlensError(f"row {number} of {file} names {path} again, after row {row_of[path]}")
             if not (file.parent / path).is_file():
