@@ -15,9 +15,7 @@ _PUBLIC = {  # name: module that defines it
     "Preprocess": "handlens.preprocess",
     "scan": "handlens.photos",
     "load": "handlens.run",
-    "train": "handlens.train",
-    "evaluate": "handlens.evaluate",
-    "nets": "handlens",
+    "fit": "handlens.train",
 }
 __all__ = ["__version__", *_PUBLIC]
 
@@ -26,11 +24,10 @@ if TYPE_CHECKING:
     from handlens.photos import scan as scan
     from handlens.preprocess import Preprocess as Preprocess
     from handlens.run import load as load
+    from handlens.train import fit as fit
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("nets", "train", "evaluate"):  # rooms that are public as a whole
-        return importlib.import_module(f"handlens.{name}")
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'handlens' has no attribute {name!r}")

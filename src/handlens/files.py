@@ -70,7 +70,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HandlensError(f"{path} does not exist", "check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number or nesting without end
         raise HandlensError(f"{path} is not JSON ({error})", "it may be damaged; make it again") from error
 
 
@@ -178,3 +178,11 @@ def _inside(archive: Path, name: str) -> PurePosixPath:
     if path.is_absolute() or ".." in path.parts or foreign:
         raise HandlensError(f"{archive} holds {name!r}, a name that leads outside its folder", "do not trust it")
     return path
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder and those above it. Raises HandlensError when it cannot be made."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error

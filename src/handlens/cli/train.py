@@ -1,0 +1,183 @@
+"""`handlens train`: from photos to a judged classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from handlens.train import Run
+
+
+def train(
+    photos: str = typer.Argument(
+        "",
+        metavar="[PHOTOS]",
+        show_default=False,
+        help="A folder with a subfolder a class, one with train/val/test in it, a CSV of path,label, or flower_photos.",
+    ),
+    out: Path | None = typer.Option(None, help="The run's folder; must not exist. Default: a new one below runs."),
+    net: str | None = typer.Option(None, help="Which network: `handlens nets` lists them. [mobilenet_v3_small]"),
+    mode: str | None = typer.Option(None, help="full, last, head or scratch. [full, or scratch without weights]"),
+    weights: str | None = typer.Option(None, help="imagenet, none, or a .pth or .safetensors file. [imagenet]"),
+    width: float | None = typer.Option(None, help="Multiplier of the network's channels. [1.0]"),
+    image_px: int | None = typer.Option(None, help="Height and width that the network sees. [224]"),
+    epochs: int | None = typer.Option(None, help="Times that all photos are seen. [by mode and number of photos]"),
+    batch_size: int | None = typer.Option(None, help="Photos a step. [32, fewer for few photos]"),
+    lr: float | None = typer.Option(None, help="Highest learning rate of the classifier. [by mode]"),
+    augment: str | None = typer.Option(None, help="none, light or trivial. [trivial; light for mode last]"),
+    balance: str | None = typer.Option(None, help="none, weights or sampling. [weights beyond 1 : 3]"),
+    head_hidden: int | None = typer.Option(None, help="Width of an extra layer before the classifier. [0: none]"),
+    last_blocks: int | None = typer.Option(None, help="Mode last: how many blocks are trained. [4]"),
+    patience_epochs: int | None = typer.Option(None, help="Stop after so many epochs without gain. [0: never]"),
+    precision: str | None = typer.Option(None, help="auto, 32-true, bf16-mixed or 16-mixed. [auto]"),
+    cache_mb: int | None = typer.Option(None, help="Memory for decoded photos. [2048]"),
+    seed: int | None = typer.Option(None, help="Decides every random choice. [0]"),
+    recipe: Path | None = typer.Option(None, help="A recipe.toml to begin from; options given beside it win."),
+    resume: bool = typer.Option(False, "--resume", help="Go on with the interrupted run in --out."),
+    continue_run: Path | None = typer.Option(
+        None, "--continue", metavar="RUN", help="Go on from a finished run, with its test photos kept."
+    ),
+    add: Path | None = typer.Option(None, metavar="PHOTOS", help="With --continue: photos or classes to learn too."),
+    device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
+    devices: int = typer.Option(1, min=1, help="How many devices, or processes on the CPU."),
+    num_nodes: int = typer.Option(1, min=1, help="How many machines (start the command on each, as torchrun does)."),
+    json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
+) -> None:
+    """Train an image classifier on labelled photos, and judge it on photos that chose nothing.
+
+    Nothing has to be chosen: the network is MobileNetV3-Small with ImageNet weights, the rest follows from the number
+    of photos. The run's folder holds the weights, the recipe, the split, the log, the curves and report.html.
+    Ctrl-C saves; --resume goes on.
+
+    \b
+    Examples:
+      handlens train photos
+      handlens train photos --net mobilenet_v2 --mode head --out runs/quick
+      handlens train photos --weights none --image-px 160 --epochs 100
+      handlens train --resume --out runs/quick
+      handlens train --continue runs/quick --add corrected-photos --out runs/better
+      handlens train --recipe runs/quick/recipe.toml --seed 1 --out runs/again
+    """
+    given = _given(locals())
+    from handlens.cli import screen
+    from handlens.errors import HandlensError
+
+    if resume and (given or photos or recipe or not out):
+        raise HandlensError(
+            "--resume goes on with a run as it was begun",
+            "give --out RUN and no other options: handlens train --resume --out RUN",
+        )
+    if add and not continue_run:
+        raise HandlensError("--add needs the run that it adds to", "handlens train --continue RUN --add PHOTOS")
+    if recipe:
+        from handlens.train.recipe import read_toml
+
+        given = read_toml(recipe) | given
+    import handlens
+
+    with watcher() as watching:
+        try:
+            run = handlens.fit(
+                photos, out=out, resume=resume, device=device, devices=devices, num_nodes=num_nodes,
+                watcher=watching, **given,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            folder = watching.folder or out
+            screen.note(f"\nsaved; go on with: handlens train --resume --out {folder}" if folder else "\nstopped")
+            raise typer.Exit(130) from None
+    if json:
+        screen.print_json({"run": run.folder, "classes": run.classes, "recipe": run.recipe, "metrics": run.metrics})
+        return
+    show(run)
+
+
+def show(run: Run) -> None:
+    """Print a finished run: its figures, and what to type next."""
+    from handlens.cli import screen
+
+    test = run.metrics.get("test")
+    if test:
+        low, high = test["top1_ci95"]
+        screen.say(
+            f"top-1 {test['top1']:.1%} on {test['num_photos']} test photos (95 % interval {low:.1%} to {high:.1%})"
+        )
+    screen.say(
+        f"run     {run.folder}\nreport  {run.folder / 'report.html'}\nnext    handlens predict {run.folder} PHOTO"
+    )
+
+
+_RECIPE_OPTIONS = (
+    "net", "mode", "weights", "width", "image_px", "epochs", "batch_size", "lr", "augment", "balance", "head_hidden",
+    "last_blocks", "patience_epochs", "precision", "cache_mb", "seed", "continue_run", "add",
+)  # fmt: skip
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    chosen = {name: options[name] for name in _RECIPE_OPTIONS if options[name] is not None}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
+
+
+def watcher() -> Any:
+    """Shows a run on standard error: notes, bars while it works, a line an epoch."""
+    import contextlib
+
+    from handlens.cli import screen
+    from handlens.train import Watcher
+    from handlens.train.loop import Step
+
+    class ScreenWatcher(Watcher):
+        def __init__(self, bars: contextlib.ExitStack) -> None:
+            self.bars = bars
+            self.label = ""
+            self.update: Any = None
+            self.last_step: Step | None = None
+            self.folder: Path | None = None
+
+        def started(self, folder: Path) -> None:
+            self.folder = folder
+
+        def note(self, text: str) -> None:
+            self._end_bar()
+            screen.note(text)
+
+        def count(self, what: str, done: int, total: int) -> None:
+            self._bar(what, total)
+            self.update(done, total)
+            if done >= total:
+                self._end_bar()
+
+        def step(self, step: Step) -> None:
+            self._bar("training", step.epochs * step.steps)
+            self.last_step = step
+            self.update((step.epoch - 1) * step.steps + step.step, step.epochs * step.steps)
+
+        def epoch(self, log: list[dict[str, float]]) -> None:
+            row = log[-1]
+            rate = f"  {row['photos_per_s']:6.1f} photos/s" if "photos_per_s" in row else ""
+            if not rate and len(log) % 10:  # a head's epochs take no time: not each is worth a line
+                return
+            screen.note(
+                f"epoch {row['epoch']:3.0f}  loss {row['train_loss']:.3f}  top-1 {row['train_top1']:6.1%}  "
+                f"validation loss {row['validation_loss']:.3f}  top-1 {row['validation_top1']:6.1%}  "
+                f"rate {row['lr']:.2g}{rate}"
+            )
+
+        def _bar(self, label: str, total: int) -> None:
+            if label != self.label:
+                self._end_bar()
+                self.label = label
+                self.update = self.bars.enter_context(screen.progress(label, total))
+
+        def _end_bar(self) -> None:
+            self.bars.close()
+            self.label = ""
+
+    @contextlib.contextmanager
+    def watching() -> Any:
+        with contextlib.ExitStack() as bars:
+            yield ScreenWatcher(bars)
+
+    return watching()

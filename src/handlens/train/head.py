@@ -1,0 +1,95 @@
+"""Mode "head": a new classifier on the features of a frozen network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from handlens.nets import Net
+from handlens.train.loop import batches_of, class_weights_of, optimizer_for, order_of, rate_at, soft_cross_entropy
+from handlens.train.recipe import Recipe
+
+
+def fit_head(
+    net: Net,
+    num_frozen: int,
+    train: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    recipe: Recipe,
+    on_epoch: Callable[[list[dict[str, float]]], None] = lambda log: None,
+) -> tuple[Net, list[dict[str, float]]]:
+    """Train the modules of `net.classifier` from index `num_frozen` on; returns the network and a row a epoch.
+
+    train: features float32 (V, N, F) of V views of N photos, and labels int64 (N,); each photo of each epoch shows one
+    view. validation: the same with its first view used. The best epoch on validation is kept.
+    """
+    features, labels = torch.from_numpy(train[0]), train[1]
+    val_features, val_labels = torch.from_numpy(validation[0][0]), torch.from_numpy(validation[1])
+    torch.manual_seed(recipe.seed)
+    # Standardised features make one learning rate fit every network; the scale is folded into the layer afterwards.
+    mean, std = features.mean((0, 1)), features.std((0, 1)) + 1e-3
+    features, val_features = (features - mean) / std, (val_features - mean) / std
+    head = nn.Sequential(*list(net.classifier)[num_frozen:]).cpu()
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in head.parameters() if p.ndim > 1], "peak_lr": recipe.lr},
+        {"params": [p for p in head.parameters() if p.ndim <= 1], "peak_lr": recipe.lr, "weight_decay": 0.0},
+    ]
+    groups[0]["weight_decay"] = recipe.weight_decay
+    optimizer = optimizer_for([{**group, "lr": group["peak_lr"]} for group in groups], recipe)
+    num_classes = net.num_classes
+    weights = class_weights_of(labels, num_classes) if recipe.balance == "weights" else None
+    targets = F.one_hot(torch.from_numpy(labels), num_classes).float()
+    targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / num_classes
+    dropout = nn.Dropout(recipe.dropout)
+    best: tuple[float, float] = (-1.0, -math.inf)
+    best_epoch, kept = 0, {}
+    log: list[dict[str, float]] = []
+    for epoch in range(recipe.epochs):
+        head.train()
+        plan = batches_of(order_of(labels, recipe, epoch), recipe.batch_size)
+        views = np.random.default_rng([recipe.seed, epoch, 1]).integers(len(features), size=len(labels))
+        total, right = 0.0, 0
+        for step, indices in enumerate(plan):
+            factor = rate_at(epoch + (step + 1) / len(plan), recipe)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+            logits = head(dropout(features[views[indices], indices]))
+            loss = soft_cross_entropy(logits, targets[indices], weights)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            total += loss.item() * len(indices)
+            right += int((logits.argmax(1) == torch.from_numpy(labels[indices])).sum())
+        head.eval()
+        with torch.inference_mode():
+            logits = head(val_features)
+        val_loss = F.cross_entropy(logits, val_labels).item() if len(val_labels) else 0.0
+        top1 = float((logits.argmax(1) == val_labels).float().mean()) if len(val_labels) else 0.0
+        log.append(
+            {
+                "epoch": epoch + 1,
+                "train_loss": total / len(labels),
+                "train_top1": right / len(labels),
+                "validation_loss": val_loss,
+                "validation_top1": top1,
+                "lr": recipe.lr * factor,
+            }
+        )
+        if (top1, -val_loss) > best:
+            best, best_epoch = (top1, -val_loss), epoch + 1
+            kept = {key: value.clone() for key, value in head.state_dict().items()}
+        on_epoch(log)
+        if recipe.patience_epochs and epoch + 1 - best_epoch >= recipe.patience_epochs:
+            break
+    head.load_state_dict(kept)
+    first = next(module for module in head if isinstance(module, nn.Linear))
+    with torch.no_grad():
+        first.bias -= first.weight @ (mean / std)
+        first.weight /= std
+    return net.cpu().eval(), log

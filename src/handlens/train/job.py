@@ -1,0 +1,319 @@
+"""A whole training run: photos in, a judged classifier out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from handlens import checkpoint, evaluate, files, run
+from handlens.checkpoint import Checkpoint
+from handlens.errors import HandlensError
+from handlens.evaluate import report
+from handlens.nets import Net
+from handlens.train import logs, loop, start
+from handlens.train.features import features
+from handlens.train.head import fit_head
+from handlens.train.pixels import Fixed, Pixels
+from handlens.train.recipe import Recipe, choose
+
+RECIPE = "recipe.toml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, the resolved recipe, the classes in order, and the figures.
+
+    metrics: "test" and "validation" as `evaluate.Scores.to_dict` gives them, "seconds", "epochs", "notes".
+    """
+
+    folder: Path
+    recipe: Recipe
+    classes: tuple[str, ...]
+    metrics: dict[str, Any]
+
+
+class Watcher:
+    """What `fit` tells while it works; override what you want to show."""
+
+    def note(self, text: str) -> None:
+        """A sentence on what was found, chosen or left out."""
+
+    def started(self, folder: Path) -> None:
+        """The run's folder has been made, and what is in it can be resumed."""
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Progress of work that is counted: photos looked at, features computed, photos judged."""
+
+    def step(self, step: loop.Step) -> None:
+        """After each step of training."""
+
+    def epoch(self, log: list[dict[str, float]]) -> None:
+        """After each epoch, with a row for each so far."""
+
+
+def fit(
+    photos: str | os.PathLike[str] = "",
+    *,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    devices: int | str = 1,
+    num_nodes: int = 1,
+    watcher: Watcher | None = None,
+    **given: Any,
+) -> Run:
+    """Train a classifier on labelled photos and judge it on a test split that chose nothing.
+
+    photos: a folder with a subfolder a class, a CSV, or a published set's name. out: the run's folder, which must not
+    exist, by default a new one below `runs`. given: fields of `Recipe`; the rest is chosen by the photos. With
+    `resume`, `out` is the folder of an interrupted run and nothing else is given. device: "auto", "cpu", "cuda" or
+    "mps"; devices, num_nodes: how many of them, on how many machines (lightning-fabric's meaning).
+    Raises HandlensError for photos, weights or values that do not fit; KeyboardInterrupt after saving at Ctrl-C.
+    """
+    watcher = watcher or Watcher()
+    several = devices != 1 or num_nodes != 1
+    if several:  # no trial: all processes must come to the same answer before they know of each other
+        stored = Recipe.read(Path(out or "", RECIPE)).precision if resume else given.get("precision", "auto")
+        given["precision"] = loop.usual_precision(device) if stored == "auto" else stored
+    fabric = _fabric(device, devices, num_nodes, given["precision"] if several else "32-true")
+    fabric.launch()
+    if resume:
+        folder = Path(out or "")
+        if not (folder / RECIPE).is_file():
+            raise HandlensError(f"{folder or 'no folder'} is no interrupted run", "name its folder: --resume --out RUN")
+        if (folder / checkpoint.FACTS).is_file() and not (folder / loop.STATE).is_file():
+            raise HandlensError(f"{folder} is finished", f"`handlens evaluate {folder}` shows its figures")
+        recipe = Recipe.read(folder / RECIPE)
+        data = start.data_of(recipe, folder / start.SPLIT, _counting(watcher, "looking at photos"))
+    else:
+        if given.get("continue_run"):
+            given = start.defaults_from_run(given["continue_run"], given)
+        given = {**given, "photos": os.fspath(photos)} if os.fspath(photos) else given
+        given = _with_mode(given)
+        data = start.data_of(_draft(given), None, _counting(watcher, "looking at photos"))
+        recipe = choose([int(count) for count in data.splits["train"].counts()], given)
+        folder = _folder(out, recipe, fabric)
+    for note in data.notes:
+        watcher.note(note)
+    begun = start.start_of(recipe, data.classes)
+    precision, step_s = loop.faster_precision(loop.prepare(begun.net, recipe), recipe, fabric.device)
+    recipe = dataclasses.replace(recipe, precision=precision)  # type: ignore[arg-type]
+    watcher.note(_plan(recipe, data, begun, step_s, fabric))
+    if not resume and fabric.global_rank == 0:
+        files.make_folder(folder)
+        recipe.write(folder / RECIPE)
+        start.photos_room.write_split(folder / start.SPLIT, data.splits, data.sha256, recipe.seed)
+    watcher.started(folder)
+    if not several:
+        fabric = _fabric(device, devices, num_nodes, recipe.precision)
+    fabric.barrier()
+    since = time.monotonic()
+    train = _fit_head if recipe.mode == "head" else _fit_all
+    net, log = train(recipe, data, begun, folder, fabric, watcher)
+    metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(log)}
+    metrics |= {"device": _device_name(fabric.device), "photos": {k: len(v) for k, v in data.splits.items()}}
+    metrics["notes"] = list(data.notes)
+    if fabric.global_rank == 0:
+        _judge(net, log, recipe, data, begun, folder, metrics, watcher)
+        (folder / loop.STATE).unlink(missing_ok=True)
+    fabric.barrier()
+    return Run(folder, recipe, data.classes, metrics)
+
+
+def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> Fabric:
+    try:
+        return Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, precision=precision)  # type: ignore[arg-type]
+    except (ValueError, RuntimeError) as error:  # also MisconfigurationException
+        first = str(error).splitlines()[0]
+        raise HandlensError(f"device {device!r} x {devices} cannot be had here ({first})", "try --device auto") from error
+
+
+def _counting(watcher: Watcher, what: str) -> Any:
+    return lambda done, total: watcher.count(what, done, total)
+
+
+def _with_mode(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Mode and weights imply each other where one is left out."""
+    given = dict(given)
+    if given.get("mode") == "scratch":
+        given.setdefault("weights", "none")
+        if given["weights"] != "none":
+            raise HandlensError(
+                f"--mode scratch starts from random weights, and --weights is {given['weights']}", "drop one of the two"
+            )
+    elif given.get("weights") == "none" and not given.get("continue_run"):
+        given.setdefault("mode", "scratch")
+    return given
+
+
+def _draft(given: Mapping[str, Any]) -> Recipe:
+    """What is given, checked before the photos are looked at."""
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    for name in given:
+        if name not in known:
+            raise HandlensError(f"a recipe has no {name!r}", f"it has {', '.join(sorted(known))}")
+    if not given.get("photos") and not given.get("continue_run"):
+        raise HandlensError("no photos were given", "name a folder of photos, or flower_photos")
+    return choose([100, 100], given)
+
+
+def _folder(out: str | os.PathLike[str] | None, recipe: Recipe, fabric: Fabric) -> Path:
+    if out:
+        folder = Path(out)
+        if os.path.lexists(folder) and fabric.global_rank == 0:
+            hint = "go on with --resume" if (folder / loop.STATE).is_file() else "choose another --out"
+            raise HandlensError(f"{folder} exists already", f"{hint} or remove it")
+        return folder
+    source = recipe.continue_run or recipe.photos
+    name = re.sub(r"[^\w.-]+", "-", f"{Path(source).resolve().name}-{recipe.net}-{recipe.mode}")
+    numbers = [0] + [int(p.name.rpartition("-")[2]) for p in Path("runs").glob(f"{name}-*") if p.name[-1].isdecimal()]
+    return Path("runs", f"{name}-{max(numbers) + 1}")
+
+
+def _plan(recipe: Recipe, data: start.Data, begun: start.Start, step_s: float, fabric: Fabric) -> str:
+    sizes = ", ".join(f"{len(photos)} {name}" for name, photos in data.splits.items())
+    photos = len(data.splits["train"])
+    if recipe.mode == "head":  # one pass forward over each view, about a third of a step each
+        seconds = step_s / 3 * (photos * (1 + recipe.head_views) + len(data.splits["validation"])) / recipe.batch_size
+    else:
+        seconds = recipe.epochs * step_s * 1.15 * max(1, photos // recipe.batch_size // fabric.world_size)
+    why = {
+        "full": "all weights are fine-tuned",
+        "last": f"the last {recipe.last_blocks} blocks are trained",
+        "head": "a new classifier is trained on frozen features",
+        "scratch": "everything is learned from these photos alone",
+    }[recipe.mode]
+    return (
+        f"{recipe.net} at {recipe.image_px} px, mode {recipe.mode} ({why}), {begun.note}; "
+        f"{len(data.classes)} classes, {sizes}; {recipe.epochs} epochs of {recipe.batch_size} a batch in "
+        f"{recipe.precision} on {_device_name(fabric.device)}: about {_duration(seconds)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _fit_all(
+    recipe: Recipe, data: start.Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
+) -> tuple[Net, list[dict[str, float]]]:
+    def on_epoch(log: list[dict[str, float]]) -> None:
+        if fabric.global_rank == 0:
+            logs.write_csv(folder / "log.csv", log)
+            logs.write_events(folder / "tensorboard", log)
+            watcher.epoch(log)
+
+    validation = data.splits["validation"] if len(data.splits["validation"]) else data.splits["train"]
+    with contextlib.closing(Pixels(data.splits["train"], begun.preprocess, recipe.cache_mb)) as pixels:
+        return loop.fit(
+            loop.prepare(begun.net, recipe),
+            pixels,
+            Fixed(validation, begun.preprocess, recipe.cache_mb // 4),
+            recipe,
+            begun.preprocess,
+            folder,
+            fabric,
+            on_step=watcher.step if fabric.global_rank == 0 else lambda step: None,
+            on_epoch=on_epoch,
+        )
+
+
+def _fit_head(
+    recipe: Recipe, data: start.Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
+) -> tuple[Net, list[dict[str, float]]]:
+    frozen = len(begun.net.classifier) - (4 if recipe.head_hidden else 1)  # hidden: Linear, ReLU, Dropout, Linear
+    trained = begun.net.classifier[frozen:]
+    begun.net.classifier = begun.net.classifier[:frozen].append(torch.nn.Identity())
+    sides = {}
+    for name, views in (("train", recipe.head_views), ("validation", 0)):
+        photos = data.splits[name] if len(data.splits[name]) else data.splits["train"]
+        sides[name] = (
+            features(
+                begun.net,
+                photos,
+                data.sha256,
+                begun.preprocess,
+                views=views,
+                min_area=max(0.5, recipe.crop_min_area),
+                flip=recipe.flip,
+                precision=recipe.precision,
+                device=fabric.device,
+                progress=_counting(watcher, f"features of {name} photos"),
+            ),
+            photos.labels,
+        )
+    begun.net.classifier = begun.net.classifier[:frozen].extend(trained)
+    net, log = fit_head(begun.net, frozen, sides["train"], sides["validation"], recipe, watcher.epoch)
+    logs.write_csv(folder / "log.csv", log)
+    logs.write_events(folder / "tensorboard", log)
+    return net, log
+
+
+def _judge(
+    net: Net,
+    log: list[dict[str, float]],
+    recipe: Recipe,
+    data: start.Data,
+    begun: start.Start,
+    folder: Path,
+    metrics: dict[str, Any],
+    watcher: Watcher,
+) -> None:
+    """Write the checkpoint, score it through the code that will use it, and write the report."""
+    kept = Checkpoint(
+        net=net,
+        name=recipe.net,
+        arguments=begun.arguments,
+        classes=data.classes,
+        preprocess=begun.preprocess,
+        recipe=dataclasses.asdict(recipe),
+        metrics=metrics,
+    )
+    checkpoint.save(folder, kept)
+    picture = logs.curves(log)
+    with files.atomic(folder / "curves.png") as file:
+        file.write(picture)
+    classifier = run.load(folder)
+    for name in ("validation", "test"):
+        photos = data.splits[name]
+        if len(photos):
+            counting = _counting(watcher, f"judging on {name} photos")
+            scores = evaluate.score(classifier.predict_batch, photos, begun.preprocess, progress=counting)
+            metrics[name] = scores.to_dict()
+    if "test" in metrics:
+        report.write(
+            folder / "report.html",
+            scores,
+            photos,
+            title=f"{recipe.net} on {len(data.classes)} classes of photos",
+            split=f"{len(photos)} test photos, cut with seed {recipe.seed}, which chose nothing in the training",
+            facts={"Recipe": dataclasses.asdict(recipe), "Pixels": begun.preprocess.to_dict(), "Versions": versions()},
+            pictures={"Training": picture},
+        )
+    checkpoint.save(folder, kept)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a figure depends on."""
+    names = ("handlens", "torch", "numpy", "pillow", "lightning-fabric")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+

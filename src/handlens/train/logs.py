@@ -1,0 +1,53 @@
+"""What a run writes down while it learns: a CSV, TensorBoard's events, and the curves as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from handlens import files
+
+Log = Sequence[dict[str, float]]
+
+
+def write_csv(path: Path, log: Log) -> None:
+    """A row an epoch, atomically: after a crash the file is whole."""
+    with files.atomic(path, "w") as file:
+        writer = csv.DictWriter(file, fieldnames=list(log[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in log)
+
+
+def write_events(folder: Path, log: Log) -> None:
+    """The last epoch's row as TensorBoard scalars."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder), purge_step=int(log[-1]["epoch"])) as writer:
+        for key, value in log[-1].items():
+            if key != "epoch":
+                writer.add_scalar(key.replace("_", "/", 1), value, int(log[-1]["epoch"]))
+
+
+def curves(log: Log) -> bytes:
+    """Loss and top-1 of training and validation, and the learning rate, against epochs: PNG bytes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    epochs = [row["epoch"] for row in log]
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 3)
+    for panel, key, label in ((panels[0], "loss", "cross-entropy"), (panels[1], "top1", "top-1")):
+        for split, style in (("train", "--"), ("validation", "-")):
+            panel.plot(epochs, [row[f"{split}_{key}"] for row in log], style, label=split, marker=".", markersize=4)
+        panel.set(xlabel="epoch", ylabel=label)
+        panel.legend()
+        panel.grid(alpha=0.3)
+    panels[2].plot(epochs, [row["lr"] for row in log], color="tab:green")
+    panels[2].set(xlabel="epoch", ylabel="learning rate")
+    panels[2].grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

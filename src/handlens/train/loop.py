@@ -1,0 +1,390 @@
+"""The training loop: epochs of augmented batches, judged on validation, resumable from any step.
+
+Every random choice of step s in epoch e comes from the seed, e and s, so that a run that was interrupted and goes on
+gives the figures of one that was not.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from handlens import files
+from handlens.errors import HandlensError
+from handlens.nets import Net, set_stochastic_depth
+from handlens.preprocess import Preprocess
+from handlens.train import augment
+from handlens.train.pixels import Fixed, Pixels
+from handlens.train.recipe import Recipe
+
+STATE = "state.pt"  # in the run's folder while it is unfinished
+_SAVE_EVERY_S = 300.0
+
+
+@dataclasses.dataclass
+class Step:
+    """What the loop tells after each step."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    photos_per_s: float
+    seconds_left: float
+
+
+def prepare(net: Net, recipe: Recipe) -> Net:
+    """Set dropout, stochastic depth and batch norm as the recipe says, and freeze what it does not train."""
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = recipe.dropout
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = recipe.bn_momentum
+    set_stochastic_depth(net, recipe.stochastic_depth)
+    if recipe.mode == "last":
+        for block in net.blocks()[: -recipe.last_blocks]:
+            block.requires_grad_(False)
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _training_mode(net: Net, recipe: Recipe) -> None:
+    """Training mode, but evaluation mode where the statistics of batch norm are not to move."""
+    net.train()
+    frozen = net.blocks()[: -recipe.last_blocks] if recipe.mode == "last" else []
+    for block in frozen:
+        block.eval()
+    if recipe.freeze_bn:
+        for module in net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def parameter_groups(net: Net, recipe: Recipe) -> list[dict[str, Any]]:
+    """Backbone and classifier at their own rates; biases and norms (one dimension or fewer) without weight decay."""
+    head = {id(parameter) for parameter in net.classifier.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in net.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.lr * (1.0 if in_head else recipe.backbone_lr_ratio),
+            "peak_lr": recipe.lr * (1.0 if in_head else recipe.backbone_lr_ratio),
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+        }
+        for (in_head, decayed), parameters in groups.items()
+    ]
+
+
+def optimizer_for(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum 0.9."""
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
+    return torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+
+
+def rate_at(progress_epochs: float, recipe: Recipe) -> float:
+    """The learning rate as a share of its peak: a straight line up over the warm-up, then a half cosine to 1 %."""
+    if progress_epochs < recipe.warmup_epochs:
+        return max(1e-3, progress_epochs / recipe.warmup_epochs)
+    done = (progress_epochs - recipe.warmup_epochs) / max(1e-9, recipe.epochs - recipe.warmup_epochs)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def order_of(labels: np.ndarray, recipe: Recipe, epoch: int) -> np.ndarray:
+    """Indices of the photos of an epoch, shuffled; with balance "sampling" every class equally often."""
+    rng = np.random.default_rng([recipe.seed, epoch])
+    if recipe.balance == "sampling":
+        weights = 1 / np.bincount(labels)[labels]
+        return rng.choice(len(labels), size=len(labels), p=weights / weights.sum())
+    return rng.permutation(len(labels))
+
+
+def batches_of(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """The order cut into batches; a last one of a single photo joins the one before, for batch norm needs two."""
+    cuts = list(range(batch_size, len(order), batch_size))
+    if cuts and len(order) - cuts[-1] == 1:
+        cuts.pop()
+    return np.split(order, cuts)
+
+
+class _Batches:
+    """Makes the augmented, normalised batch of a step on the device."""
+
+    def __init__(self, pixels: Pixels, recipe: Recipe, preprocess: Preprocess, device: torch.device) -> None:
+        self.pixels, self.recipe, self.px, self.device = pixels, recipe, preprocess.image_px, device
+        self.labels = pixels.photos.labels
+        self.num_classes = len(pixels.photos.classes)
+        self.mean = torch.tensor(preprocess.mean, device=device).view(1, 3, 1, 1)
+        self.std = torch.tensor(preprocess.std, device=device).view(1, 3, 1, 1)
+        self.bgr = preprocess.channels == "bgr"
+
+    def make(self, indices: np.ndarray, seed: list[int]) -> tuple[Tensor, Tensor]:
+        """Normalised images (B, 3, px, px) and target probabilities (B, K) of the photos at `indices`."""
+        recipe, rng = self.recipe, np.random.default_rng(seed)
+        photos = self.pixels.get(indices.tolist())
+        min_area = recipe.crop_min_area if recipe.augment != "none" else 1.0
+        cropped = augment.random_crops(photos, self.px, min_area, rng)
+        images = cropped.to(self.device, non_blocking=True).float().div_(255)
+        if recipe.flip and recipe.augment != "none":
+            images = augment.flip(images, rng)
+        if recipe.augment == "trivial":
+            images = augment.trivial_augment(images, rng)
+        labels = torch.from_numpy(self.labels[indices]).to(self.device)
+        targets = F.one_hot(labels, self.num_classes).float()
+        images, targets = augment.mix(images, targets, recipe.mixup_alpha, recipe.cutmix_alpha, rng)
+        targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / self.num_classes
+        return self.normalise(images), targets
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pixels in [0, 1] -> what the network takes, in channels-last memory."""
+        images = (images - self.mean) / self.std
+        return (images.flip(1) if self.bgr else images).contiguous(memory_format=torch.channels_last)
+
+    def plain(self, images: np.ndarray) -> Tensor:
+        """uint8 (B, H, W, 3) -> what the network takes, on the device."""
+        return self.normalise(torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy (a scalar) of logits (B, K) with target probabilities (B, K), classes weighted if given."""
+    log_p = F.log_softmax(logits.float(), dim=1)
+    if class_weights is None:
+        return -(targets * log_p).sum(1).mean()
+    return -(targets * log_p * class_weights).sum() / (targets * class_weights).sum()
+
+
+def class_weights_of(labels: np.ndarray, num_classes: int) -> Tensor:
+    """1 / count of each class, scaled so that the mean over the photos is 1: (K,)."""
+    counts = np.maximum(1, np.bincount(labels, minlength=num_classes))
+    return torch.from_numpy(len(labels) / (num_classes * counts)).float()
+
+
+def loss_of(net: nn.Module, images: Tensor, targets: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The loss (a scalar; auxiliary classifiers counted at the network's `aux_weight`) and the logits (B, K)."""
+    logits, auxiliary = net.forward_train(images)
+    loss = soft_cross_entropy(logits, targets, class_weights)
+    for extra in auxiliary:
+        loss = loss + getattr(net, "aux_weight", 0.3) * soft_cross_entropy(extra, targets, class_weights)
+    return loss, logits
+
+
+def usual_precision(device: str) -> str:
+    """Mixed precision where the device has it in hardware, else float32, by the device's name alone."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def faster_precision(net: Net, recipe: Recipe, device: torch.device) -> tuple[str, float]:
+    """The precision to train in, and its seconds a step, from a few steps on this device.
+
+    On the CPU "auto" tries float32 and bfloat16, for which is faster differs by network and processor; mixed
+    precision has to win by a tenth. Elsewhere, or with a precision given, only the time is measured.
+    """
+    candidates = [recipe.precision]
+    if recipe.precision == "auto":
+        candidates = ["32-true", "bf16-mixed"] if device.type == "cpu" else [usual_precision(device.type)]
+    seconds = {precision: _step_s(net, recipe, precision, device) for precision in candidates}
+    best = min(seconds, key=lambda precision: seconds[precision] * (1.0 if precision == "32-true" else 1.1))
+    return best, seconds[best]
+
+
+def _step_s(net: Net, recipe: Recipe, precision: str, device: torch.device) -> float:
+    trial = copy.deepcopy(net).to(device)
+    _training_mode(trial, recipe)
+    optimizer = optimizer_for(parameter_groups(trial, recipe), recipe)
+    images = torch.zeros((recipe.batch_size, 3, recipe.image_px, recipe.image_px), device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    targets = torch.full((recipe.batch_size, net.num_classes), 1 / net.num_classes, device=device)
+    dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        with torch.autocast(device.type, dtype, enabled=precision != "32-true"):
+            loss, _ = loss_of(trial, images, targets, None)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+class Average:
+    """The running average of a network's weights and statistics; young averages forget faster."""
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, net: nn.Module) -> None:
+        """Move the average towards `net` by 1 - decay, or more in the first steps."""
+        self.updates += 1
+        share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        own, new = self.net.state_dict(), net.state_dict()
+        floats = [key for key in own if own[key].is_floating_point()]
+        torch._foreach_lerp_([own[key] for key in floats], [new[key] for key in floats], share)
+        for key in own.keys() - set(floats):
+            own[key].copy_(new[key])
+
+
+def judge(net: nn.Module, photos: Fixed, make: _Batches, fabric: Fabric) -> tuple[float, float]:
+    """Mean cross-entropy and top-1 (a fraction) on photos as they are seen in use."""
+    net.eval()
+    loss, right, count = 0.0, 0, 0
+    with torch.inference_mode(), fabric.autocast():
+        for images, labels in photos:
+            logits = net(make.plain(images)).float()
+            truth = torch.from_numpy(labels).to(logits.device)
+            loss += F.cross_entropy(logits, truth, reduction="sum").item()
+            right += int((logits.argmax(1) == truth).sum())
+            count += len(labels)
+    return loss / max(1, count), right / max(1, count)
+
+
+def fit(
+    net: Net,
+    train: Pixels,
+    validation: Fixed,
+    recipe: Recipe,
+    preprocess: Preprocess,
+    folder: Path,
+    fabric: Fabric,
+    on_step: Callable[[Step], None] = lambda step: None,
+    on_epoch: Callable[[list[dict[str, float]]], None] = lambda log: None,
+) -> tuple[Net, list[dict[str, float]]]:
+    """Train `net` (already `prepare`d) and return the best network on validation, and a row a epoch.
+
+    Goes on from `folder`/state.pt when it is there; it is written after every epoch, every five minutes and at
+    Ctrl-C, which raises KeyboardInterrupt. Raises HandlensError when the loss is no longer a number.
+    """
+    make = _Batches(train, recipe, preprocess, fabric.device)
+    weights = class_weights_of(make.labels, make.num_classes).to(fabric.device) if recipe.balance == "weights" else None
+    model, optimizer = fabric.setup(net.to(fabric.device), optimizer_for(parameter_groups(net, recipe), recipe))
+    model.mark_forward_method("forward_train")
+    average = Average(net, recipe.ema_decay) if recipe.ema_decay else None
+    best: dict[str, Any] = {"top1": -1.0, "loss": math.inf, "epoch": -1, "weights": {}}
+    log: list[dict[str, float]] = []
+    at = {"epoch": 0, "step": 0, "loss": 0.0, "right": 0.0, "seen": 0.0, "seconds": 0.0}
+
+    def save() -> None:
+        if fabric.global_rank == 0:
+            state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "best": best, "log": log, "at": at}
+            if average:
+                state |= {"average": average.net.state_dict(), "updates": average.updates}
+            with files.atomic(folder / STATE) as file:
+                torch.save(state, file)
+
+    if (folder / STATE).is_file():
+        state = _read_state(folder / STATE)
+        net.load_state_dict(state["net"])
+        optimizer.load_state_dict(state["optimizer"])
+        best, log, at = state["best"], state["log"], state["at"]
+        if average:
+            average.net.load_state_dict(state["average"])
+            average.updates = state["updates"]
+
+    saved_at = time.monotonic()
+    try:
+        while at["epoch"] < recipe.epochs:
+            epoch = int(at["epoch"])
+            order = order_of(make.labels, recipe, epoch)
+            share = order[fabric.global_rank :: fabric.world_size][: len(order) // fabric.world_size]
+            plan = batches_of(share, recipe.batch_size)
+            _training_mode(net, recipe)
+            for step in range(int(at["step"]), len(plan)):
+                start = time.perf_counter()
+                seed = [recipe.seed, epoch, step, fabric.global_rank]
+                torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+                factor = rate_at(epoch + (step + 1) / len(plan), recipe)
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * factor
+                images, targets = make.make(plan[step], seed)
+                with fabric.autocast():
+                    loss, logits = loss_of(model, images, targets, weights)
+                fabric.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+                if average:
+                    average.update(net)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise HandlensError(
+                        f"the loss became {value} in epoch {epoch + 1}", f"train with a lower --lr than {recipe.lr:g}"
+                    )
+                at["loss"] += value * len(images)
+                at["right"] += int((logits.argmax(1) == targets.argmax(1)).sum())
+                at["seen"] += len(images)
+                at["seconds"] += time.perf_counter() - start
+                at["step"] = step + 1
+                on_step(_step(at, epoch, step, len(plan), recipe, fabric.world_size))
+                if time.monotonic() - saved_at > _SAVE_EVERY_S:
+                    save()
+                    saved_at = time.monotonic()
+            judged = average.net if average else net
+            loss_v, top1_v = judge(judged, validation, make, fabric)
+            log.append(
+                {
+                    "epoch": epoch + 1,
+                    "train_loss": at["loss"] / at["seen"],
+                    "train_top1": at["right"] / at["seen"],
+                    "validation_loss": loss_v,
+                    "validation_top1": top1_v,
+                    "lr": recipe.lr * factor,
+                    "photos_per_s": at["seen"] * fabric.world_size / at["seconds"],
+                    "seconds": at["seconds"],
+                }
+            )
+            if (top1_v, -loss_v) > (best["top1"], -best["loss"]):
+                kept = {key: value.detach().cpu().clone() for key, value in judged.state_dict().items()}
+                best = {"top1": top1_v, "loss": loss_v, "epoch": epoch + 1, "weights": kept}
+            at = {"epoch": epoch + 1, "step": 0, "loss": 0.0, "right": 0.0, "seen": 0.0, "seconds": 0.0}
+            save()
+            saved_at = time.monotonic()
+            on_epoch(log)
+            if recipe.patience_epochs and epoch + 1 - best["epoch"] >= recipe.patience_epochs:
+                break
+    except KeyboardInterrupt:
+        save()
+        raise
+    net.load_state_dict(best["weights"])
+    return net.eval(), log
+
+
+def _step(at: dict[str, float], epoch: int, step: int, steps: int, recipe: Recipe, processes: int) -> Step:
+    seconds_a_step = at["seconds"] / (step + 1)
+    left = (recipe.epochs - epoch) * steps - step - 1
+    return Step(
+        epoch=epoch + 1,
+        epochs=recipe.epochs,
+        step=step + 1,
+        steps=steps,
+        loss=at["loss"] / at["seen"],
+        photos_per_s=at["seen"] * processes / at["seconds"],
+        seconds_left=left * seconds_a_step,
+    )
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise HandlensError(f"{path} is damaged ({type(error).__name__})", "remove the run and train again") from error
+
+

@@ -1,0 +1,193 @@
+"""A training recipe: one frozen value that says all a run did, and the choice of a good one for the photos at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from handlens import files
+from handlens.errors import HandlensError
+
+Mode = Literal["full", "last", "head", "scratch"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the result of a run, resolved: the same recipe on the same photos repeats it."""
+
+    photos: str = ""
+    """A folder with a subfolder a class, a CSV of path,label, or the name of a published set."""
+    continue_run: str = ""
+    """The folder of an earlier run to go on from, with its splits kept."""
+    add: str = ""
+    """Photos that a continued run learns in addition."""
+
+    net: str = "mobilenet_v3_small"
+    mode: Mode = "full"
+    """"full": all weights, from pretrained; "last": the last blocks and the classifier; "head": a new classifier on
+    features computed once; "scratch": all weights, from random ones."""
+    weights: str = "imagenet"
+    """"imagenet", "none" or the path of a weight file or of an earlier run."""
+    width: float = 1.0
+    """Multiplier of the channels."""
+    image_px: int = 224
+    seed: int = 0
+
+    epochs: int = 10
+    batch_size: int = 32
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    """Highest learning rate of the classifier; warmed up from 0, then a cosine to 1 % of it."""
+    backbone_lr_ratio: float = 0.2
+    """Rate of all other weights as a share of `lr`."""
+    warmup_epochs: float = 1.0
+    weight_decay: float = 0.02
+    """Not applied to biases and norms."""
+    last_blocks: int = 4
+    """Mode "last": how many pieces of the network are trained, the classifier counted in."""
+    head_hidden: int = 0
+    """Width of an extra fully connected layer before the classifier; 0 for none."""
+    head_views: int = 2
+    """Mode "head": augmented views of each photo beside the plain one."""
+
+    augment: Literal["none", "light", "trivial"] = "trivial"
+    """"light": random crop and flip; "trivial": TrivialAugment (arXiv 2103.10158) as well."""
+    crop_min_area: float = 0.35
+    """Smallest share of the photo that a random crop shows."""
+    flip: bool = True
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    label_smoothing: float = 0.1
+    dropout: float = 0.2
+    stochastic_depth: float = 0.0
+    ema_decay: float = 0.99
+    """Decay of the running average of the weights, which is what is judged and kept; 0 for none."""
+    bn_momentum: float = 0.1
+    freeze_bn: bool = False
+    """Batch norm keeps the pretrained statistics: for few photos, whose batches would estimate poor ones."""
+    balance: Literal["none", "weights", "sampling"] = "none"
+    """Against unequal classes: weigh the loss by 1 / count, or draw all classes equally often."""
+    patience_epochs: int = 0
+    """Stop when validation has not improved for so many epochs; 0 to train all epochs."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    """"auto" tries on this machine which is faster; the answer is stored."""
+    cache_mb: int = 2048
+    """Memory for decoded photos; what does not fit is decoded again each epoch."""
+
+    def __post_init__(self) -> None:
+        bounds = (
+            ("width", self.width, 0, 16, True),
+            ("image_px", self.image_px, 1, 4096, False),
+            ("epochs", self.epochs, 1, 100_000, False),
+            ("batch_size", self.batch_size, 2, 65_536, False),
+            ("lr", self.lr, 0, 100, True),
+            ("backbone_lr_ratio", self.backbone_lr_ratio, 0, 100, False),
+            ("warmup_epochs", self.warmup_epochs, 0, self.epochs, False),
+            ("weight_decay", self.weight_decay, 0, 100, False),
+            ("last_blocks", self.last_blocks, 1, 10_000, False),
+            ("head_hidden", self.head_hidden, 0, 65_536, False),
+            ("head_views", self.head_views, 0, 100, False),
+            ("crop_min_area", self.crop_min_area, 0.01, 1, False),
+            ("mixup_alpha", self.mixup_alpha, 0, 100, False),
+            ("cutmix_alpha", self.cutmix_alpha, 0, 100, False),
+            ("label_smoothing", self.label_smoothing, 0, 0.9, False),
+            ("dropout", self.dropout, 0, 0.95, False),
+            ("stochastic_depth", self.stochastic_depth, 0, 0.95, False),
+            ("ema_decay", self.ema_decay, 0, 0.999999, False),
+            ("bn_momentum", self.bn_momentum, 0, 1, True),
+            ("patience_epochs", self.patience_epochs, 0, 100_000, False),
+            ("cache_mb", self.cache_mb, 0, 10_000_000, False),
+        )
+        for name, value, low, high, above in bounds:
+            if not low <= value <= high or (above and value == low):
+                between = f"above {low} and at most {high}" if above else f"{low} to {high}"
+                raise HandlensError(f"{name} is {value}, expected {between}")
+        for field in dataclasses.fields(self):
+            allowed = typing.get_args(_types()[field.name])
+            if allowed and (value := getattr(self, field.name)) not in allowed:
+                raise HandlensError(f"{field.name} is {value!r}, expected {' or '.join(allowed)}")
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write as TOML, atomically."""
+        with files.atomic(path, "w") as file:
+            file.write("# handlens train --recipe THIS_FILE repeats the run\n")
+            for name, value in dataclasses.asdict(self).items():
+                file.write(f"{name} = {json.dumps(value, ensure_ascii=False)}\n")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read what `write` wrote; fields that are left out keep their defaults. Raises HandlensError."""
+        return cls(**read_toml(path))
+
+
+def _types() -> dict[str, Any]:
+    return typing.get_type_hints(Recipe)
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields that a recipe file sets, checked for names and types. Raises HandlensError."""
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HandlensError(f"{path} cannot be read ({error.strerror})", "check the path of the recipe") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise HandlensError(f"{path} is not TOML ({error})", "see recipe.toml in any run's folder") from error
+    hints = _types()
+    for name, value in values.items():
+        if name not in hints:
+            raise HandlensError(f"{path} sets {name!r}, which a recipe does not have", f"it has {', '.join(hints)}")
+        kind = str if typing.get_origin(hints[name]) is Literal else hints[name]
+        fits = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+        if not fits or (isinstance(value, bool) and kind is not bool):
+            raise HandlensError(f"{path} sets {name} to {value!r}, expected {getattr(kind, '__name__', kind)}")
+    return values
+
+
+_FOR_MODE: dict[str, dict[str, Any]] = {
+    "full": {"lr": 2e-3, "backbone_lr_ratio": 0.2},
+    "last": {"lr": 2e-3, "backbone_lr_ratio": 0.25, "augment": "light"},
+    "head": {"lr": 1e-2, "epochs": 60, "batch_size": 128, "weight_decay": 0.05, "ema_decay": 0.0, "warmup_epochs": 2.0},
+    "scratch": {
+        "lr": 4e-3,
+        "backbone_lr_ratio": 1.0,
+        "warmup_epochs": 5.0,
+        "weight_decay": 0.05,
+        "ema_decay": 0.998,
+        "mixup_alpha": 0.1,
+        "cutmix_alpha": 0.0,
+        "crop_min_area": 0.25,
+    },
+}
+_PHOTOS_SEEN = {"full": 20_000, "last": 20_000, "scratch": 240_000}  # epochs x photos that are enough for thousands
+_EPOCHS = {"full": (8, 40), "last": (8, 40), "scratch": (60, 300)}
+
+
+def choose(counts: Sequence[int], given: types.MappingProxyType[str, Any] | dict[str, Any]) -> Recipe:
+    """The recipe for training photos with `counts` a class; every field in `given` is kept as it is.
+
+    Fewer photos get more epochs, smaller batches, frozen batch norm and weaker averaging; unequal classes (beyond
+    1 : 3) get a weighted loss.
+    """
+    num_photos = sum(counts)
+    mode = given.get("mode", Recipe.mode)
+    chosen: dict[str, Any] = dict(_FOR_MODE.get(mode, {}))
+    if mode in _EPOCHS:
+        low, high = _EPOCHS[mode]
+        chosen["epochs"] = min(high, max(low, round(_PHOTOS_SEEN[mode] / num_photos)))
+        chosen["batch_size"] = 32 if num_photos >= 320 else max(4, min(16, num_photos // 4))
+    epochs, batch_size = given.get("epochs", chosen["epochs"]), given.get("batch_size", chosen["batch_size"])
+    steps = epochs * max(1, num_photos // batch_size)
+    if chosen.get("ema_decay", Recipe.ema_decay):  # the average spans at most a tenth of the run
+        chosen["ema_decay"] = min(chosen.get("ema_decay", Recipe.ema_decay), round(max(0.0, 1 - 10 / steps), 4))
+    chosen["warmup_epochs"] = min(chosen.get("warmup_epochs", Recipe.warmup_epochs), round(epochs / 5, 2))
+    chosen["freeze_bn"] = mode in ("full", "last") and num_photos < 200
+    if max(counts) > 3 * min(counts):
+        chosen["balance"] = "weights"
+    return Recipe(**{**chosen, **given})
