@@ -22,3 +22,56 @@ def shared() -> Path:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+COLOURS = {"blue sky": (40, 80, 220), "花朵": (220, 60, 60), "🌿 leaf": (40, 180, 60)}  # classes in sorted order
+
+
+@pytest.fixture(scope="session")
+def tiny_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three classes with twelve 40 x 48 px photos each, told apart by their colour. Not to be changed."""
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for number in range(12):
+            pixels = np.clip(random.normal(colour, 30, (40, 48, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:02}.jpg")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_photos: Path) -> Path:
+    """A checkpoint of a small net whose head is fitted to the tiny photos. Not to be changed."""
+    import torch
+
+    from handlens import checkpoint, nets, photos
+    from handlens.preprocess import Preprocess
+
+    torch.manual_seed(0)
+    arguments = {"width": 0.1}
+    net = nets.create("mobilenet_v2", len(COLOURS), **arguments)
+    preprocess = Preprocess(image_px=32, resize_px=36)
+    images, labels = next(photos.batches(photos.scan(tiny_photos), preprocess, 36))
+    inputs = torch.from_numpy(preprocess.normalise(images))
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0  # the statistics of these photos
+        net.train()(inputs)
+        features = net.eval().embed(inputs)
+        padded = torch.cat([features, features.new_ones(len(features), 1)], 1)
+        solved = torch.linalg.pinv(padded, rtol=1e-3) @ (8.0 * torch.eye(len(COLOURS))[torch.from_numpy(labels)])
+        net.classifier[-1].weight.copy_(solved[:-1].T)
+        net.classifier[-1].bias.copy_(solved[-1])
+    run = tmp_path_factory.mktemp("run")
+    checkpoint.save(
+        run,
+        checkpoint.Checkpoint(
+            net=net, name="mobilenet_v2", arguments=arguments, classes=tuple(COLOURS), preprocess=preprocess
+        ),
+    )
+    return run

@@ -1,1 +1,70 @@
-"""."""
+"""The command line: one file a command, and what all of them do with errors.
+
+A command's file imports rooms inside its function: `handlens --help` loads neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from handlens.cli import env, evaluate, nets, predict, train
+from handlens.errors import HandlensError
+
+app = typer.Typer(
+    name="handlens",
+    help="From a folder of labelled photos to a small image classifier, proven on real photos.",
+    epilog="Begin with `handlens demo`, or with photos of your own: `handlens train PHOTOS`.",
+    rich_markup_mode=None,  # rich's markup costs every call a quarter of a second
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("nets")(nets.nets)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("env")(env.env)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import handlens
+
+        print(f"handlens {handlens.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def handlens(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and leave."
+    ),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script. Exit codes: 0 done, 2 something the user can mend (one sentence), 130 Ctrl-C.
+
+    Anything else is a bug of handlens and shows its traceback.
+    """
+    try:
+        app(prog_name="handlens")
+    except HandlensError as error:
+        _fail(str(error))
+    except OSError as error:
+        from handlens.files import disk_error
+
+        sentence = disk_error(error, error.filename or "a file")
+        if not isinstance(sentence, HandlensError):
+            raise
+        _fail(str(sentence))
+
+
+def _fail(sentence: str) -> None:
+    from handlens.cli.screen import note
+
+    note("handlens: " + " ".join(sentence.split()))
+    sys.exit(2)

@@ -18,6 +18,7 @@ SECONDS_BETWEEN_LINES = 30.0  # where standard error is no terminal, progress is
 def progress(label: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on standard error with rate and time left; gives `update(done, total)`, which any thread may call.
 
+    The bar appears at the first update: work that turns out to be done already shows none.
     Where standard error is not a terminal it is one plain line every 30 seconds at most, and none for short work.
     """
     if not sys.stderr.isatty():
@@ -43,14 +44,18 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[[int, in
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, rate="")
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(label, total=total, rate="")
 
-        def update(done: int, total: int | None = total) -> None:
-            rate = done / max(1e-9, time.monotonic() - start)
-            bar.update(task, completed=done, total=total, rate=f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+    def update(done: int, total: int | None = total) -> None:
+        rate = done / max(1e-9, time.monotonic() - start)
+        bar.update(task, completed=done, total=total, rate=f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+        bar.start()  # does nothing when it runs already
 
+    try:
         yield update
+    finally:
+        bar.stop()
 
 
 def _lines(label: str, total: int | None) -> Callable[[int, int | None], None]:
@@ -79,7 +84,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     shown = Table(box=box.SIMPLE_HEAD if terminal else None, title=title or None, title_justify="left", pad_edge=False)
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
-        shown.add_column(Text(column), justify="right" if numeric else "left", no_wrap=not terminal)
+        shown.add_column(Text(column), justify="right" if numeric else "left", no_wrap=not terminal, overflow="fold")
     for row in rows:
         shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))  # Text: no markup in class names
     console = Console(width=None if terminal else 10_000, highlight=False)
@@ -89,9 +94,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 
 def _is_number(cell: Any) -> bool:
-    return (
-        cell is None or isinstance(cell, (int, float)) or str(cell).replace(",", "").rstrip("%").strip("-+. ").isdigit()
-    )
+    digits = str(cell).replace(",", "").replace(".", "").strip("-+% ")
+    return cell is None or digits.isdigit()
 
 
 def print_json(value: Any) -> None:

@@ -1,1 +1,144 @@
-"""."""
+"""A trained network and photos in, guesses out: `load(run).predict(photo) -> [Guess(name, probability)]`.
+
+Nothing here needs torch until a network that needs it is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from handlens.errors import HandlensError, PhotoError, missing_extra
+from handlens.photos import in_threads
+from handlens.preprocess import Preprocess, Source
+
+__all__ = ["Classifier", "Guess", "from_weights", "load"]
+
+
+class Guess(NamedTuple):
+    """A class's name and its probability in [0, 1]."""
+
+    name: str
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A trained network ready for use, on any runtime.
+
+    predict_batch: uint8 RGB (B, image_px, image_px, 3), as `preprocess.load` gives it -> float32 (B, K) probabilities.
+    net: the network's name.  note: what its user should know of how it was put together, or "".
+    """
+
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    predict_batch: Callable[[np.ndarray], np.ndarray]
+    net: str = ""
+    note: str = ""
+
+    def predict(self, photo: Source, top: int = 5) -> list[Guess]:
+        """The `top` most probable classes of one photo, best first. Raises PhotoError when it cannot be read."""
+        return self._guesses(self.predict_batch(self.preprocess.load(photo)[None])[0], top)
+
+    def predict_many(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        top: int = 5,
+        batch_size: int = 32,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[Path, list[Guess] | PhotoError]]:
+        """Guesses for many photos, in order; threads decode ahead of the network.
+
+        A photo that cannot be read comes with its PhotoError in place of guesses. `progress` is called with (done,
+        total) after each batch.
+        """
+        photos = [Path(path) for path in paths]
+        done = 0
+
+        def read(path: Path) -> np.ndarray | PhotoError:
+            try:
+                return self.preprocess.load(path)
+            except PhotoError as error:
+                return error
+
+        with contextlib.closing(in_threads(read, photos, ahead=2 * batch_size)) as decoded:
+            while batch := list(itertools.islice(decoded, batch_size)):
+                readable = [image for image in batch if isinstance(image, np.ndarray)]
+                rows = iter(self.predict_batch(np.stack(readable)) if readable else ())
+                for path, image in zip(photos[done:], batch, strict=False):
+                    yield path, image if isinstance(image, PhotoError) else self._guesses(next(rows), top)
+                done += len(batch)
+                if progress:
+                    progress(done, len(photos))
+
+    def _guesses(self, probabilities: np.ndarray, top: int) -> list[Guess]:
+        best = np.argsort(-probabilities, kind="stable")[: max(1, top)]
+        return [Guess(self.classes[index], float(probabilities[index])) for index in best]
+
+
+def load(path: str | os.PathLike[str]) -> Classifier:
+    """The classifier in a run folder. Raises HandlensError when it is none, is damaged, or torch is missing."""
+    folder = Path(path)
+    if not folder.exists():
+        raise HandlensError(f"there is no run {folder}", "`handlens train PHOTOS` makes one")
+    _need_torch()
+    from handlens import checkpoint
+    from handlens.run import torch_runtime
+
+    found = checkpoint.load(folder)
+    return Classifier(
+        classes=found.classes,
+        preprocess=found.preprocess,
+        predict_batch=torch_runtime.predictor(found.net, found.preprocess),
+        net=found.name,
+    )
+
+
+def from_weights(
+    net: str,
+    weights: str | os.PathLike[str],
+    classes: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Classifier:
+    """The classifier of a network's name and a weight file (or "imagenet"), with the file's own preprocessing.
+
+    Such files have no class names: they are taken to be `classes` in sorted order; without `classes` they are numbers.
+    `note` says so. `progress` is called with bytes (done, total) of a download. Raises HandlensError for an unknown
+    net, a file that does not fit it or has no classifier, and when the counts of classes differ.
+    """
+    _need_torch()
+    from handlens.nets import weights as published
+    from handlens.run import torch_runtime
+
+    file = published.find(net, os.fspath(weights), progress=progress)
+    if file.num_classes is None:
+        raise HandlensError(f"{weights} has no classifier, only the layers before it", "train one from it first")
+    if classes is not None and len(classes) != file.num_classes:
+        raise HandlensError(
+            f"{weights} gives {file.num_classes} classes, the photos have {len(classes)}",
+            "evaluate it on photos of the classes it was trained on, or train from it first",
+        )
+    width = len(str(file.num_classes - 1))
+    named = tuple(sorted(classes)) if classes is not None else tuple(f"{i:0{width}}" for i in range(file.num_classes))
+    return Classifier(
+        classes=named,
+        preprocess=file.preprocess,
+        predict_batch=torch_runtime.predictor(published.load(file), file.preprocess),
+        net=net,
+        note=f"{weights} names no classes: "
+        + ("they are taken to be the folder's in sorted order" if classes is not None else "they are shown as numbers"),
+    )
+
+
+def _need_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise missing_extra("train", "torch") from None

@@ -1,0 +1,5 @@
+"""`python -m handlens` is the command `handlens`."""
+
+from handlens.cli import main
+
+main()

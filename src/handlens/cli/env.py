@@ -1,0 +1,143 @@
+"""`handlens env`: what is installed here, and what this machine can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+PACKAGES = ("numpy", "pillow", "safetensors", "torch", "lightning-fabric", "scikit-learn", "scipy", "matplotlib")
+FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "neon",
+    "asimd",
+    "asimddp",
+    "bf16",
+    "i8mm",
+)
+
+
+def env(json: bool = typer.Option(False, "--json", help="One JSON value on standard output.")) -> None:
+    """Show what is installed and what this machine has.
+
+    Versions, optional parts, runtimes, the processor, threads, and the device that training would use.
+
+    \b
+    Examples:
+      handlens env
+      handlens env --json
+    """
+    from handlens.cli import screen
+
+    facts = describe()
+    if json:
+        screen.print_json(facts)
+        return
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines += [(f"{name}: {key}", _words(member)) for key, member in value.items()]
+        else:
+            lines.append((name, _words(value)))
+    screen.table("", ("what", "here"), lines)
+
+
+def describe() -> dict[str, Any]:
+    """Versions, extras, runtimes, CPU, threads and devices, as JSON-ready values; None for what is not installed."""
+    import os
+    import platform
+    import sys
+
+    import handlens
+    from handlens import files
+
+    affinity = getattr(os, "sched_getaffinity", None)  # fewer than the machine's cores in a container
+    name, flags = _cpu()
+    return {
+        "handlens": handlens.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "executable": sys.executable,
+        "versions": versions(),
+        "extras": _extras(),
+        "runtimes": {"torch": _version("torch") is not None},
+        "cpu": name,
+        "cpu_flags": flags,
+        "cpu_threads": len(affinity(0)) if affinity else os.cpu_count(),
+        **_torch(),
+        "cache": str(files.cache_folder()),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """The installed versions of the packages that figures depend on; None for what is not installed."""
+    return {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _extras() -> dict[str, bool]:
+    """Whether all packages of each optional part are installed, as handlens's own metadata lists them."""
+    import re
+    from importlib import metadata
+
+    extras: dict[str, bool] = {}
+    for line in metadata.requires("handlens") or []:
+        if found := re.fullmatch(r"([\w.-]+).*?; *extra == ['\"](\w+)['\"]", line):
+            package, extra = found.groups()
+            extras[extra] = extras.get(extra, True) and _version(package) is not None
+    return extras
+
+
+def _torch() -> dict[str, Any]:
+    """torch's threads and the devices it finds; it is imported only if it is installed."""
+    if _version("torch") is None:
+        return {"torch_threads": None, "device": None}
+    import torch
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    device = str(found.type) if found else "cpu"
+    if device == "cuda":
+        device += f" ({torch.cuda.device_count()} x {torch.cuda.get_device_name()})"
+    return {"torch_threads": torch.get_num_threads(), "device": device}
+
+
+def _cpu() -> tuple[str, list[str]]:
+    """The processor's name and those of its instruction sets that networks profit from."""
+    import platform
+    import subprocess
+    from pathlib import Path
+
+    name, flags = platform.processor() or platform.machine(), ""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                name = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags = value
+    except OSError:  # not Linux
+        if platform.system() == "Darwin":
+            asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            name = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or name
+    return name, [flag for flag in FLAGS if flag in flags.split()]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "–"
+    return "–" if value is None else str(value)

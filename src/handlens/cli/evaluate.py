@@ -1,0 +1,189 @@
+"""`handlens evaluate`: how good is it, on photos that chose nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from handlens.evaluate import Scores
+    from handlens.photos import Photos
+    from handlens.run import Classifier
+
+SPLITS = ("train", "validation", "test")
+SPLIT_FILE, CURVES_FILE = "split.json", "curves.png"  # of a run's folder
+
+
+def evaluate(
+    run: str = typer.Argument(..., metavar="RUN", help="A run's folder, or a net's name together with --weights."),
+    photos: str = typer.Argument(
+        "",
+        metavar="PHOTOS",
+        show_default=False,
+        help="Photos with labels: a folder, a CSV or a published set. Without: the run's own.",
+    ),
+    weights: str = typer.Option("", help="A weight file for the net named in place of a run, or `imagenet`."),
+    split: str = typer.Option(
+        "", help="train, validation, test or all. Default: test where there are splits, else all."
+    ),
+    report: Path | None = typer.Option(None, help="Write the report, one HTML file, here."),
+    batch_size: int = typer.Option(32, min=1, help="Photos that go through the network at once."),
+    json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
+) -> None:
+    """Score a trained classifier on labelled photos.
+
+    Gives top-1 and, for more than five classes, top-5, both with their 95 % interval; precision, recall and F1 of
+    each class; the confusion matrix; with --report also the worst mistakes, as pictures.
+
+    \b
+    Examples:
+      handlens evaluate runs/flowers                                 the run's own test split
+      handlens evaluate runs/flowers new-photos --report report.html
+      handlens evaluate mobilenet_v2 --weights v2.safetensors photos --json
+    """
+    from handlens import evaluate as room
+    from handlens.cli import screen
+    from handlens.errors import HandlensError
+
+    if split not in ("", "all", *SPLITS):
+        raise HandlensError(f"--split is {split!r}, expected one of {', '.join(SPLITS)}, all")
+    classifier, chosen, how = _from_weights(run, weights, photos, split) if weights else _from_run(run, photos, split)
+    if classifier.note:
+        screen.note(classifier.note)
+    chosen = chosen.as_classes(classifier.classes)
+    num_seen = 0 if weights else _num_seen(Path(run), chosen)
+    if num_seen and split not in ("train", "validation"):
+        screen.note(f"{num_seen} of these {len(chosen)} photos were trained on or chosen by: the figures flatter")
+    with screen.progress("evaluating", len(chosen)) as update:
+        scores = room.score(classifier.predict_batch, chosen, classifier.preprocess, batch_size, update)
+    if report:
+        from handlens.evaluate import report as report_room
+
+        title = f"{classifier.net} on {len(scores.classes)} classes of photos"
+        facts, pictures = _background(Path(run), weights, classifier)
+        report_room.write(report, scores, chosen, title=title, split=how, facts=facts, pictures=pictures)
+        screen.note(f"the report is {report}")
+    if json:
+        more = {"net": classifier.net, "split": how, "num_seen_in_training": num_seen, "note": classifier.note}
+        screen.print_json(scores.to_dict() | more)
+        return
+    for path, reason in scores.left_out:
+        screen.note(f"left out: {path}: {reason}")
+    show(scores, how)
+
+
+def show(scores: Scores, how: str) -> None:
+    """Print scores as a sentence and a table of the classes."""
+    from handlens.cli import screen
+
+    low, high = scores.top1_ci95
+    screen.say(f"top-1 {scores.top1:.1%} (95 % interval {low:.1%} to {high:.1%}) on {scores.num_photos} photos; {how}")
+    if scores.top5 is not None and scores.top5_ci95 is not None:
+        low, high = scores.top5_ci95
+        screen.say(f"top-5 {scores.top5:.1%} (95 % interval {low:.1%} to {high:.1%})")
+    lines = [
+        (
+            line["name"],
+            *("–" if line[key] is None else f"{line[key]:.1%}" for key in ("precision", "recall", "f1")),
+            line["support"],
+        )
+        for line in scores.per_class
+    ]
+    screen.table("", ("class", "precision", "recall", "F1", "photos"), lines)
+
+
+def _from_weights(net: str, weights: str, source: str, split: str) -> tuple[Classifier, Photos, str]:
+    from handlens import run as run_room
+    from handlens.cli import screen
+    from handlens.errors import HandlensError
+
+    if not source:
+        raise HandlensError("with --weights there is no run whose photos could be used", "name a folder of photos")
+    found = _scan(source)
+    with screen.progress("downloading") as update:
+        classifier = run_room.from_weights(net, weights, found.classes, update)
+    return classifier, *_own_split(found, split)
+
+
+def _from_run(run: str, source: str, split: str) -> tuple[Classifier, Photos, str]:
+    from handlens import checkpoint
+    from handlens import run as run_room
+    from handlens.cli import screen
+    from handlens.errors import HandlensError
+
+    if split == "all" and not source:
+        raise HandlensError("--split all needs photos", f"handlens evaluate {run} PHOTOS --split all")
+    classifier = run_room.load(run)
+    if source:
+        found = _scan(source)
+        if split in ("", "all", *(found.splits or ())):
+            return classifier, *_own_split(found, split)
+    stored = Path(run) / SPLIT_FILE
+    if not stored.is_file():
+        raise HandlensError(f"{run} has no {SPLIT_FILE}", "name a folder of photos, without --split")
+    from handlens.train import Recipe, start
+
+    recipe = Recipe(**checkpoint.read_facts(run)["recipe"])
+    if source:  # the run's photos at a new place
+        recipe = dataclasses.replace(recipe, photos=source)
+    with screen.progress("looking at photos") as update:
+        data = start.data_of(recipe, stored, update)
+    for line in data.notes:
+        screen.note(line)
+    split = split or "test"
+    sizes = ", ".join(f"{len(data.splits[name])} {name}" for name in SPLITS)
+    how = f"the run's own {split} split ({sizes})" + ("; it chose nothing" if split == "test" else "")
+    return classifier, data.splits[split], how
+
+
+def _scan(source: str) -> Photos:
+    from handlens import photos as photos_room
+    from handlens.cli import screen
+
+    with screen.progress("downloading") as update:  # seen only for a published set that is not in the cache yet
+        return photos_room.scan(source, update)
+
+
+def _own_split(found: Photos, split: str) -> tuple[Photos, str]:
+    """The part of scanned photos that their own folders or CSV call `split`."""
+    from handlens.errors import HandlensError
+
+    split = split or ("test" if found.splits and "test" in found.splits else "all")
+    if split == "all":
+        return found, f"all photos of {found.root.name}"
+    if not found.splits or split not in found.splits:
+        raise HandlensError(f"{found.root} has no {split} split", "leave out --split")
+    chosen = found.select([index for index, own in enumerate(found.splits) if own == split])
+    return chosen, f"the {split} split that {found.root.name} itself names"
+
+
+def _num_seen(run: Path, photos: Photos) -> int:
+    """How many of the photos, by content, the run was trained on or chosen by."""
+    from handlens import files
+    from handlens import photos as photos_room
+
+    if not (run / SPLIT_FILE).is_file():
+        return 0
+    stored = files.read_json(run / SPLIT_FILE)
+    seen = {content for name in ("train", "validation") for content in stored.get(name, {}).values()}
+    return sum(content in seen for content in photos_room.examine(photos).sha256.values())
+
+
+def _background(run: Path, weights: str, classifier: Classifier) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What the report tells of how the classifier was made: tables of facts, and the curves of its training."""
+    import handlens
+    from handlens import checkpoint
+    from handlens.cli.env import versions
+
+    now = {"handlens": handlens.__version__, **{name: found for name, found in versions().items() if found}}
+    contract = classifier.preprocess.to_dict()
+    if weights:
+        return {"Network": {"net": classifier.net, "weights": weights}, "Pixels": contract, "Versions": now}, {}
+    facts = checkpoint.read_facts(run)
+    network = {"net": facts["net"], **facts["arguments"], "trained with handlens": facts["handlens_version"]}
+    curves = run / CURVES_FILE
+    pictures = {"Training": curves.read_bytes()} if curves.is_file() else {}
+    return {"Recipe": facts["recipe"], "Network": network, "Pixels": contract, "Versions": now}, pictures

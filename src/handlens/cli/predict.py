@@ -1,0 +1,172 @@
+"""`handlens predict`: photos in, guesses out."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+
+UNSURE = "unsure"
+FEW = 32  # no bar for so many photos or fewer
+
+
+def predict(
+    run: str = typer.Argument(..., metavar="RUN", help="A run's folder, or a net's name together with --weights."),
+    photo: list[str] = typer.Argument(..., metavar="PHOTO...", help="Photos, folders (with all below them) or globs."),
+    weights: str = typer.Option("", help="A weight file for the net named in place of a run, or `imagenet`."),
+    top: int = typer.Option(3, min=1, help="Guesses a photo."),
+    csv: Path | None = typer.Option(None, help="Write the guesses as a CSV file."),
+    sort_into: Path | None = typer.Option(None, help="Copy each photo into a folder of its answer here."),
+    min_probability: float = typer.Option(
+        0.0, min=0.0, max=1.0, help=f"Answers below this are sorted into `{UNSURE}`."
+    ),
+    json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
+) -> None:
+    """Say what is on photos.
+
+    Photos that cannot be read are listed and the rest goes on; the exit code is 2 only if none could be read.
+
+    \b
+    Examples:
+      handlens predict runs/flowers garden.jpg
+      handlens predict runs/flowers holiday "more/*.jpg" --top 1 --csv answers.csv
+      handlens predict runs/flowers holiday --sort-into sorted --min-probability 0.7
+      handlens predict mobilenet_v2 --weights v2.safetensors garden.jpg --json
+    """
+    from handlens import run as run_room
+    from handlens.cli import screen
+    from handlens.errors import PhotoError
+
+    photos = gather(photo)
+    if weights:
+        with screen.progress("downloading") as update:
+            classifier = run_room.from_weights(run, weights, progress=update)
+    else:
+        classifier = run_room.load(run)
+    if classifier.note:
+        screen.note(classifier.note)
+    folders = _folders(classifier.classes)
+    results: list[dict[str, Any]] = []
+
+    def collect(update: Any = None) -> None:
+        for path, answer in classifier.predict_many(photos, top, progress=update):
+            if isinstance(answer, PhotoError):
+                results.append({"photo": str(path), "error": str(answer)})
+                screen.note(f"left out: {answer}")
+                continue
+            result = {"photo": str(path), "guesses": [guess._asdict() for guess in answer]}
+            if sort_into:
+                name = answer[0].name if answer[0].probability >= min_probability else UNSURE
+                result["copied_to"] = str(_copy(path, sort_into / folders[name]))
+            results.append(result)
+
+    if len(photos) > FEW:
+        with screen.progress("predicting", len(photos)) as update:
+            collect(update)
+    else:
+        collect()
+    if csv:
+        _write_csv(csv, results, top)
+    if json:
+        screen.print_json(results)
+    else:
+        _show(results)
+    if all("error" in result for result in results):
+        raise typer.Exit(2)
+
+
+def gather(arguments: list[str]) -> list[Path]:
+    """The photos that the arguments name, each once: files, folders with all photos below them, and globs.
+
+    A name that is no file, no folder and no glob stays, and is reported as missing. Raises HandlensError when a
+    folder or a glob holds no photo.
+    """
+    from handlens.errors import HandlensError
+    from handlens.photos.scan import SUFFIXES
+
+    photos: list[Path] = []
+    for argument in arguments:
+        named = [argument]
+        if not os.path.lexists(argument) and glob.has_magic(argument):  # a shell that does not expand, or quotes
+            named = sorted(glob.glob(argument, recursive=True))
+        found: list[Path] = []
+        for path in map(Path, named):
+            if path.is_dir():
+                found += sorted(
+                    file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file()
+                )
+            else:
+                found.append(path)
+        if not found:
+            raise HandlensError(
+                f"there is no photo in {argument}", "check the path; photos are JPEG, PNG, WebP and so on"
+            )
+        photos += found
+    return list(dict.fromkeys(photos))
+
+
+def _folders(classes: tuple[str, ...]) -> dict[str, str]:
+    """A safe folder name for each class and for `unsure`; names that would be one folder get -2, -3."""
+    from handlens.files import safe_name
+
+    folders: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in (UNSURE, *classes):
+        if name not in folders:
+            folders[name] = _free(safe_name(name), lambda tried: tried.casefold() not in taken)
+            taken.add(folders[name].casefold())
+    return folders
+
+
+def _free(name: str, free: Any, suffix: str = "") -> str:
+    tried, number = name + suffix, 1
+    while not free(tried):
+        number += 1
+        tried = f"{name}-{number}{suffix}"
+    return tried
+
+
+def _copy(photo: Path, folder: Path) -> Path:
+    """Copy `photo` into `folder`, under a name that nothing there has, with its time of change."""
+    import shutil
+
+    from handlens import files
+
+    target = folder / _free(photo.stem, lambda tried: not os.path.lexists(folder / tried), photo.suffix)
+    with photo.open("rb") as source, files.atomic(target) as file:
+        shutil.copyfileobj(source, file)
+    shutil.copystat(photo, target)
+    return target
+
+
+def _write_csv(path: Path, results: list[dict[str, Any]], top: int) -> None:
+    import csv
+    import io
+
+    from handlens import files
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [name for rank in range(1, top + 1) for name in (f"guess_{rank}", f"probability_{rank}")]
+    writer.writerow(["photo", *columns, "error"])
+    for result in results:
+        cells = [cell for guess in result.get("guesses", ()) for cell in (guess["name"], f"{guess['probability']:.6f}")]
+        writer.writerow([result["photo"], *cells, *[""] * (len(columns) - len(cells)), result.get("error", "")])
+    with files.atomic(path) as file:
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # file names byte for byte
+
+
+def _show(results: list[dict[str, Any]]) -> None:
+    from handlens.cli import screen
+
+    lines = []
+    for result in results:
+        first, *others = result.get("guesses") or [None]
+        if first:
+            also = ", ".join(f"{guess['name']} {guess['probability']:.1%}" for guess in others)
+            lines.append((result["photo"], first["name"], f"{first['probability']:.1%}", also))
+    if lines:
+        screen.table("", ("photo", "answer", "probability", "or"), lines)

@@ -1,0 +1,156 @@
+"""Figures of a classifier on labelled photos, with their uncertainty."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from handlens.errors import HandlensError, missing_extra
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """What a classifier said of labelled photos, and every figure that follows from it.
+
+    probabilities: (N, K), a row a photo; labels: (N,) indices into the K `classes`; paths: the N photos' paths.
+    left_out: photos that could not be read, as (path, reason); they count nowhere.
+    Raises HandlensError without photos, when the shapes disagree, and for probabilities that are not finite.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        expected = (len(self.paths), len(self.classes))
+        if not self.paths:
+            raise HandlensError("there is no photo to evaluate on", "give a folder with photos that can be read")
+        if self.probabilities.shape != expected or self.labels.shape != expected[:1]:
+            raise HandlensError(
+                f"probabilities of shape {self.probabilities.shape} for {expected[0]} photos and {expected[1]} classes",
+                "the classifier's classes must be those of the photos",
+            )
+        if not np.isfinite(self.probabilities).all():
+            raise HandlensError(
+                "the network gave probabilities that are not finite", "its training diverged; train again"
+            )
+
+    @functools.cached_property
+    def predicted(self) -> np.ndarray:
+        """(N,) index of the most probable class; the first of equals."""
+        return self.probabilities.argmax(1)
+
+    @functools.cached_property
+    def confidence(self) -> np.ndarray:
+        """(N,) probability of the predicted class."""
+        return self.probabilities.max(1)
+
+    @property
+    def num_photos(self) -> int:
+        """N, without those left out."""
+        return len(self.paths)
+
+    @property
+    def top1(self) -> float:
+        """Fraction of photos whose most probable class is theirs."""
+        return float((self.predicted == self.labels).mean())
+
+    @property
+    def top1_ci95(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of `top1`."""
+        return wilson(int((self.predicted == self.labels).sum()), self.num_photos)
+
+    @functools.cached_property
+    def _in_top5(self) -> np.ndarray:
+        best = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :5]
+        hits: np.ndarray = (best == self.labels[:, None]).any(1)
+        return hits
+
+    @property
+    def top5(self) -> float | None:
+        """Fraction of photos whose class is among the five most probable; None for five classes or fewer."""
+        return float(self._in_top5.mean()) if len(self.classes) > 5 else None
+
+    @property
+    def top5_ci95(self) -> tuple[float, float] | None:
+        """Wilson's 95 % interval of `top5`; None for five classes or fewer."""
+        return wilson(int(self._in_top5.sum()), self.num_photos) if len(self.classes) > 5 else None
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats; a probability below 1e-12 counts as that."""
+        own = self.probabilities[np.arange(self.num_photos), self.labels].astype(np.float64)
+        return float(-np.log(np.maximum(own, 1e-12)).mean())
+
+    @functools.cached_property
+    def confusion(self) -> np.ndarray:
+        """(K, K) counts of photos: row their class, column the predicted one."""
+        counts = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
+        np.add.at(counts, (self.labels, self.predicted), 1)
+        return counts
+
+    @functools.cached_property
+    def per_class(self) -> list[dict[str, Any]]:
+        """For each class in order: name, precision, recall, f1 and support (photos of it).
+
+        A figure that nothing defines is None: recall of a class without photos, precision of one never predicted.
+        """
+        try:
+            from sklearn.metrics import precision_recall_fscore_support
+        except ImportError:
+            raise missing_extra("evaluate", "scikit-learn") from None
+        indices = range(len(self.classes))
+        figures = precision_recall_fscore_support(self.labels, self.predicted, labels=indices, zero_division=np.nan)
+        return [
+            {
+                "name": name,
+                "precision": _defined(precision),
+                "recall": _defined(recall),
+                "f1": _defined(f1),
+                "support": int(support),
+            }
+            for name, precision, recall, f1, support in zip(self.classes, *figures, strict=True)
+        ]
+
+    def mistakes(self) -> np.ndarray:
+        """Indices of the wrongly classified photos, those that the classifier was surest of first."""
+        wrong = np.flatnonzero(self.predicted != self.labels)
+        ordered: np.ndarray = wrong[np.argsort(-self.confidence[wrong], kind="stable")]
+        return ordered
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every figure as JSON-ready values; accuracies are fractions, `per_class` is keyed by the class's name."""
+        return {
+            "top1": self.top1,
+            "top1_ci95": list(self.top1_ci95),
+            "top5": self.top5,
+            "top5_ci95": list(self.top5_ci95) if self.top5_ci95 else None,
+            "loss": self.loss,
+            "num_photos": self.num_photos,
+            "classes": list(self.classes),
+            "per_class": {
+                line["name"]: {key: value for key, value in line.items() if key != "name"} for line in self.per_class
+            },
+            "confusion": self.confusion.tolist(),
+            "left_out": [{"photo": path, "error": reason} for path, reason in self.left_out],
+        }
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, both ends within [0, 1]."""
+    try:
+        from scipy.stats import binomtest
+    except ImportError:
+        raise missing_extra("evaluate", "scipy") from None
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

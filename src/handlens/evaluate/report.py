@@ -1,0 +1,102 @@
+"""The report: one HTML file that needs nothing else, on a phone or a desk, in light or dark."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from handlens import files
+from handlens.errors import PhotoError, missing_extra
+from handlens.evaluate import figures
+from handlens.evaluate.metrics import Scores
+from handlens.photos import Photos
+from handlens.preprocess import open_photo
+
+THUMBNAIL_PX = 176
+MOST_MISTAKES = 24
+
+
+def write(
+    path: str | os.PathLike[str],
+    scores: Scores,
+    photos: Photos,
+    *,
+    title: str,
+    split: str = "",
+    facts: Mapping[str, Any] | None = None,
+    pictures: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write the report of `scores` as a self-contained HTML file, atomically.
+
+    photos: those that were scored; their files give the thumbnails, made from pixels alone, so that neither GPS nor
+    any other metadata gets in. split: a sentence on how these photos were chosen. facts: a table each, by heading,
+    such as {"Recipe": {...}, "Versions": {...}}. pictures: PNG bytes by caption, such as the training curves.
+    """
+    try:
+        import jinja2
+    except ImportError:
+        raise missing_extra("evaluate", "jinja2") from None
+    template = resources.files("handlens.evaluate").joinpath("report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"percent": _percent, "number": _number}
+    wrong = scores.mistakes()
+    html = environment.from_string(template).render(
+        title=title,
+        scores=scores,
+        split=split,
+        confusion=_data_uri(figures.confusion(scores.confusion, scores.classes), "png"),
+        mistakes=[_mistake(scores, photos, int(index)) for index in wrong[:MOST_MISTAKES]],
+        num_mistakes=len(wrong),
+        pictures={caption: _data_uri(png, "png") for caption, png in (pictures or {}).items()},
+        facts=facts or {},
+    )
+    with files.atomic(path, "w") as file:
+        # a file name that is not text holds surrogates, which UTF-8 refuses
+        file.write(html.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _mistake(scores: Scores, photos: Photos, index: int) -> dict[str, Any]:
+    guess = int(scores.predicted[index])
+    return {
+        "photo": scores.paths[index],
+        "picture": thumbnail(photos.root / scores.paths[index]),
+        "guess": scores.classes[guess],
+        "truth": scores.classes[int(scores.labels[index])],
+        "confidence": float(scores.confidence[index]),
+    }
+
+
+def thumbnail(path: Path) -> str:
+    """A photo as a small JPEG in a data URI, with its pixels and nothing else of the file; "" if it cannot be read."""
+    try:
+        photo = open_photo(path, at_least_px=THUMBNAIL_PX)
+    except PhotoError:
+        return ""
+    photo.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    jpeg = io.BytesIO()
+    Image.fromarray(np.array(photo)).save(jpeg, "JPEG", quality=80)  # a new image: no EXIF, comment or profile
+    return _data_uri(jpeg.getvalue(), "jpeg")
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(_number, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,0 +1,213 @@
+"""What all commands share: start-up, errors, exit codes, suggestions."""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import handlens
+from handlens import cli
+from handlens.errors import HandlensError
+
+COMMANDS = [command.name for command in cli.app.registered_commands]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the console script's function: arguments -> (exit code, standard output, standard error)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["handlens", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    heavy = ("torch", "torchvision", "numpy", "PIL", "matplotlib", "lightning_fabric", "rich", "sklearn", "jinja2")
+    code = (
+        "import sys, time, handlens.cli\n"
+        "sys.argv = ['handlens', '--help']\n"
+        "try: handlens.cli.main()\n"
+        f"finally: print([name for name in {heavy!r} if name in sys.modules], time.process_time(), file=sys.stderr)"
+    )
+    found = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(3)]
+    assert all(run.returncode == 0 and run.stderr.startswith("[] ") for run in found), found[0].stderr
+    assert min(float(run.stderr.split()[-1]) for run in found) < 0.15  # the quickest: the machine may be busy
+
+
+def test_import_loads_nothing_heavy() -> None:
+    code = "import sys, handlens; print([n for n in ('torch', 'numpy', 'PIL', 'matplotlib') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_help_lists_every_command(command: Run) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    assert all(f"\n  {name} " in out for name in COMMANDS)
+    assert {"nets", "train", "evaluate", "predict", "env"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_examples_and_json(command: Run, name: str) -> None:
+    code, out, _ = command(name, "--help")
+    assert code == 0
+    assert f"\n    handlens {name}" in out
+    assert "--json" in out
+
+
+def test_version(command: Run) -> None:
+    assert command("--version") == (0, f"handlens {handlens.__version__}\n", "")
+
+
+def test_the_module_is_the_command() -> None:
+    found = subprocess.run([sys.executable, "-m", "handlens", "--version"], capture_output=True, text=True)
+    assert found.stdout == f"handlens {importlib.metadata.version('handlens')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["evalute", "run"], "Did you mean 'evaluate'?"),
+        (["predict", "run", "photo", "--min-probabilty", "1"], "--min-probability"),
+        (["nets", "--famly", "x"], "--family"),
+    ],
+)
+def test_did_you_mean(command: Run, arguments: list[str], suggestion: str) -> None:
+    code, out, err = command(*arguments)
+    assert code == 2
+    assert out == ""
+    assert suggestion in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["predict"], ["predict", "run", "photo", "--top", "0"], ["predict", "run", "x", "--min-probability", "2"]],
+)
+def test_wrong_usage_is_exit_code_2(command: Run, arguments: list[str]) -> None:
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, "")
+    assert "Usage: handlens predict" in err
+    assert "Traceback" not in err
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_our_errors_are_one_line_and_exit_code_2(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handlens.cli.env.describe", raising(HandlensError("a is\nb", "do 花")))
+    assert command("env") == (2, "", "handlens: a is b; do 花\n")
+
+
+def test_a_full_disk_is_a_sentence(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "model.bin")
+    monkeypatch.setattr("handlens.cli.env.describe", raising(full))
+    code, out, err = command("env")
+    assert (code, out) == (2, "")
+    assert err == "handlens: the disk is full: model.bin could not be written; free some space and try again\n"
+
+
+def test_ctrl_c_is_exit_code_130_and_no_traceback(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handlens.cli.env.describe", raising(KeyboardInterrupt()))
+    code, _, err = command("env")
+    assert code == 130
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EIO, "Input/output error")])
+def test_a_bug_shows_its_traceback(command: Run, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr("handlens.cli.env.describe", raising(error))
+    with pytest.raises(type(error)):
+        command("env")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise on Windows")
+def test_a_closed_pipe_is_quiet() -> None:
+    code = (
+        "import sys, handlens.cli, handlens.cli.env as env\n"
+        "env.describe = lambda: {str(i): 'x' * 1000 for i in range(1000)}\n"
+        "sys.argv = ['handlens', 'env', '--json']\n"
+        "handlens.cli.main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() != 0
+
+
+def test_completion_scripts_can_be_shown() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "handlens", "--show-completion", "bash"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+    )
+    assert found.returncode == 0
+    assert "complete" in found.stdout
+
+
+def test_env(command: Run) -> None:
+    code, out, _ = command("env", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["handlens"] == handlens.__version__
+    assert facts["versions"]["numpy"] == importlib.metadata.version("numpy")
+    assert facts["extras"]["train"] is True
+    assert facts["runtimes"]["torch"] is True
+    assert facts["cpu_threads"] >= 1
+    assert facts["torch_threads"] >= 1
+    assert isinstance(facts["device"], str)
+    code, out, _ = command("env")
+    assert code == 0
+    assert importlib.metadata.version("torch") in out
+
+
+def test_env_without_torch(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from handlens.cli import env
+
+    version = env._version
+    monkeypatch.setattr(env, "_version", lambda package: None if package == "torch" else version(package))
+    facts = env.describe()
+    assert facts["versions"]["torch"] is None
+    assert facts["extras"]["train"] is facts["runtimes"]["torch"] is False
+    assert facts["device"] is None
+    assert command("env")[0] == 0
+
+
+def test_signal_in_a_real_process_ends_it_quietly(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    code = (
+        "import sys, time, pathlib, handlens.cli, handlens.cli.env as env\n"
+        f"env.describe = lambda: (pathlib.Path({str(ready)!r}).touch(), time.sleep(30))\n"
+        "sys.argv = ['handlens', 'env']\n"
+        "handlens.cli.main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 20
+    while not ready.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"Traceback" not in err

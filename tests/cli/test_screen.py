@@ -1,0 +1,109 @@
+"""Standard output is for answers, standard error for everything else."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from handlens.cli import screen
+
+
+def test_json_of_everything_that_rooms_return(capsys: pytest.CaptureFixture[str]) -> None:
+    screen.print_json(
+        {
+            "nan": float("nan"),
+            "inf": np.float32("inf"),
+            "array": np.array([1.5, np.nan]),
+            "path": Path("a"),
+            1: (2, None),
+            "花": "🌼",
+        }
+    )
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"nan": None, "inf": None, "array": [1.5, None], "path": "a", "1": [2, None], "花": "🌼"}
+    assert "花" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize("text", ["🌼", "not text \udc80"])
+def test_json_through_a_narrow_code_page(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", stream)
+    screen.print_json([text])
+    stream.seek(0)
+    assert json.loads(stream.read()) == [text]
+
+
+def test_a_table_is_plain_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    screen.table("Title", ("name", "share"), [("[bold]<script>", "9.5 %"), ("花朵", None), ("x" * 150, "12.0 %")])
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "\x1b" not in out
+    lines = out.splitlines()
+    assert lines[0] == "Title"
+    assert lines[2].startswith("[bold]<script> ")
+    assert lines[3] == "花朵"
+    assert lines[4].startswith("x" * 150)  # never cut
+    assert lines[2].endswith("   9.5 %")
+    assert lines[4].endswith("  12.0 %")  # numbers stand at the right
+
+
+def test_a_table_on_a_terminal_has_rules(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    screen.table("", ("name",), [("a",)])
+    assert "─" in capsys.readouterr().out
+
+
+def test_progress_is_silent_for_short_work_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with screen.progress("reading") as update:
+        update(1, 2)
+        update(2, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_is_a_line_now_and_then_for_long_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(screen.time, "monotonic", lambda: next(clock))
+    with screen.progress("reading", 9) as update:
+        for done in range(1, 10):
+            update(done, 9)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[0] == "reading: 1 of 9" or err.splitlines()[0] == "reading: 2 of 9"
+    assert 2 <= len(err.splitlines()) < 9
+
+
+def test_progress_on_a_terminal_is_a_bar_on_standard_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with screen.progress("read [b]ing") as update:
+        update(3, 9)
+        update(9, 9)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "read [b]ing" in err
+    assert "9/9" in err
+    assert "/s" in err
+
+
+def test_no_work_no_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with screen.progress("downloading"):
+        pass
+    assert capsys.readouterr().err.strip() == ""
+
+
+def test_notes_go_to_standard_error_whatever_they_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    screen.note("名 \udc80")
+    screen.say("answer")
+    assert capsys.readouterr() == ("answer\n", "名 \\udc80\n")

@@ -1,0 +1,117 @@
+"""Figures against their definitions, written out anew, and against published intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from handlens.errors import HandlensError
+from handlens.evaluate import Scores
+from handlens.evaluate.metrics import wilson
+
+
+def scores(probabilities: object, labels: object, classes: int | tuple[str, ...] = 3) -> Scores:
+    names = tuple(f"class {index}" for index in range(classes)) if isinstance(classes, int) else classes
+    table = np.asarray(probabilities, dtype=np.float32)
+    return Scores(
+        probabilities=table,
+        labels=np.asarray(labels),
+        classes=names,
+        paths=tuple(f"{i}.jpg" for i in range(len(table))),
+    )
+
+
+def sure(predicted: list[int], classes: int = 3) -> np.ndarray:
+    return np.eye(classes, dtype=np.float32)[predicted] * 0.8 + 0.2 / classes
+
+
+def test_by_hand() -> None:
+    found = scores(sure([0, 0, 1, 1, 1, 0]), [0, 0, 1, 1, 0, 1])
+    assert found.top1 == pytest.approx(4 / 6)
+    assert found.confusion.tolist() == [[2, 1, 0], [1, 2, 0], [0, 0, 0]]
+    first, second, third = found.per_class
+    assert first == {"name": "class 0", "precision": 2 / 3, "recall": 2 / 3, "f1": pytest.approx(2 / 3), "support": 3}
+    assert second["support"] == 3
+    assert third == {"name": "class 2", "precision": None, "recall": None, "f1": None, "support": 0}
+    own = 0.8 + 0.2 / 3
+    assert found.loss == pytest.approx(-(4 * math.log(own) + 2 * math.log(0.2 / 3)) / 6, rel=1e-5)
+
+
+def test_random_answers_against_sums_written_out() -> None:
+    random = np.random.default_rng(0)
+    table, labels = random.dirichlet(np.ones(8), 300), random.integers(0, 8, 300)
+    found = scores(table, labels, 8)
+    predicted = [max(range(8), key=lambda k: row[k]) for row in found.probabilities]
+    assert found.top1 == sum(p == t for p, t in zip(predicted, labels, strict=True)) / 300
+    assert (
+        found.top5
+        == sum(sum(p > row[t] for p in row) < 5 for row, t in zip(found.probabilities, labels, strict=True)) / 300
+    )
+    for k, line in enumerate(found.per_class):
+        hit = sum(p == t == k for p, t in zip(predicted, labels, strict=True))
+        assert line["precision"] == pytest.approx(hit / predicted.count(k))
+        assert line["recall"] == pytest.approx(hit / (labels == k).sum())
+        assert line["f1"] == pytest.approx(2 * hit / (predicted.count(k) + (labels == k).sum()))
+    assert found.confusion.sum() == 300
+    assert found.confusion.trace() == round(300 * found.top1)
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "low", "high"),
+    # Newcombe 1998, Statistics in Medicine 17, Table I, method 3 (score without continuity correction)
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilsons_interval_as_published(hits: int, trials: int, low: float, high: float) -> None:
+    assert wilson(hits, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_intervals_of_top1_and_top5() -> None:
+    found = scores(sure([0, 1, 2, 3, 4, 5, 5], 6), [0, 1, 2, 3, 4, 5, 4], 6)
+    assert found.top1_ci95 == wilson(6, 7)
+    assert found.top5_ci95 == wilson(round(7 * (found.top5 or 0)), 7)
+
+
+@pytest.mark.parametrize(("classes", "given"), [(2, False), (5, False), (6, True)])
+def test_top5_only_for_more_than_five_classes(classes: int, given: bool) -> None:
+    found = scores(sure([0, 1], classes), [0, 1], classes)
+    assert (found.top5 is not None) == (found.top5_ci95 is not None) == given
+
+
+def test_equal_probabilities_do_not_pass_for_right() -> None:
+    found = scores(np.full((8, 8), 1 / 8), range(8), 8)
+    assert found.top1 == 1 / 8
+    assert found.top5 == 5 / 8
+
+
+def test_mistakes_are_sorted_by_confidence() -> None:
+    table = [[0.6, 0.4, 0], [0.9, 0.1, 0], [0.5, 0.3, 0.2], [0.99, 0.01, 0]]
+    assert scores(table, [1, 1, 2, 0]).mistakes().tolist() == [1, 0, 2]
+
+
+def test_to_dict_is_json_with_what_scripts_rely_on() -> None:
+    found = scores(sure([0, 1, 1]), [0, 1, 0], ("<script>", "🌼", "花朵")).to_dict()
+    read = json.loads(json.dumps(found, allow_nan=False))
+    assert read == found
+    assert {"top1", "top1_ci95", "top5", "num_photos", "per_class", "classes", "confusion"} <= set(read)
+    assert 0 <= read["top1"] <= 1
+    assert read["top5"] is None
+    assert read["num_photos"] == 3
+    assert list(read["per_class"]) == read["classes"] == ["<script>", "🌼", "花朵"]
+    assert set(read["per_class"]["🌼"]) == {"precision", "recall", "f1", "support"}
+    assert read["per_class"]["花朵"]["recall"] is None
+
+
+@pytest.mark.parametrize(
+    ("table", "labels", "sentence"),
+    [
+        (np.empty((0, 3)), [], "no photo to evaluate on"),
+        (np.full((2, 4), 0.25), [0, 1], "4\\) for 2 photos and 3 classes"),
+        (np.full((2, 3), np.nan), [0, 1], "not finite"),
+    ],
+)
+def test_refusals(table: np.ndarray, labels: list[int], sentence: str) -> None:
+    with pytest.raises(HandlensError, match=sentence):
+        scores(table, labels)

@@ -1,0 +1,68 @@
+"""Scoring photos with any function from pixels to probabilities."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from handlens import evaluate, photos
+from handlens.errors import HandlensError
+from handlens.preprocess import Preprocess
+
+PIXELS = Preprocess(image_px=16, resize_px=18)
+CLASSES = ("blue sky", "花朵", "🌿 leaf")
+CHANNELS = [2, 0, 1]  # of the classes' colours
+
+
+def by_colour(images: np.ndarray) -> np.ndarray:
+    mean = images.mean((1, 2))[:, CHANNELS]
+    return mean / mean.sum(1, keepdims=True)
+
+
+def test_every_photo_is_scored_in_order(tiny_photos: Path) -> None:
+    found = photos.scan(tiny_photos)
+    seen: list[tuple[int, int]] = []
+    scores = evaluate.score(by_colour, found, PIXELS, 5, lambda done, total: seen.append((done, total)))
+    assert scores.classes == CLASSES
+    assert scores.paths == found.paths
+    assert scores.top1 == 1
+    assert scores.num_photos == 36
+    assert scores.left_out == ()
+    assert seen[-1] == (36, 36)
+
+
+def test_wrong_answers_are_wrong(tiny_photos: Path) -> None:
+    scores = evaluate.score(lambda images: by_colour(images)[:, [1, 0, 2]], photos.scan(tiny_photos), PIXELS)
+    assert scores.top1 == pytest.approx(1 / 3)
+    assert scores.confusion.tolist() == [[0, 12, 0], [12, 0, 0], [0, 0, 12]]
+
+
+def test_broken_photos_are_left_out_and_listed(tiny_photos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    shutil.copytree(tiny_photos, root)
+    whole = (root / "花朵" / "00.jpg").read_bytes()
+    (root / "花朵" / "00.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "blue sky" / "05.jpg").write_bytes(b"no photo")
+    scores = evaluate.score(by_colour, photos.scan(root), PIXELS)
+    assert sorted(path for path, _ in scores.left_out) == ["blue sky/05.jpg", "花朵/00.jpg"]
+    assert all(reason for _, reason in scores.left_out)
+    assert scores.num_photos == 34
+    assert scores.top1 == 1
+    assert not set(scores.paths) & {"blue sky/05.jpg", "花朵/00.jpg"}
+    assert {line["photo"] for line in scores.to_dict()["left_out"]} == {"blue sky/05.jpg", "花朵/00.jpg"}
+
+
+def test_nothing_but_broken_photos(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jpg").write_bytes(b"no photo")
+    with pytest.raises(HandlensError, match="no photo to evaluate on"):
+        evaluate.score(by_colour, photos.scan(tmp_path), PIXELS)
+
+
+def test_a_classifier_of_other_classes(tiny_photos: Path) -> None:
+    with pytest.raises(HandlensError, match="2\\) for 36 photos and 3 classes"):
+        evaluate.score(lambda images: by_colour(images)[:, :2], photos.scan(tiny_photos), PIXELS)
