@@ -95,7 +95,7 @@ def _costs(names: list[str]) -> dict[str, list[int]]:
     kept_at = files.cache_folder() / "costs" / f"{key}.json"
     try:
         kept: dict[str, list[int]] = files.read_json(kept_at)
-    except HandlensError:
+    except (HandlensError, OSError):
         kept = {}
     missing = [name for name in names if name not in kept]
     if missing:

@@ -1,0 +1,198 @@
+"""`handlens evaluate`: the figures of a run, on its own test photos or on others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handlens import checkpoint, cli, photos
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["handlens", "evaluate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def run(tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> Path:
+    """A run as training leaves it: with its recipe, its split, and curves."""
+    from handlens.train import Recipe
+
+    folder = tmp_path / "run"
+    saved = checkpoint.load(tiny_run)
+    saved.recipe = dataclasses.asdict(Recipe(net="mobilenet_v2", photos=str(tiny_photos)))
+    checkpoint.save(folder, saved)
+    found = photos.scan(tiny_photos)
+    sha256 = photos.examine(found).sha256
+    photos.write_split(folder / "split.json", photos.split(found, sha256), sha256, 0)
+    from PIL import Image
+
+    Image.new("RGB", (20, 10)).save(folder / "curves.png")
+    return folder
+
+
+def test_json_is_what_scripts_rely_on(evaluate: Run, tiny_run: Path, tiny_photos: Path) -> None:
+    code, out, err = evaluate(tiny_run, tiny_photos, "--json")
+    assert (code, err) == (0, "")
+    facts = json.loads(out)
+    assert {"top1", "top1_ci95", "top5", "num_photos", "per_class", "classes"} <= set(facts)
+    assert facts["top1"] == 1.0
+    assert facts["top1_ci95"][0] < facts["top1"] <= facts["top1_ci95"][1] <= 1
+    assert facts["top5"] is None
+    assert facts["num_photos"] == 36
+    assert facts["classes"] == ["blue sky", "花朵", "🌿 leaf"]
+    assert facts["per_class"]["花朵"]["support"] == 12
+
+
+def test_table(evaluate: Run, tiny_run: Path, tiny_photos: Path) -> None:
+    code, out, _ = evaluate(tiny_run, tiny_photos)
+    assert code == 0
+    assert out.startswith("top-1 100.0% (95 % interval ")
+    assert "on 36 photos" in out.splitlines()[0]
+    assert any(line.split() == ["花朵", *["100.0%"] * 3, "12"] for line in out.splitlines())
+
+
+@pytest.mark.parametrize(("split", "count"), [("", 3), ("test", 3), ("validation", 3), ("train", 30)])
+def test_without_photos_the_runs_own_split(evaluate: Run, run: Path, split: str, count: int) -> None:
+    code, out, err = evaluate(run, "--json", *(["--split", split] if split else []))
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["num_photos"] == count
+    assert f"own {split or 'test'} split (30 train, 3 validation, 3 test)" in facts["split"]
+    assert facts["num_seen_in_training"] == (0 if split in ("", "test") else count)
+
+
+def test_the_runs_photos_at_a_new_place(evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_photos, tmp_path / "moved 🌼")
+    code, out, _ = evaluate(run, tmp_path / "moved 🌼", "--split", "test", "--json")
+    assert code == 0
+    assert json.loads(out)["num_photos"] == 3
+
+
+def test_photos_that_were_trained_on_are_said_to_be(evaluate: Run, run: Path, tiny_photos: Path) -> None:
+    code, out, err = evaluate(run, tiny_photos, "--json")
+    assert code == 0
+    assert json.loads(out)["num_seen_in_training"] == 33
+    assert "33 of these 36 photos were trained on" in err
+
+
+def test_photos_with_split_folders(evaluate: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        shutil.copytree(tiny_photos, tmp_path / name)
+    (tmp_path / "test" / "花朵" / "00.jpg").unlink()
+    for options, count in (([], 35), (["--split", "train"], 36), (["--split", "all"], 71)):
+        code, out, _ = evaluate(tiny_run, tmp_path, "--json", *options)
+        assert code == 0
+        assert json.loads(out)["num_photos"] == count
+
+
+def test_classes_are_matched_by_name_not_by_position(
+    evaluate: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_photos / "🌿 leaf", tmp_path / "🌿 leaf")  # alone it would be class 0
+    shutil.copytree(tiny_photos / "花朵", tmp_path / "花朵")
+    code, out, _ = evaluate(tiny_run, tmp_path, "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert facts["top1"] == 1.0
+    assert facts["per_class"]["blue sky"] == {"precision": None, "recall": None, "f1": None, "support": 0}
+
+
+def test_report(evaluate: Run, run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "reports" / "r.html"
+    code, out, err = evaluate(run, "--report", path, "--json")
+    assert code == 0
+    json.loads(out)
+    assert str(path) in err
+    html = path.read_text(encoding="utf-8")
+    assert "run&#39;s own test split (30 train, 3 validation, 3 test)" in html
+    for expected in ("<h2>Training</h2>", "Recipe", "head_views", "Versions", "torch"):
+        assert expected in html
+
+
+def test_a_nets_name_and_a_weight_file(evaluate: Run, tmp_path: Path, tiny_photos: Path) -> None:
+    import safetensors.torch
+
+    from handlens import nets
+
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(nets.create("mobilenet_v2", 3, width=0.35).state_dict(), path)
+    code, out, err = evaluate("mobilenet_v2", "--weights", path, tiny_photos, "--json")
+    assert code == 0
+    assert json.loads(out)["classes"] == ["blue sky", "花朵", "🌿 leaf"]
+    assert "sorted order" in err
+    safetensors.torch.save_file(nets.create("mobilenet_v2", 4, width=0.35).state_dict(), path)
+    code, out, err = evaluate("mobilenet_v2", "--weights", path, tiny_photos, "--json")
+    assert (code, out) == (2, "")
+    assert "gives 4 classes, the photos have 3" in err
+
+
+def test_other_classes_are_refused_with_the_difference(
+    evaluate: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_photos / "花朵", tmp_path / "flowers")
+    shutil.copytree(tiny_photos / "blue sky", tmp_path / "blue sky")
+    code, out, err = evaluate(tiny_run, tmp_path, "--json")
+    assert (code, out) == (2, "")
+    assert "'flowers' not expected" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nope"], "there is no run nope"),
+        (["RUN", "nope"], "there is no folder nope"),
+        (["RUN"], "has no split.json; name a folder of photos"),
+        (["RUN", "PHOTOS", "--split", "tset"], "--split is 'tset', expected one of train, validation, test, all"),
+        (["RUN", "PHOTOS", "--split", "test"], "has no split.json"),
+        (["RUN", "--split", "all"], "--split all needs photos"),
+        (["mobilenet_v2", "--weights", "w.pth"], "name a folder of photos"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    evaluate: Run,
+    tiny_run: Path,
+    tiny_photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {"RUN": str(tiny_run), "PHOTOS": str(tiny_photos)}
+    code, out, err = evaluate(*(places.get(argument, argument) for argument in arguments), "--json")
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_damaged_photo_is_left_out_and_named(
+    evaluate: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_photos, tmp_path / "photos")
+    (tmp_path / "photos" / "花朵" / "00.jpg").write_bytes(b"no photo")
+    code, out, err = evaluate(tiny_run, tmp_path / "photos")
+    assert code == 0
+    assert "on 35 photos" in out
+    assert "left out: 花朵/00.jpg" in err
+
+
+def test_a_report_that_cannot_be_written(evaluate: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, out, err = evaluate(tiny_run, tiny_photos, "--report", tmp_path / "file" / "r.html", "--json")
+    assert (code, out) == (2, "")
+    assert "in the way" in err

@@ -1,0 +1,211 @@
+"""`handlens predict`: photos in, guesses out, files sorted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handlens import cli
+from handlens.cli.predict import _folders, gather
+from handlens.errors import HandlensError
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["handlens", "predict", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_json_is_what_scripts_rely_on(predict: Run, tiny_run: Path, tiny_photos: Path) -> None:
+    photos = [tiny_photos / "花朵" / "03.jpg", tiny_photos / "blue sky" / "00.jpg"]
+    code, out, err = predict(tiny_run, *photos, "--top", 2, "--json")
+    assert (code, err) == (0, "")
+    answers = json.loads(out)
+    assert [answer["photo"] for answer in answers] == [str(photo) for photo in photos]
+    assert [answer["guesses"][0]["name"] for answer in answers] == ["花朵", "blue sky"]
+    for answer in answers:
+        assert set(answer) == {"photo", "guesses"}
+        assert len(answer["guesses"]) == 2
+        assert all(
+            set(guess) == {"name", "probability"} and 0 <= guess["probability"] <= 1 for guess in answer["guesses"]
+        )
+
+
+def test_table(predict: Run, tiny_run: Path, tiny_photos: Path) -> None:
+    code, out, _ = predict(tiny_run, tiny_photos / "花朵")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["photo", "answer", "probability", "or"]
+    assert len(lines) == 13
+    assert all("花朵" in line and "%, " in line for line in lines[1:])
+
+
+def test_unreadable_photos_are_listed_and_the_rest_goes_on(
+    predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no photo")
+    missing = tmp_path / "missing.jpg"
+    code, out, err = predict(tiny_run, tmp_path / "broken.jpg", tiny_photos / "花朵" / "00.jpg", missing, "--json")
+    assert code == 0
+    broken, good, absent = json.loads(out)
+    assert set(broken) == set(absent) == {"photo", "error"}
+    assert good["guesses"][0]["name"] == "花朵"
+    assert "does not exist" in absent["error"]
+    assert len(err.splitlines()) == 2
+
+
+def test_nothing_readable_is_exit_code_2(predict: Run, tiny_run: Path, tmp_path: Path) -> None:
+    code, out, err = predict(tiny_run, tmp_path / "missing.jpg", "--json")
+    assert code == 2
+    assert "error" in json.loads(out)[0]
+    assert "missing.jpg does not exist" in err
+
+
+def test_folders_and_globs(tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(tiny_photos, tmp_path / "all")
+    (tmp_path / "all" / "notes.txt").write_text("no photo")
+    (tmp_path / "all" / ".hidden.jpg").write_bytes(b"")
+    (tmp_path / "all" / "SHOUTED.JPG").write_bytes(b"")
+    (tmp_path / "odd[1].jpg").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert len(gather(["all"])) == 37
+    assert gather(["all/花朵/0[0-2].jpg"]) == [Path(f"all/花朵/0{index}.jpg") for index in range(3)]
+    assert len(gather(["all/**/*.jpg"])) == 36
+    assert len(gather(["al*"])) == 37  # a glob that matches a folder
+    assert gather(["odd[1].jpg"]) == [Path("odd[1].jpg")]  # a file of that very name is no glob
+    assert len(gather(["all", "all/花朵/00.jpg"])) == 37  # each once
+    assert gather(["nope.jpg"]) == [Path("nope.jpg")]
+
+
+@pytest.mark.parametrize("argument", ["empty", "*.nope"])
+def test_no_photo_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HandlensError, match="there is no photo in"):
+        gather([argument])
+
+
+def test_csv(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    odd = tmp_path / 'a, "b" 🌼.jpg'
+    shutil.copy(tiny_photos / "花朵" / "00.jpg", odd)
+    table = tmp_path / "new" / "answers.csv"
+    code, _, _ = predict(tiny_run, odd, tmp_path / "missing.jpg", "--csv", table, "--top", 2)
+    assert code == 0
+    with table.open(encoding="utf-8", newline="") as file:
+        header, good, absent = csv.reader(file)
+    assert header == ["photo", "guess_1", "probability_1", "guess_2", "probability_2", "error"]
+    assert good[:2] == [str(odd), "花朵"]
+    assert 0.5 < float(good[2]) <= 1
+    assert good[-1] == ""
+    assert absent[1:5] == [""] * 4
+    assert "does not exist" in absent[5]
+    assert len(absent) == 6
+
+
+def test_sort_into(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for folder in ("one", "two"):
+        (source / folder).mkdir(parents=True)
+        shutil.copy2(tiny_photos / "花朵" / "00.jpg", source / folder / "same.jpg")
+    shutil.copy(tiny_photos / "blue sky" / "00.jpg", source / "sky.jpg")
+    (source / "broken.jpg").write_bytes(b"no photo")
+    code, text, _ = predict(tiny_run, source, "--sort-into", out, "--json")
+    assert code == 0
+    assert tree(out) == ["blue sky/sky.jpg", "花朵/same-2.jpg", "花朵/same.jpg"]
+    assert sorted(line["copied_to"] for line in json.loads(text) if "guesses" in line) == sorted(
+        str(out / path) for path in tree(out)
+    )
+    for name in ("same.jpg", "same-2.jpg"):
+        assert (out / "花朵" / name).read_bytes() == (source / "one" / "same.jpg").read_bytes()
+    assert (out / "花朵" / "same.jpg").stat().st_mtime == (source / "one" / "same.jpg").stat().st_mtime
+    assert len(tree(source)) == 4  # copied, not moved
+    predict(tiny_run, source / "sky.jpg", "--sort-into", out)
+    assert tree(out / "blue sky") == ["sky-2.jpg", "sky.jpg"]  # a second time overwrites nothing
+
+
+def test_those_under_min_probability_are_apart(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "in").mkdir()
+    one, other = (Image.open(tiny_photos / name / "00.jpg") for name in ("花朵", "blue sky"))
+    for share in range(11):
+        Image.blend(one, other, share / 10).save(tmp_path / "in" / f"{share:02}.png")
+    answers = json.loads(predict(tiny_run, tmp_path / "in", "--json")[1])
+    probabilities = sorted(answer["guesses"][0]["probability"] for answer in answers)
+    assert probabilities[3] < probabilities[4]
+    least = (probabilities[3] + probabilities[4]) / 2
+    predict(tiny_run, tmp_path / "in", "--sort-into", tmp_path / "out", "--min-probability", least)
+    assert len(tree(tmp_path / "out" / "unsure")) == 4
+    assert len(tree(tmp_path / "out")) == 11
+
+
+def test_class_names_become_folders_that_stay_inside_and_apart() -> None:
+    classes = ("../up", "a/b", "a:b", "unsure", "Rose", "rose", "CON")
+    folders = _folders(classes)
+    assert len({folder.casefold() for folder in folders.values()}) == len(set(folders))
+    assert all(os.path.basename(folder) == folder and folder not in ("", ".", "..") for folder in folders.values())
+    assert folders["a/b"] == "a_b"
+    assert folders["a:b"] == "a_b-2"
+    assert {folders["Rose"], folders["rose"]} == {"Rose", "rose-2"}
+
+
+def test_a_bar_for_many_goes_to_standard_error(
+    predict: Run, tiny_run: Path, tiny_photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlens.cli.screen.SECONDS_BETWEEN_LINES", 0)
+    code, out, err = predict(tiny_run, tiny_photos, "--json")
+    assert code == 0
+    assert len(json.loads(out)) == 36
+    assert "predicting: 36 of 36" in err
+
+
+def test_a_nets_name_and_a_weight_file(predict: Run, tmp_path: Path, tiny_photos: Path) -> None:
+    import safetensors.torch
+
+    from handlens import nets
+
+    net = nets.create("mobilenet_v2", 12, width=0.35)
+    safetensors.torch.save_file(net.state_dict(), tmp_path / "weights.safetensors")
+    code, out, err = predict(
+        "mobilenet_v2", "--weights", tmp_path / "weights.safetensors", tiny_photos / "花朵" / "00.jpg", "--json"
+    )
+    assert code == 0
+    assert all(guess["name"] in [f"{index:02}" for index in range(12)] for guess in json.loads(out)[0]["guesses"])
+    assert "names no classes" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nope", "photo.jpg"], "there is no run"),
+        (["mobilenet_v9", "--weights", "w.pth", "photo.jpg"], "there is no net named 'mobilenet_v9'; did you mean"),
+        (["mobilenet_v2", "--weights", "w.pth", "photo.jpg"], "w.pth does not exist"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    predict: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = predict(*arguments, "--json")
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert len(err.splitlines()) == 1
+    assert err.startswith("handlens: ")
