@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-import handlens
 from handlens import files, nets
 from handlens.errors import HandlensError
 from handlens.nets import Net
@@ -80,7 +80,7 @@ def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dt
         file.write(data)
     facts = {
         "format_version": FORMAT_VERSION,
-        "handlens_version": handlens.__version__,
+        "handlens_version": version("handlens"),
         "net": checkpoint.name,
         "arguments": checkpoint.arguments,
         "classes": list(checkpoint.classes),
