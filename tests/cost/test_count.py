@@ -21,6 +21,7 @@ PUBLISHED = {  # net: (parameters, MACs) at 224 px
     "mobilenet_v1_025": (470_072, 41_030_272),
     "mobilenet_v2": (3_504_872, 300_774_272),
     "mobilenet_v2_140": (6_108_776, 582_195_824),
+    "mobilenet_v2_035": (1_677_128, 59_285_808),
     "mobilenet_v3_large": (5_483_032, 216_589_760),
     "mobilenet_v3_large_075": (3_993_528, 154_560_624),
     "mobilenet_v3_large_minimalistic": (3_924_288, 209_136_704),
@@ -87,6 +88,13 @@ def test_the_network_is_left_as_it_was() -> None:
 def test_the_published_size_is_the_default() -> None:
     assert count("mobilenet_v1") == count("mobilenet_v1", 224)
     assert count("mobilenet_v1").macs > 3 * count("mobilenet_v1", 112).macs
+
+
+def test_counting_is_in_evaluation() -> None:
+    """At 32 px the last maps are 1x1: batch norm in training refuses those of one photo."""
+    assert 0 < count("mobilenet_v2", 32).macs < count("mobilenet_v2", 64).macs
+    net = nets.create("mobilenet_v3_small", 5, width=0.35).train()
+    assert count(net, 32).macs > 0
 
 
 def test_what_does_not_fit_is_refused() -> None:
