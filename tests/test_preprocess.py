@@ -111,8 +111,15 @@ def test_thin_strips_are_cut_as_if_resized_whole(size: tuple[int, int]) -> None:
     assert difference(preprocess.fit(image), whole).max() <= 1
 
 
-def test_a_strip_of_one_pixel_takes_no_gigabytes() -> None:
-    strip = Image.new("RGB", (1, 60000), (1, 2, 3))  # resized whole it would be 256 x 15,360,000: 12 GB
+def test_a_strip_of_one_pixel_takes_no_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    strip = Image.new("RGB", (1, 60000), (1, 2, 3))  # resized whole it would be 256 x 15,360,000: 16 GB
+    resize = Image.Image.resize
+
+    def small_only(image: Image.Image, size: tuple[int, int], *args: Any, **options: Any) -> Image.Image:
+        assert size == (224, 224)
+        return resize(image, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", small_only)
     assert (Preprocess().fit(strip) == (1, 2, 3)).all()
 
 

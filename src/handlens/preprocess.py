@@ -158,8 +158,7 @@ def open_photo(source: Source, at_least_px: int | None = None) -> Image.Image:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
             if at_least_px and image.format in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a second picture inside
                 image.draft(None, shorter_side_to(*image.size, 2 * at_least_px))
-            image.load()  # before the orientation: for TIFF Pillow applies it while loading
-            ImageOps.exif_transpose(image, in_place=True)
+            ImageOps.exif_transpose(image, in_place=True)  # loads the pixels first
             return _to_rgb(image)
     except FileNotFoundError:
         raise PhotoError(f"{name} does not exist", "check the path") from None

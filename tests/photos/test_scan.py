@@ -147,11 +147,15 @@ def test_a_folder_that_may_not_be_read(make_folder: Make, monkeypatch: pytest.Mo
         scan(root)
 
 
-def test_links_that_lead_in_a_circle(make_folder: Make) -> None:
+def test_links_that_lead_in_a_circle(make_folder: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_folder({"a": 1, "b": 1})
     (root / "a" / "again").symlink_to(root / "a", target_is_directory=True)
+    visits: list[str] = []
+    real = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: (visits.append(path), real(path))[1])
     (root / "b" / "gone.png").symlink_to(root / "nowhere.png")
     assert scan(root).paths == ("a/000.png", "b/000.png", "b/gone.png")  # examine reports the link to nothing
+    assert len(visits) == 3  # a, the link back to a, b
 
 
 # Training needs more --------------------------------------------------------------------------------------------------

@@ -169,6 +169,16 @@ def test_moved_photos_are_found_by_content(written: Written) -> None:
     }
 
 
+def test_one_of_two_copies_moved(tmp_path: Path) -> None:
+    photos, sha256 = table({"a": 10})
+    sha256["a/0007.jpg"] = sha256["a/0002.jpg"]
+    write_split(tmp_path / "split.json", split(photos, sha256), sha256, seed=0)
+    paths = tuple("a/z.jpg" if path == "a/0007.jpg" else path for path in photos.paths)
+    moved = Photos(root=photos.root, paths=paths, labels=photos.labels, classes=photos.classes)
+    found = read_split(tmp_path / "split.json", moved, sha256 | {"a/z.jpg": sha256["a/0002.jpg"]})
+    assert sorted(path for part in found.values() for path in part.paths) == sorted(paths)
+
+
 def test_a_photo_moved_to_its_right_class_gets_its_label(written: Written) -> None:
     path, photos, sha256, parts = written
     old = parts["test"].paths[0]

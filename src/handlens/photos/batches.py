@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import itertools
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -32,10 +31,9 @@ def batches(
     decoded = in_threads(
         lambda i: preprocess.load(photos.path(i)), range(len(photos)), ahead=2 * batch_size, threads=threads
     )
-    with contextlib.closing(decoded):
-        for start in range(0, len(photos), batch_size):
-            labels = photos.labels[start : start + batch_size]
-            yield np.stack(list(itertools.islice(decoded, len(labels)))), labels.copy()
+    for start in range(0, len(photos), batch_size):
+        labels = photos.labels[start : start + batch_size]
+        yield np.stack(list(itertools.islice(decoded, len(labels)))), labels.copy()
 
 
 def in_threads(

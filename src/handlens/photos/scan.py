@@ -296,12 +296,14 @@ def _photos_below(root: Path, folder: str) -> list[str]:
     seen: set[str] = set()
     for parent, folders, names in os.walk(root / folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else [name for name in folders if _visible(name)]
-        if real not in seen:
-            seen.add(real)
-            paths = [Path(parent, name) for name in names if _is_photo(name)]
-            # A pipe would block its reader for ever; a link to nothing stays, and is reported as broken.
-            found += [path.relative_to(root).as_posix() for path in paths if path.is_file() or not path.exists()]
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if _visible(name)]
+        paths = [Path(parent, name) for name in names if _is_photo(name)]
+        # A pipe would block its reader for ever; a link to nothing stays, and is reported as broken.
+        found += [path.relative_to(root).as_posix() for path in paths if path.is_file() or not path.exists()]
     return sorted(found)
 
 

@@ -50,7 +50,7 @@ def split(
                 side[group] = name
             start += count
     for label in sorted(set(photos.labels[pool].tolist()) - set(photos.labels[side == "train"].tolist())):
-        # Its only photos are duplicates of another class's, drawn elsewhere: to train on them goes before all else.
+        # Rounding, or another class that has the same photo, left it nothing to train on, which goes before all else.
         side[next(group for group in reversed(groups) if label in photos.labels[group])] = "train"
     return {name: photos.select(np.flatnonzero(side == name)) for name in SPLITS}
 
@@ -72,11 +72,8 @@ def _groups(
 
 
 def _sizes(count: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """How many of a class's groups each missing split gets; at least one stays for train."""
-    sizes = {name: max(round(count * share), int(count >= 3)) for name, share in shares.items()}
-    while sizes and sum(sizes.values()) >= max(count, 1) and max(sizes.values()) > 0:
-        sizes[max(sizes, key=sizes.__getitem__)] -= 1
-    return sizes
+    """How many of a class's groups each missing split gets."""
+    return {name: max(round(count * share), int(count >= 3)) for name, share in shares.items()}
 
 
 def write_split(
