@@ -150,7 +150,7 @@ def load(folder: str | os.PathLike[str]) -> Checkpoint:
         raise HandlensError(
             f"{folder} names {len(classes)} classes, but its head gives {len(head)} logits", "train again"
         )
-    _fill(net, {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}, path)
+    _fill(net, stored, path)
     return Checkpoint(
         net=net.eval(),
         name=facts["net"],
@@ -172,7 +172,7 @@ def _fill(net: Net, stored: dict[str, Tensor], path: Path) -> None:
     if differing:
         more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
         raise HandlensError(f"{path} does not fit the net it names: {differing[0]}{more}", "train again")
-    net.load_state_dict(stored)
+    net.load_state_dict(stored)  # copies into the net's float32, whatever was stored
 
 
 def _shape(tensors: dict[str, Tensor], key: str) -> tuple[int, ...] | str:
