@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from handlens import checkpoint, evaluate, files, run
+from handlens import checkpoint, evaluate, files, nets, run
 from handlens.checkpoint import Checkpoint
 from handlens.errors import HandlensError
 from handlens.evaluate import report
-from handlens.nets import Net
 from handlens.train import logs, loop, start
 from handlens.train.features import features
 from handlens.train.head import fit_head
@@ -107,6 +106,8 @@ def fit(
     for note in data.notes:
         watcher.note(note)
     begun = start.start_of(recipe, data.classes)
+    if recipe.mode != "head":  # a head's extra layer comes after the features are computed
+        begun = _with_hidden(recipe, begun)
     precision, step_s = loop.faster_precision(loop.prepare(begun.net, recipe), recipe, fabric.device)
     recipe = dataclasses.replace(recipe, precision=precision)  # type: ignore[arg-type]
     watcher.note(_plan(recipe, data, begun, step_s, fabric))
@@ -120,12 +121,12 @@ def fit(
     fabric.barrier()
     since = time.monotonic()
     train = _fit_head if recipe.mode == "head" else _fit_all
-    net, log = train(recipe, data, begun, folder, fabric, watcher)
+    trained, log = train(recipe, data, begun, folder, fabric, watcher)
     metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(log)}
     metrics |= {"device": _device_name(fabric.device), "photos": {k: len(v) for k, v in data.splits.items()}}
     metrics["notes"] = list(data.notes)
     if fabric.global_rank == 0:
-        _judge(net, log, recipe, data, begun, folder, metrics, watcher)
+        _judge(trained, log, recipe, data, folder, metrics, watcher)
         (folder / loop.STATE).unlink(missing_ok=True)
     fabric.barrier()
     return Run(folder, recipe, data.classes, metrics)
@@ -215,7 +216,7 @@ def _device_name(device: torch.device) -> str:
 
 def _fit_all(
     recipe: Recipe, data: start.Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
-) -> tuple[Net, list[dict[str, float]]]:
+) -> tuple[start.Start, list[dict[str, float]]]:
     def on_epoch(log: list[dict[str, float]]) -> None:
         if fabric.global_rank == 0:
             logs.write_csv(folder / "log.csv", log)
@@ -224,7 +225,7 @@ def _fit_all(
 
     validation = data.splits["validation"] if len(data.splits["validation"]) else data.splits["train"]
     with contextlib.closing(Pixels(data.splits["train"], begun.preprocess, recipe.cache_mb)) as pixels:
-        return loop.fit(
+        net, log = loop.fit(
             loop.prepare(begun.net, recipe),
             pixels,
             Fixed(validation, begun.preprocess, recipe.cache_mb // 4),
@@ -235,56 +236,60 @@ def _fit_all(
             on_step=watcher.step if fabric.global_rank == 0 else lambda step: None,
             on_epoch=on_epoch,
         )
+    return dataclasses.replace(begun, net=net), log
+
+
+def _with_hidden(recipe: Recipe, begun: start.Start) -> start.Start:
+    """The start with the recipe's extra fully connected layer, if it names one."""
+    if not recipe.head_hidden:
+        return begun
+    net = nets.replace_head(begun.net, begun.net.num_classes, hidden=recipe.head_hidden)
+    return dataclasses.replace(begun, net=net, arguments={**begun.arguments, "head_hidden": recipe.head_hidden})
 
 
 def _fit_head(
     recipe: Recipe, data: start.Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
-) -> tuple[Net, list[dict[str, float]]]:
-    frozen = len(begun.net.classifier) - (4 if recipe.head_hidden else 1)  # hidden: Linear, ReLU, Dropout, Linear
-    trained = begun.net.classifier[frozen:]
-    begun.net.classifier = begun.net.classifier[:frozen].append(torch.nn.Identity())
+) -> tuple[start.Start, list[dict[str, float]]]:
     sides = {}
     for name, views in (("train", recipe.head_views), ("validation", 0)):
         photos = data.splits[name] if len(data.splits[name]) else data.splits["train"]
-        sides[name] = (
-            features(
-                begun.net,
-                photos,
-                data.sha256,
-                begun.preprocess,
-                views=views,
-                min_area=max(0.5, recipe.crop_min_area),
-                flip=recipe.flip,
-                precision=recipe.precision,
-                device=fabric.device,
-                progress=_counting(watcher, f"features of {name} photos"),
-            ),
-            photos.labels,
+        vectors = features(
+            begun.net,
+            photos,
+            data.sha256,
+            begun.preprocess,
+            views=views,
+            min_area=max(0.5, recipe.crop_min_area),
+            flip=recipe.flip,
+            precision=recipe.precision,
+            device=fabric.device,
+            progress=_counting(watcher, f"features of {name} photos"),
         )
-    begun.net.classifier = begun.net.classifier[:frozen].extend(trained)
+        sides[name] = (vectors, photos.labels)
+    frozen = len(begun.net.classifier) - 1
+    begun = _with_hidden(recipe, begun)
     net, log = fit_head(begun.net, frozen, sides["train"], sides["validation"], recipe, watcher.epoch)
     logs.write_csv(folder / "log.csv", log)
     logs.write_events(folder / "tensorboard", log)
-    return net, log
+    return dataclasses.replace(begun, net=net), log
 
 
 def _judge(
-    net: Net,
+    trained: start.Start,
     log: list[dict[str, float]],
     recipe: Recipe,
     data: start.Data,
-    begun: start.Start,
     folder: Path,
     metrics: dict[str, Any],
     watcher: Watcher,
 ) -> None:
     """Write the checkpoint, score it through the code that will use it, and write the report."""
     kept = Checkpoint(
-        net=net,
+        net=trained.net,
         name=recipe.net,
-        arguments=begun.arguments,
+        arguments=trained.arguments,
         classes=data.classes,
-        preprocess=begun.preprocess,
+        preprocess=trained.preprocess,
         recipe=dataclasses.asdict(recipe),
         metrics=metrics,
     )
@@ -297,7 +302,7 @@ def _judge(
         photos = data.splits[name]
         if len(photos):
             counting = _counting(watcher, f"judging on {name} photos")
-            scores = evaluate.score(classifier.predict_batch, photos, begun.preprocess, progress=counting)
+            scores = evaluate.score(classifier.predict_batch, photos, trained.preprocess, progress=counting)
             metrics[name] = scores.to_dict()
     if "test" in metrics:
         report.write(
@@ -306,7 +311,7 @@ def _judge(
             photos,
             title=f"{recipe.net} on {len(data.classes)} classes of photos",
             split=f"{len(photos)} test photos, cut with seed {recipe.seed}, which chose nothing in the training",
-            facts={"Recipe": dataclasses.asdict(recipe), "Pixels": begun.preprocess.to_dict(), "Versions": versions()},
+            facts={"Recipe": dataclasses.asdict(recipe), "Pixels": trained.preprocess.to_dict(), "Versions": versions()},
             pictures={"Training": picture},
         )
     checkpoint.save(folder, kept)

@@ -144,12 +144,10 @@ def start_of(recipe: Recipe, classes: Sequence[str]) -> Start:
         note = "random weights"
     else:
         file = weights.find(recipe.net, recipe.weights, recipe.width)
-        net = nets.replace_head(weights.load(file), len(classes), hidden=recipe.head_hidden)
+        net = nets.replace_head(weights.load(file), len(classes))
         arguments = dict(file.arguments)
         preprocess = file.preprocess.at(recipe.image_px)
         note = f"weights {file.label}, pixels as they were made for"
-    if recipe.head_hidden:
-        arguments["head_hidden"] = recipe.head_hidden
     nets.check_input(net, recipe.image_px)
     return Start(net, arguments, preprocess, note)
 
