@@ -164,7 +164,7 @@ def test_a_server_that_gets_nowhere_is_given_up_and_resumed_later(server: Server
     assert left_in(tmp_path) == ["file.bin.part", "file.bin.part.json"]
     server.requests.clear()
     assert fetch(server.url, sha256=SHA256, folder=tmp_path).read_bytes() == DATA
-    assert [request.get("Range") for request in server.requests] == ["bytes=50000-"]
+    assert [(request["Range"], request["If-Range"]) for request in server.requests] == [("bytes=50000-", '"one"')]
 
 
 def test_progress_counts_the_part_that_was_there(server: Server, tmp_path: Path) -> None:

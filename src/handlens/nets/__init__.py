@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from handlens.errors import HandlensError
 from handlens.nets.layers import Net, StochasticDepth, modules_of
@@ -97,5 +98,19 @@ def set_stochastic_depth(net: Net, rate: float) -> None:
 
 def on_meta(name: str, num_classes: int = 1000, **arguments: Any) -> Net:
     """The network with shapes and no memory (torch's meta device), for counting."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         return create(name, num_classes, **arguments)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws no random values: on the meta device there is nothing to fill, and it would take most of the time."""
+
+    _draws = (
+        nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_,
+        torch.Tensor.normal_, torch.Tensor.uniform_,
+    )  # fmt: skip
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._draws:
+            return (args or tuple(kwargs.values()))[0]
+        return func(*args, **(kwargs or {}))
