@@ -13,7 +13,6 @@ __version__ = "0.1.0"
 _PUBLIC = {  # name: module that defines it
     "HandlensError": "handlens.errors",
     "Preprocess": "handlens.preprocess",
-    "scan": "handlens.photos",
     "load": "handlens.run",
     "fit": "handlens.train",
 }
@@ -21,7 +20,6 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from handlens.errors import HandlensError as HandlensError
-    from handlens.photos import scan as scan
     from handlens.preprocess import Preprocess as Preprocess
     from handlens.run import load as load
     from handlens.train import fit as fit

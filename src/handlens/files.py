@@ -42,7 +42,9 @@ def atomic(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
-        with contextlib.suppress(OSError):  # gone already when the rename succeeded, never made when a file is in the way
+        with contextlib.suppress(
+            OSError
+        ):  # gone already when the rename succeeded, never made when a file is in the way
             temporary.unlink()
 
 

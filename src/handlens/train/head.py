@@ -61,7 +61,7 @@ def fit_head(
                 group["lr"] = group["peak_lr"] * factor
             logits = head(dropout(features[views[indices], indices]))
             loss = soft_cross_entropy(logits, targets[indices], weights)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
             total += loss.item() * len(indices)
@@ -90,6 +90,6 @@ def fit_head(
     head.load_state_dict(kept)
     first = next(module for module in head if isinstance(module, nn.Linear))
     with torch.no_grad():
-        first.bias -= first.weight @ (mean / std)
-        first.weight /= std
+        first.bias.sub_(first.weight @ (mean / std))
+        first.weight.div_(std)
     return net.cpu().eval(), log

@@ -20,6 +20,7 @@ from handlens import checkpoint, evaluate, files, nets, run
 from handlens.checkpoint import Checkpoint
 from handlens.errors import HandlensError
 from handlens.evaluate import report
+from handlens.photos import write_split
 from handlens.train import logs, loop, start
 from handlens.train.features import features
 from handlens.train.head import fit_head
@@ -98,8 +99,7 @@ def fit(
     else:
         if given.get("continue_run"):
             given = start.defaults_from_run(given["continue_run"], given)
-        given = {**given, "photos": os.fspath(photos)} if os.fspath(photos) else given
-        given = _with_mode(given)
+        given = _settled({**given, "photos": os.fspath(photos)} if os.fspath(photos) else given)
         data = start.data_of(_draft(given), None, _counting(watcher, "looking at photos"))
         recipe = choose([int(count) for count in data.splits["train"].counts()], given)
         folder = _folder(out, recipe, fabric)
@@ -114,7 +114,7 @@ def fit(
     if not resume and fabric.global_rank == 0:
         files.make_folder(folder)
         recipe.write(folder / RECIPE)
-        start.photos_room.write_split(folder / start.SPLIT, data.splits, data.sha256, recipe.seed)
+        write_split(folder / start.SPLIT, data.splits, data.sha256, recipe.seed)
     watcher.started(folder)
     if not several:
         fabric = _fabric(device, devices, num_nodes, recipe.precision)
@@ -137,16 +137,21 @@ def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> 
         return Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, precision=precision)  # type: ignore[arg-type]
     except (ValueError, RuntimeError) as error:  # also MisconfigurationException
         first = str(error).splitlines()[0]
-        raise HandlensError(f"device {device!r} x {devices} cannot be had here ({first})", "try --device auto") from error
+        raise HandlensError(
+            f"device {device!r} x {devices} cannot be had here ({first})", "try --device auto"
+        ) from error
 
 
 def _counting(watcher: Watcher, what: str) -> Any:
     return lambda done, total: watcher.count(what, done, total)
 
 
-def _with_mode(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Mode and weights imply each other where one is left out."""
+def _settled(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Paths made absolute; mode and weights imply each other where one is left out."""
     given = dict(given)
+    for name in ("photos", "weights", "continue_run", "add"):  # absolute, so that the run can be used from anywhere
+        if given.get(name) and os.path.exists(given[name]):
+            given[name] = os.path.abspath(given[name])
     if given.get("mode") == "scratch":
         given.setdefault("weights", "none")
         if given["weights"] != "none":
@@ -311,7 +316,11 @@ def _judge(
             photos,
             title=f"{recipe.net} on {len(data.classes)} classes of photos",
             split=f"{len(photos)} test photos, cut with seed {recipe.seed}, which chose nothing in the training",
-            facts={"Recipe": dataclasses.asdict(recipe), "Pixels": trained.preprocess.to_dict(), "Versions": versions()},
+            facts={
+                "Recipe": dataclasses.asdict(recipe),
+                "Pixels": trained.preprocess.to_dict(),
+                "Versions": versions(),
+            },
             pictures={"Training": picture},
         )
     checkpoint.save(folder, kept)
@@ -321,4 +330,3 @@ def versions() -> dict[str, str]:
     """The versions that a figure depends on."""
     names = ("handlens", "torch", "numpy", "pillow", "lightning-fabric")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-

@@ -56,7 +56,7 @@ def prepare(net: Net, recipe: Recipe) -> Net:
     if recipe.mode == "last":
         for block in net.blocks()[: -recipe.last_blocks]:
             block.requires_grad_(False)
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return net.to(memory_format=torch.channels_last)
 
 
 def _training_mode(net: Net, recipe: Recipe) -> None:
@@ -137,10 +137,10 @@ class _Batches:
         recipe, rng = self.recipe, np.random.default_rng(seed)
         photos = self.pixels.get(indices.tolist())
         min_area = recipe.crop_min_area if recipe.augment != "none" else 1.0
-        cropped = augment.random_crops(photos, self.px, min_area, rng)
-        images = cropped.to(self.device, non_blocking=True).float().div_(255)
+        images = augment.random_crops(photos, self.px, min_area, rng)
         if recipe.flip and recipe.augment != "none":
             images = augment.flip(images, rng)
+        images = images.to(self.device, non_blocking=True).float().div_(255)
         if recipe.augment == "trivial":
             images = augment.trivial_augment(images, rng)
         labels = torch.from_numpy(self.labels[indices]).to(self.device)
@@ -173,12 +173,15 @@ def class_weights_of(labels: np.ndarray, num_classes: int) -> Tensor:
     return torch.from_numpy(len(labels) / (num_classes * counts)).float()
 
 
-def loss_of(net: nn.Module, images: Tensor, targets: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The loss (a scalar; auxiliary classifiers counted at the network's `aux_weight`) and the logits (B, K)."""
+def loss_of(net: Any, images: Tensor, targets: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The loss (a scalar; auxiliary classifiers counted at the network's `aux_weight`) and the logits (B, K).
+
+    net: a `Net`, or one that Fabric wraps.
+    """
     logits, auxiliary = net.forward_train(images)
     loss = soft_cross_entropy(logits, targets, class_weights)
     for extra in auxiliary:
-        loss = loss + getattr(net, "aux_weight", 0.3) * soft_cross_entropy(extra, targets, class_weights)
+        loss = loss + net.aux_weight * soft_cross_entropy(extra, targets, class_weights)
     return loss, logits
 
 
@@ -195,7 +198,7 @@ def faster_precision(net: Net, recipe: Recipe, device: torch.device) -> tuple[st
     On the CPU "auto" tries float32 and bfloat16, for which is faster differs by network and processor; mixed
     precision has to win by a tenth. Elsewhere, or with a precision given, only the time is measured.
     """
-    candidates = [recipe.precision]
+    candidates: list[str] = [recipe.precision]
     if recipe.precision == "auto":
         candidates = ["32-true", "bf16-mixed"] if device.type == "cpu" else [usual_precision(device.type)]
     seconds = {precision: _step_s(net, recipe, precision, device) for precision in candidates}
@@ -216,7 +219,7 @@ def _step_s(net: Net, recipe: Recipe, precision: str, device: torch.device) -> f
         start = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=precision != "32-true"):
             loss, _ = loss_of(trial, images, targets, None)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         loss.item()
@@ -383,8 +386,7 @@ def _step(at: dict[str, float], epoch: int, step: int, steps: int, recipe: Recip
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
     except Exception as error:  # torch raises many kinds for a damaged file
         raise HandlensError(f"{path} is damaged ({type(error).__name__})", "remove the run and train again") from error
-
-

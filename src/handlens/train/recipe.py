@@ -6,9 +6,8 @@ import dataclasses
 import json
 import os
 import tomllib
-import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,7 +152,16 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 _FOR_MODE: dict[str, dict[str, Any]] = {
     "full": {"lr": 2e-3, "backbone_lr_ratio": 0.2},
     "last": {"lr": 2e-3, "backbone_lr_ratio": 0.25, "augment": "light"},
-    "head": {"lr": 1e-2, "epochs": 60, "batch_size": 128, "weight_decay": 0.05, "ema_decay": 0.0, "warmup_epochs": 2.0},
+    "head": {
+        "lr": 1e-3,
+        "epochs": 40,
+        "batch_size": 128,
+        "weight_decay": 0.05,
+        "dropout": 0.5,
+        "head_hidden": 512,
+        "ema_decay": 0.0,
+        "warmup_epochs": 2.0,
+    },
     "scratch": {
         "lr": 4e-3,
         "backbone_lr_ratio": 1.0,
@@ -169,7 +177,7 @@ _PHOTOS_SEEN = {"full": 20_000, "last": 20_000, "scratch": 240_000}  # epochs x 
 _EPOCHS = {"full": (8, 40), "last": (8, 40), "scratch": (60, 300)}
 
 
-def choose(counts: Sequence[int], given: types.MappingProxyType[str, Any] | dict[str, Any]) -> Recipe:
+def choose(counts: Sequence[int], given: Mapping[str, Any]) -> Recipe:
     """The recipe for training photos with `counts` a class; every field in `given` is kept as it is.
 
     Fewer photos get more epochs, smaller batches, frozen batch norm and weaker averaging; unequal classes (beyond

@@ -174,7 +174,9 @@ def defaults_from_run(run: str, given: Mapping[str, Any]) -> dict[str, Any]:
     fixed = {"net": facts["net"], "image_px": facts["preprocess"].get("image_px")}
     for name, value in fixed.items():
         if given.get(name, value) != value:
-            raise HandlensError(f"{name} is {given[name]}, but {run} has {value}", f"leave out --{name.replace('_', '-')}")
+            raise HandlensError(
+                f"{name} is {given[name]}, but {run} has {value}", f"leave out --{name.replace('_', '-')}"
+            )
     if given.get("mode") == "scratch":
         raise HandlensError("a continued run does not start from scratch", "use --mode full, last or head")
     return {"mode": "full", **given, **fixed, "weights": "none", "width": facts["arguments"].get("width", 1.0)}
