@@ -21,6 +21,7 @@ from handlens.checkpoint import Checkpoint
 from handlens.errors import HandlensError
 from handlens.evaluate import report
 from handlens.photos import write_split
+from handlens.run.torch_runtime import keep_freed_memory
 from handlens.train import logs, loop, start
 from handlens.train.features import features
 from handlens.train.head import fit_head
@@ -82,6 +83,7 @@ def fit(
     Raises HandlensError for photos, weights or values that do not fit; KeyboardInterrupt after saving at Ctrl-C.
     """
     watcher = watcher or Watcher()
+    keep_freed_memory()
     several = devices != 1 or num_nodes != 1
     if several:  # no trial: all processes must come to the same answer before they know of each other
         stored = Recipe.read(Path(out or "", RECIPE)).precision if resume else given.get("precision", "auto")
