@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -255,7 +256,7 @@ def pool_to(maps: Tensor, size: int) -> Tensor:
 
 def channel_shuffle(images: Tensor, groups: int) -> Tensor:
     """Deal the channels of (B, C, H, W) out like cards: the first of each group, then the second of each, and so on."""
-    return images.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    return torch.unflatten(images, 1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 class StochasticDepth(nn.Module):
