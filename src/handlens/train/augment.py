@@ -133,8 +133,8 @@ def _sharpness(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
 
 
 def _posterize(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    levels = 2 ** (8 - (strength * 6).round())  # 8 bits down to 2
-    return (images * 255 / 256 * levels).floor() / levels
+    step = 2 ** (strength * 6).round()  # 8 bits down to 2
+    return ((images * 255).round() / step).floor() * step / 255
 
 
 def _solarize(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
@@ -147,15 +147,15 @@ def _auto_contrast(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
 
 
 def _equalize(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    """Each channel's values replaced by their ranks: a flat histogram of 256 levels."""
+    """Each channel's values replaced by the share of pixels below them: a flat histogram of 256 levels."""
     batch, channels, height, width = images.shape
-    levels = (images * 255).long().flatten(2).flatten(0, 1)
+    levels = (images * 255).round().long().flatten(2).flatten(0, 1)
     histogram = torch.zeros(batch * channels, 256, device=images.device)
     histogram.scatter_add_(1, levels, torch.ones_like(levels, dtype=histogram.dtype))
-    cumulative = histogram.cumsum(1)
-    first = cumulative.gather(1, levels.amin(1, keepdim=True))
-    ranks = (cumulative - first) / (height * width - first).clamp_min(1)
-    return ranks.gather(1, levels).view_as(images).to(images.dtype)
+    below = histogram.cumsum(1) - histogram
+    below_highest = below.gather(1, levels.amax(1, keepdim=True))  # none in a channel of one value, which stays
+    ranks = (below / below_highest.clamp_min(1)).gather(1, levels).view_as(images).to(images.dtype)
+    return torch.where(below_highest.view(batch, channels, 1, 1) > 0, ranks, images)
 
 
 _CHANGES = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import tomllib
@@ -81,7 +82,12 @@ class Recipe:
     """Memory for decoded photos; what does not fit is decoded again each epoch."""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if kind := _misfit(field.name, value):
+                raise HandlensError(f"{field.name} is {value!r}, expected {kind}")
         bounds = (
+            ("seed", self.seed, 0, 2**32 - 1, False),
             ("width", self.width, 0, 16, True),
             ("image_px", self.image_px, 1, 4096, False),
             ("epochs", self.epochs, 1, 100_000, False),
@@ -126,6 +132,7 @@ class Recipe:
         return cls(**read_toml(path))
 
 
+@functools.cache
 def _types() -> dict[str, Any]:
     return typing.get_type_hints(Recipe)
 
@@ -142,11 +149,17 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     for name, value in values.items():
         if name not in hints:
             raise HandlensError(f"{path} sets {name!r}, which a recipe does not have", f"it has {', '.join(hints)}")
-        kind = str if typing.get_origin(hints[name]) is Literal else hints[name]
-        fits = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
-        if not fits or (isinstance(value, bool) and kind is not bool):
-            raise HandlensError(f"{path} sets {name} to {value!r}, expected {getattr(kind, '__name__', kind)}")
+        if kind := _misfit(name, value):
+            raise HandlensError(f"{path} sets {name} to {value!r}, expected {kind}")
     return values
+
+
+def _misfit(name: str, value: object) -> str:
+    """The kind of value that a field wants, where `value` is of another; else ""."""
+    hint = _types()[name]
+    kind = str if typing.get_origin(hint) is Literal else hint
+    fits = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+    return "" if fits and (kind is bool or not isinstance(value, bool)) else str(kind.__name__)
 
 
 _FOR_MODE: dict[str, dict[str, Any]] = {
@@ -181,8 +194,9 @@ def choose(counts: Sequence[int], given: Mapping[str, Any]) -> Recipe:
     """The recipe for training photos with `counts` a class; every field in `given` is kept as it is.
 
     Fewer photos get more epochs, smaller batches, frozen batch norm and weaker averaging; unequal classes (beyond
-    1 : 3) get a weighted loss.
+    1 : 3) get a weighted loss. Raises HandlensError for a given value that is none for its field.
     """
+    Recipe(**{**given, "warmup_epochs": 0.0})  # its bound is the epochs, which are chosen below
     num_photos = sum(counts)
     mode = given.get("mode", Recipe.mode)
     chosen: dict[str, Any] = dict(_FOR_MODE.get(mode, {}))

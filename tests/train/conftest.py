@@ -1,0 +1,54 @@
+"""What the tests of training share: a small net's weight file, quick settings, runs that are made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlens.train import Run
+
+QUICK: dict[str, Any] = {"image_px": 32, "batch_size": 8, "epochs": 2, "precision": "32-true"}
+
+
+@pytest.fixture(scope="session")
+def quick() -> dict[str, Any]:
+    """Settings of `handlens.fit` that make a run on the tiny photos take a second."""
+    return dict(QUICK)
+
+
+@pytest.fixture(scope="session")
+def weight_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of MobileNetV3-Small, width 0.35, that say they were made with [-1, 1] pixels and SAME padding."""
+    import safetensors.torch
+    import torch
+
+    from handlens import nets
+
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    metadata = {"mean": "0.5,0.5,0.5", "std": "0.5,0.5,0.5", "padding": "tensorflow_same"}
+    state = nets.create("mobilenet_v3_small", 10, width=0.35).state_dict()
+    safetensors.torch.save_file(state, path, metadata=metadata)
+    return path
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tests' own cache for fixtures that are made before a test begins."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HANDLENS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def full_run(
+    session_cache: None, tmp_path_factory: pytest.TempPathFactory, tiny_photos: Path, weight_file: Path
+) -> Run:
+    """A finished run in mode "full" on the tiny photos. Not to be changed."""
+    import handlens
+
+    out = tmp_path_factory.mktemp("runs") / "full"
+    return handlens.fit(tiny_photos, out=out, weights=str(weight_file), net="mobilenet_v3_small", mode="full", **QUICK)

@@ -1,0 +1,219 @@
+"""A recipe: written and read back, every field checked, a good one chosen for the photos at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlens.errors import HandlensError
+from handlens.train import Recipe
+from handlens.train.recipe import choose, read_toml
+
+FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
+
+UNUSUAL = {
+    "photos": 'C:\\photos "of" 花朵 🌼\n',
+    "continue_run": "runs/a b",
+    "add": "more",
+    "net": "mobilenet_v2",
+    "mode": "head",
+    "weights": "none",
+    "width": 0.35,
+    "image_px": 160,
+    "seed": 7,
+    "epochs": 3,
+    "batch_size": 5,
+    "optimizer": "sgd",
+    "lr": 1e-7,
+    "backbone_lr_ratio": 0.5,
+    "warmup_epochs": 0.25,
+    "weight_decay": 0.0,
+    "last_blocks": 2,
+    "head_hidden": 12,
+    "head_views": 0,
+    "augment": "none",
+    "crop_min_area": 1,
+    "flip": False,
+    "mixup_alpha": 0.1,
+    "cutmix_alpha": 1.0,
+    "label_smoothing": 0.0,
+    "dropout": 0.5,
+    "stochastic_depth": 0.1,
+    "ema_decay": 0.999,
+    "bn_momentum": 0.01,
+    "freeze_bn": True,
+    "balance": "sampling",
+    "patience_epochs": 4,
+    "precision": "bf16-mixed",
+    "cache_mb": 0,
+}
+
+
+def test_the_table_of_unusual_values_has_every_field() -> None:
+    assert UNUSUAL.keys() == FIELDS.keys()
+    assert not [name for name, value in UNUSUAL.items() if value == FIELDS[name].default]
+
+
+@pytest.mark.parametrize("values", [{}, UNUSUAL], ids=["defaults", "unusual"])
+def test_toml_gives_back_what_was_written(values: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    Recipe(**values).write(path)
+    assert Recipe.read(path) == Recipe(**values)
+    assert tomllib.loads(path.read_text(encoding="utf-8")).keys() == FIELDS.keys()
+
+
+def test_fields_left_out_of_a_file_keep_their_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('lr = 1\nmode = "last"\n')  # an integer where a decimal is meant
+    assert read_toml(path) == {"lr": 1, "mode": "last"}
+    assert Recipe.read(path) == Recipe(lr=1, mode="last")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("width", [0, -1, 16.1], "above 0 and at most 16"),
+        ("image_px", [0, 4097], "1 to 4096"),
+        ("epochs", [0, 100_001], "1 to 100000"),
+        ("batch_size", [1, 65_537], "2 to 65536"),
+        ("lr", [0, 101], "above 0 and at most 100"),
+        ("backbone_lr_ratio", [-0.1, 101], "0 to 100"),
+        ("weight_decay", [-0.1, 101], "0 to 100"),
+        ("last_blocks", [0, 10_001], "1 to 10000"),
+        ("head_hidden", [-1, 65_537], "0 to 65536"),
+        ("head_views", [-1, 101], "0 to 100"),
+        ("crop_min_area", [0.001, 1.1], "0.01 to 1"),
+        ("mixup_alpha", [-0.1, 101], "0 to 100"),
+        ("cutmix_alpha", [-0.1, 101], "0 to 100"),
+        ("label_smoothing", [-0.1, 0.91], "0 to 0.9"),
+        ("dropout", [-0.1, 0.96], "0 to 0.95"),
+        ("stochastic_depth", [-0.1, 0.96], "0 to 0.95"),
+        ("ema_decay", [-0.1, 1.0], "0 to 0.999999"),
+        ("bn_momentum", [0, 1.1], "above 0 and at most 1"),
+        ("patience_epochs", [-1, 100_001], "0 to 100000"),
+        ("cache_mb", [-1, 10_000_001], "0 to 10000000"),
+        ("seed", [-1], "0 to"),
+        ("lr", [float("nan"), float("inf")], "above 0 and at most 100"),
+        ("mode", ["fast", ""], "'full' or 'last' or 'head' or 'scratch'"),
+        ("optimizer", ["adam"], "'adamw' or 'sgd'"),
+        ("augment", ["heavy"], "'none' or 'light' or 'trivial'"),
+        ("balance", ["yes"], "'none' or 'weights' or 'sampling'"),
+        ("precision", ["64-true"], "'auto' or '32-true' or 'bf16-mixed' or '16-mixed'"),
+        ("epochs", ["3", 2.5, True, None], "expected int"),
+        ("lr", ["fast", True, None], "expected float"),
+        ("flip", [1, "yes"], "expected bool"),
+        ("photos", [3, Path("photos")], "expected str"),
+        ("mode", [1, ["full"]], "expected"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_was_expected(name: str, values: list[Any], expected: str) -> None:
+    for value in values:
+        for make in (lambda value=value: Recipe(**{name: value}), lambda value=value: choose([50, 50], {name: value})):
+            with pytest.raises(HandlensError) as caught:
+                make()
+            assert caught.value.message.startswith(f"{name} is {value!r}, expected"), caught.value.message
+            assert expected.replace("'", "") in caught.value.message.replace("'", "")
+            assert "\n" not in str(caught.value)
+
+
+def test_the_warm_up_is_no_longer_than_the_epochs_that_were_chosen() -> None:
+    for make, most in (
+        (lambda value: Recipe(warmup_epochs=value), 10),
+        (lambda value: choose([9, 9], {"warmup_epochs": value}), 40),
+    ):
+        assert make(most).warmup_epochs == most
+        for value in (-1, most + 0.5):
+            with pytest.raises(HandlensError) as caught:
+                make(value)
+            assert caught.value.message == f"warmup_epochs is {value}, expected 0 to {most}"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"epochs = ", "is not TOML"),
+        (b"\xff", "is not TOML"),
+        (b"epoch = 3", "sets 'epoch', which a recipe does not have"),
+        (b'epochs = "3"', "sets epochs to '3', expected int"),
+        (b"epochs = 3.5", "sets epochs to 3.5, expected int"),
+        (b"epochs = true", "sets epochs to True, expected int"),
+        (b"flip = 1", "sets flip to 1, expected bool"),
+        (b"lr = true", "sets lr to True, expected float"),
+        (b"lr = [1]", "sets lr to [1], expected float"),
+        (b"photos = 3", "sets photos to 3, expected str"),
+        (b"mode = 3", "sets mode to 3, expected str"),
+        (b'mode = "fast"', "mode is 'fast', expected full or last or head or scratch"),
+        (b"epochs = 0", "epochs is 0, expected 1 to 100000"),
+        (b"[table]", "sets 'table', which a recipe does not have"),
+    ],
+)
+def test_a_bad_file_is_named(content: bytes, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(content)
+    with pytest.raises(HandlensError) as caught:
+        Recipe.read(path)
+    assert sentence in caught.value.message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(HandlensError, match="cannot be read"):
+            read_toml(path)
+
+
+def test_few_photos_get_more_epochs_and_smaller_batches() -> None:
+    few, many = choose([12] * 3, {}), choose([1000] * 5, {})
+    assert (few.epochs, few.batch_size, few.freeze_bn) == (40, 9, True)
+    assert (many.epochs, many.batch_size, many.freeze_bn) == (8, 32, False)
+    assert few.ema_decay < many.ema_decay
+    assert choose([3, 3], {}).batch_size == 4
+    assert choose([500, 500], {}).epochs == 20
+
+
+def test_the_average_spans_a_tenth_of_the_run() -> None:
+    recipe = choose([80] * 4, {"epochs": 5})
+    steps = 5 * (320 // 32)
+    assert recipe.ema_decay == pytest.approx(1 - 10 / steps)
+    assert choose([1000] * 10, {"mode": "scratch"}).ema_decay == 0.998
+    assert choose([2, 2], {"epochs": 1}).ema_decay == 0
+
+
+def test_the_warm_up_is_a_fifth_of_a_short_run() -> None:
+    assert choose([50] * 4, {"mode": "scratch"}).warmup_epochs == 5
+    assert choose([50] * 4, {"mode": "scratch", "epochs": 3}).warmup_epochs == pytest.approx(0.6)
+    assert choose([50] * 4, {"epochs": 1}).warmup_epochs == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("mode", ["full", "last", "head", "scratch"])
+@pytest.mark.parametrize("counts", [[1, 1], [10, 12, 9], [700] * 5, [40] * 102, [200_000] * 10])
+def test_every_mode_and_number_of_photos_has_a_recipe(mode: str, counts: list[int]) -> None:
+    recipe = choose(counts, {"mode": mode})
+    assert recipe.mode == mode
+    assert recipe.batch_size >= 2
+    assert recipe.warmup_epochs <= recipe.epochs / 5 + 0.01
+    assert (recipe.backbone_lr_ratio == 1.0) == (mode == "scratch")
+    assert recipe.freeze_bn == (mode in ("full", "last") and sum(counts) < 200)
+
+
+@pytest.mark.parametrize(
+    ("counts", "balance"), [([30, 10], "none"), ([31, 10], "weights"), ([5, 50, 5], "weights"), ([4, 4], "none")]
+)
+def test_unequal_classes_get_a_weighted_loss(counts: list[int], balance: str) -> None:
+    assert choose(counts, {}).balance == balance
+
+
+def test_what_is_given_is_kept() -> None:
+    for mode in ("full", "last", "head", "scratch"):
+        given = {**UNUSUAL, "mode": mode}
+        assert choose([100, 5], given) == Recipe(**given)
+
+
+def test_a_recipe_cannot_be_written_where_a_file_is_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HandlensError, match="in the way"):
+        Recipe().write(os.path.join(tmp_path, "file", "recipe.toml"))
