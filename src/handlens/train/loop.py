@@ -125,7 +125,8 @@ class _Batches:
     """Makes the augmented, normalised batch of a step on the device."""
 
     def __init__(self, pixels: Pixels, recipe: Recipe, preprocess: Preprocess, device: torch.device) -> None:
-        self.pixels, self.recipe, self.px, self.device = pixels, recipe, preprocess.image_px, device
+        self.pixels, self.recipe, self.device = pixels, recipe, device
+        self.px = recipe.train_px or preprocess.image_px
         self.labels = pixels.photos.labels
         self.num_classes = len(pixels.photos.classes)
         self.mean = torch.tensor(preprocess.mean, device=device).view(1, 3, 1, 1)
@@ -210,7 +211,8 @@ def _step_s(net: Net, recipe: Recipe, precision: str, device: torch.device) -> f
     trial = copy.deepcopy(net).to(device)
     _training_mode(trial, recipe)
     optimizer = optimizer_for(parameter_groups(trial, recipe), recipe)
-    images = torch.zeros((recipe.batch_size, 3, recipe.image_px, recipe.image_px), device=device)
+    px = recipe.train_px or recipe.image_px
+    images = torch.zeros((recipe.batch_size, 3, px, px), device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     targets = torch.full((recipe.batch_size, net.num_classes), 1 / net.num_classes, device=device)
     dtype = torch.float16 if precision.startswith("16") else torch.bfloat16

@@ -149,6 +149,8 @@ def start_of(recipe: Recipe, classes: Sequence[str]) -> Start:
         preprocess = file.preprocess.at(recipe.image_px)
         note = f"weights {file.label}, pixels as they were made for"
     nets.check_input(net, recipe.image_px)
+    if recipe.train_px:
+        nets.check_input(net, recipe.train_px)
     return Start(net, arguments, preprocess, note)
 
 
