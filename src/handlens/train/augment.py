@@ -148,7 +148,7 @@ def _auto_contrast(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
 
 def _equalize(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
     """Each channel's values replaced by the share of pixels below them: a flat histogram of 256 levels."""
-    batch, channels, height, width = images.shape
+    batch, channels = images.shape[:2]
     levels = (images * 255).round().long().flatten(2).flatten(0, 1)
     histogram = torch.zeros(batch * channels, 256, device=images.device)
     histogram.scatter_add_(1, levels, torch.ones_like(levels, dtype=histogram.dtype))

@@ -111,7 +111,7 @@ def fit(
     if recipe.mode != "head":  # a head's extra layer comes after the features are computed
         begun = _with_hidden(recipe, begun)
     precision, step_s = loop.faster_precision(loop.prepare(begun.net, recipe), recipe, fabric.device)
-    recipe = dataclasses.replace(recipe, **{"precision": precision})
+    recipe = dataclasses.replace(recipe, precision=precision)
     watcher.note(_plan(recipe, data, begun, step_s, fabric))
     if not resume and fabric.global_rank == 0:
         files.make_folder(folder)

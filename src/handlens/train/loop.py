@@ -26,7 +26,7 @@ from handlens.nets import Net, set_stochastic_depth
 from handlens.preprocess import Preprocess
 from handlens.train import augment
 from handlens.train.pixels import Fixed, Pixels
-from handlens.train.recipe import Recipe
+from handlens.train.recipe import Precision, Recipe
 
 STATE = "state.pt"  # in the run's folder while it is unfinished
 _SAVE_EVERY_S = 300.0
@@ -186,20 +186,20 @@ def loss_of(net: Any, images: Tensor, targets: Tensor, class_weights: Tensor | N
     return loss, logits
 
 
-def usual_precision(device: str) -> str:
+def usual_precision(device: str) -> Precision:
     """Mixed precision where the device has it in hardware, else float32, by the device's name alone."""
     if device == "cpu" or not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
-def faster_precision(net: Net, recipe: Recipe, device: torch.device) -> tuple[str, float]:
+def faster_precision(net: Net, recipe: Recipe, device: torch.device) -> tuple[Precision, float]:
     """The precision to train in, and its seconds a step, from a few steps on this device.
 
     On the CPU "auto" tries float32 and bfloat16, for which is faster differs by network and processor; mixed
     precision has to win by a tenth. Elsewhere, or with a precision given, only the time is measured.
     """
-    candidates: list[str] = [recipe.precision]
+    candidates: list[Precision] = [recipe.precision]
     if recipe.precision == "auto":
         candidates = ["32-true", "bf16-mixed"] if device.type == "cpu" else [usual_precision(device.type)]
     seconds = {precision: _step_s(net, recipe, precision, device) for precision in candidates}

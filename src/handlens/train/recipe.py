@@ -16,6 +16,7 @@ from handlens import files, nets
 from handlens.errors import HandlensError
 
 Mode = Literal["full", "last", "head", "scratch"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class Recipe:
     """Against unequal classes: weigh the loss by 1 / count, or draw all classes equally often."""
     patience_epochs: int = 0
     """Stop when validation has not improved for so many epochs; 0 to train all epochs."""
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    precision: Precision = "auto"
     """"auto" tries on this machine which is faster; the answer is stored."""
     cache_mb: int = 2048
     """Memory for decoded photos; what does not fit is decoded again each epoch."""
