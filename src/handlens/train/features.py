@@ -24,8 +24,11 @@ _BATCH = 64
 
 
 def weights_hash(net: nn.Module) -> str:
-    """SHA-256 over the names and values of a network's weights and statistics, its last linear layer left out."""
+    """SHA-256 over a network's make-up and the names and values of its weights, its last linear layer left out."""
     digest = hashlib.sha256()
+    for name, module in net.named_children():
+        if name != "classifier":
+            digest.update(repr(module).encode())  # the same weights with another padding give other features
     last = f"classifier.{len(net.classifier) - 1}."  # type: ignore[arg-type]
     for key, value in net.state_dict().items():
         if not key.startswith(last):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from handlens.errors import HandlensError
 from handlens.nets import Net
-from handlens.train.loop import batches_of, class_weights_of, optimizer_for, order_of, rate_at, soft_cross_entropy
+from handlens.train.loop import (
+    as_good,
+    batches_of,
+    class_weights_of,
+    optimizer_for,
+    order_of,
+    rate_at,
+    soft_cross_entropy,
+)
 from handlens.train.recipe import Recipe
 
 
@@ -27,7 +35,8 @@ def fit_head(
     """Train the modules of `net.classifier` from index `num_frozen` on; returns the network and a row a epoch.
 
     train: features float32 (V, N, F) of V views of N photos, and labels int64 (N,); each photo of each epoch shows one
-    view. validation: the same with its first view used. The best epoch on validation is kept.
+    view. validation: the same with its first view used. Kept is the latest epoch that validation finds as good as the
+    best (`loop.as_good`).
     """
     features, labels = torch.from_numpy(train[0]), train[1]
     val_features, val_labels = torch.from_numpy(validation[0][0]), torch.from_numpy(validation[1])
@@ -36,6 +45,11 @@ def fit_head(
     mean, std = features.mean((0, 1)), features.std((0, 1)) + 1e-3
     features, val_features = (features - mean) / std, (val_features - mean) / std
     head = nn.Sequential(*list(net.classifier)[num_frozen:]).cpu()
+    first = next(module for module in head if isinstance(module, nn.Linear))
+    if recipe.continue_run:  # what it has learned is for features as they come
+        with torch.no_grad():
+            first.bias.add_(first.weight @ mean)
+            first.weight.mul_(std)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in head.parameters() if p.ndim > 1], "peak_lr": recipe.lr},
         {"params": [p for p in head.parameters() if p.ndim <= 1], "peak_lr": recipe.lr, "weight_decay": 0.0},
@@ -47,8 +61,7 @@ def fit_head(
     targets = F.one_hot(torch.from_numpy(labels), num_classes).float()
     targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / num_classes
     dropout = nn.Dropout(recipe.dropout)
-    best: tuple[float, float] = (-1.0, -math.inf)
-    best_epoch, kept = 0, {}
+    best, best_epoch, kept = -1.0, 0, {}
     log: list[dict[str, float]] = []
     for epoch in range(recipe.epochs):
         head.train()
@@ -66,6 +79,10 @@ def fit_head(
             optimizer.zero_grad()
             total += loss.item() * len(indices)
             right += int((logits.argmax(1) == torch.from_numpy(labels[indices])).sum())
+        if not math.isfinite(total):
+            raise HandlensError(
+                f"the loss became {total} in epoch {epoch + 1}", f"train with a lower --lr than {recipe.lr:g}"
+            )
         head.eval()
         with torch.inference_mode():
             logits = head(val_features)
@@ -78,17 +95,17 @@ def fit_head(
                 "train_top1": right / len(labels),
                 "validation_loss": val_loss,
                 "validation_top1": top1,
-                "lr": recipe.lr * factor,
+                "lr": recipe.lr * rate_at(epoch + 1, recipe),
             }
         )
-        if (top1, -val_loss) > best:
-            best, best_epoch = (top1, -val_loss), epoch + 1
+        if top1 > best:
+            best, best_epoch = top1, epoch + 1
+        if as_good(top1, best, len(val_labels)):
             kept = {key: value.clone() for key, value in head.state_dict().items()}
         on_epoch(log)
         if recipe.patience_epochs and epoch + 1 - best_epoch >= recipe.patience_epochs:
             break
     head.load_state_dict(kept)
-    first = next(module for module in head if isinstance(module, nn.Linear))
     with torch.no_grad():
         first.bias.sub_(first.weight @ (mean / std))
         first.weight.div_(std)

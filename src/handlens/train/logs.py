@@ -21,13 +21,14 @@ def write_csv(path: Path, log: Log) -> None:
 
 
 def write_events(folder: Path, log: Log) -> None:
-    """The last epoch's row as TensorBoard scalars."""
+    """Append rows as TensorBoard scalars; what the folder holds of these epochs or later ones is dropped."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder), purge_step=int(log[-1]["epoch"])) as writer:
-        for key, value in log[-1].items():
-            if key != "epoch":
-                writer.add_scalar(key.replace("_", "/", 1), value, int(log[-1]["epoch"]))
+    with SummaryWriter(str(folder), purge_step=int(log[0]["epoch"])) as writer:
+        for row in log:
+            for key, value in row.items():
+                if key != "epoch":
+                    writer.add_scalar(key.replace("_", "/", 1), value, int(row["epoch"]))
 
 
 def curves(log: Log) -> bytes:

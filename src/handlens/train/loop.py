@@ -6,11 +6,14 @@ gives the figures of one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +252,14 @@ class Average:
             own[key].copy_(new[key])
 
 
+def as_good(top1: float, best_top1: float, num_photos: int) -> bool:
+    """Whether a top-1 on so many photos is within one standard error of the best one seen.
+
+    The latest such epoch is kept: a few photos more are no evidence against weights that had longer to settle.
+    """
+    return top1 >= best_top1 - math.sqrt(max(0.0, best_top1 * (1 - best_top1)) / max(1, num_photos))
+
+
 def judge(net: nn.Module, photos: Fixed, make: _Batches, fabric: Fabric) -> tuple[float, float]:
     """Mean cross-entropy and top-1 (a fraction) on photos as they are seen in use."""
     net.eval()
@@ -274,7 +285,8 @@ def fit(
     on_step: Callable[[Step], None] = lambda step: None,
     on_epoch: Callable[[list[dict[str, float]]], None] = lambda log: None,
 ) -> tuple[Net, list[dict[str, float]]]:
-    """Train `net` (already `prepare`d) and return the best network on validation, and a row a epoch.
+    """Train `net` (already `prepare`d); return it as of the latest epoch that validation finds as good as the best
+    (`as_good`), and a row a epoch.
 
     Goes on from `folder`/state.pt when it is there; it is written after every epoch, every five minutes and at
     Ctrl-C, which raises KeyboardInterrupt. Raises HandlensError when the loss is no longer a number.
@@ -284,7 +296,7 @@ def fit(
     model, optimizer = fabric.setup(net.to(fabric.device), optimizer_for(parameter_groups(net, recipe), recipe))
     model.mark_forward_method("forward_train")
     average = Average(net, recipe.ema_decay) if recipe.ema_decay else None
-    best: dict[str, Any] = {"top1": -1.0, "loss": math.inf, "epoch": -1, "weights": {}}
+    best: dict[str, Any] = {"top1": -1.0, "loss": math.inf, "epoch": 0, "weights": {}}
     log: list[dict[str, float]] = []
     at = {"epoch": 0, "step": 0, "loss": 0.0, "right": 0.0, "seen": 0.0, "seconds": 0.0}
 
@@ -306,8 +318,9 @@ def fit(
             average.updates = state["updates"]
 
     saved_at = time.monotonic()
-    try:
-        while at["epoch"] < recipe.epochs:
+    patience = recipe.patience_epochs or recipe.epochs
+    with _ctrl_c_between_steps(save) as heed_ctrl_c:
+        while at["epoch"] < recipe.epochs and at["epoch"] - best["epoch"] < patience:
             epoch = int(at["epoch"])
             order = order_of(make.labels, recipe, epoch)
             share = order[fabric.global_rank :: fabric.world_size][: len(order) // fabric.world_size]
@@ -339,11 +352,12 @@ def fit(
                 at["seconds"] += time.perf_counter() - start
                 at["step"] = step + 1
                 on_step(_step(at, epoch, step, len(plan), recipe, fabric.world_size))
+                heed_ctrl_c()
                 if time.monotonic() - saved_at > _SAVE_EVERY_S:
                     save()
                     saved_at = time.monotonic()
             judged = average.net if average else net
-            loss_v, top1_v = judge(judged, validation, make, fabric)
+            loss_v, top1_v = fabric.broadcast(judge(judged, validation, make, fabric))  # all stop at the same epoch
             log.append(
                 {
                     "epoch": epoch + 1,
@@ -351,25 +365,48 @@ def fit(
                     "train_top1": at["right"] / at["seen"],
                     "validation_loss": loss_v,
                     "validation_top1": top1_v,
-                    "lr": recipe.lr * factor,
+                    "lr": recipe.lr * rate_at(epoch + 1, recipe),
                     "photos_per_s": at["seen"] * fabric.world_size / at["seconds"],
                     "seconds": at["seconds"],
                 }
             )
-            if (top1_v, -loss_v) > (best["top1"], -best["loss"]):
-                kept = {key: value.detach().cpu().clone() for key, value in judged.state_dict().items()}
-                best = {"top1": top1_v, "loss": loss_v, "epoch": epoch + 1, "weights": kept}
+            if top1_v > best["top1"]:
+                best |= {"top1": top1_v, "epoch": epoch + 1}
+            if as_good(top1_v, best["top1"], len(validation.photos)):
+                best["weights"] = {key: value.detach().cpu().clone() for key, value in judged.state_dict().items()}
             at = {"epoch": epoch + 1, "step": 0, "loss": 0.0, "right": 0.0, "seen": 0.0, "seconds": 0.0}
             save()
             saved_at = time.monotonic()
             on_epoch(log)
-            if recipe.patience_epochs and epoch + 1 - best["epoch"] >= recipe.patience_epochs:
-                break
+            heed_ctrl_c()
+    net.load_state_dict(best["weights"])
+    return net.eval(), log
+
+
+@contextlib.contextmanager
+def _ctrl_c_between_steps(save: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Gives `heed`: Ctrl-C takes effect where that is called, and `save` is called before KeyboardInterrupt leaves.
+
+    In the middle of a step the weights and the count of steps disagree: a run that goes on from there would differ.
+    """
+    pressed = threading.Event()
+
+    def heed() -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()  # the only one that may set handlers
+    ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield heed
     except KeyboardInterrupt:
         save()
         raise
-    net.load_state_dict(best["weights"])
-    return net.eval(), log
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _step(at: dict[str, float], epoch: int, step: int, steps: int, recipe: Recipe, processes: int) -> Step:

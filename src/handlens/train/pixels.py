@@ -32,10 +32,10 @@ class Pixels:
 
     def get(self, indices: Sequence[int]) -> list[np.ndarray]:
         """The photos at `indices`, each uint8 (h, w, 3) with the shorter side at most the contract's `resize_px`."""
-        missing = [index for index in indices if index not in self._kept]
+        missing = [index for index in dict.fromkeys(indices) if index not in self._kept]
         decoded = dict(zip(missing, self._pool.map(self._decode, missing), strict=True))
         for index, pixels in decoded.items():
-            if pixels.nbytes <= self._free_bytes and index not in self._kept:
+            if pixels.nbytes <= self._free_bytes:
                 self._kept[index] = pixels
                 self._free_bytes -= pixels.nbytes
         return [self._kept[index] if index in self._kept else decoded[index] for index in indices]
@@ -44,7 +44,8 @@ class Pixels:
         px = max(self.preprocess.resize_px, self.preprocess.image_px)
         photo = open_photo(self.photos.path(index), at_least_px=px)
         if min(photo.size) > px:
-            photo = photo.resize(shorter_side_to(*photo.size, px), Image.Resampling.BILINEAR)
+            filter_ = Image.Resampling[self.preprocess.interpolation.upper()]
+            photo = photo.resize(shorter_side_to(*photo.size, px), filter_)
         return np.array(photo)
 
     def close(self) -> None:
