@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from handlens.nets import Net
 from handlens.train import Run
 
 QUICK: dict[str, Any] = {"image_px": 32, "batch_size": 8, "epochs": 2, "precision": "32-true"}
@@ -20,8 +21,31 @@ def quick() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def weight_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of MobileNetV3-Small, width 0.35, that say they were made with [-1, 1] pixels and SAME padding."""
+def lively() -> Callable[[Net], Net]:
+    """Fits a random network's statistics to colourful noise: its features tell colours apart, as trained ones would."""
+    import torch
+
+    def fitted(net: Net) -> Net:
+        random = torch.Generator().manual_seed(0)
+        images = torch.randn(32, 3, 1, 1, generator=random) + 0.5 * torch.randn(32, 3, 32, 32, generator=random)
+        norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        with torch.no_grad():
+            for norm in norms:
+                norm.momentum = 1.0
+            net.train().features(images)
+            for norm in norms:
+                norm.momentum = 0.1
+            for layer in net.classifier[:-1]:
+                if isinstance(layer, torch.nn.Linear):
+                    layer.weight *= 10
+        return net.eval()
+
+    return fitted
+
+
+@pytest.fixture(scope="session")
+def weight_file(tmp_path_factory: pytest.TempPathFactory, lively: Callable[[Net], Net]) -> Path:
+    """Weights of MobileNetV3-Small, width 0.35, that say they were made with [-1, 1] pixels and SAME padding."""
     import safetensors.torch
     import torch
 
@@ -30,7 +54,7 @@ def weight_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
     metadata = {"mean": "0.5,0.5,0.5", "std": "0.5,0.5,0.5", "padding": "tensorflow_same"}
-    state = nets.create("mobilenet_v3_small", 10, width=0.35).state_dict()
+    state = lively(nets.create("mobilenet_v3_small", 10, width=0.35)).state_dict()
     safetensors.torch.save_file(state, path, metadata=metadata)
     return path
 

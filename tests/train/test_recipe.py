@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from handlens import nets
 from handlens.errors import HandlensError
 from handlens.train import Recipe
 from handlens.train.recipe import choose, read_toml
@@ -25,6 +26,7 @@ UNUSUAL = {
     "weights": "none",
     "width": 0.35,
     "image_px": 160,
+    "train_px": 128,
     "seed": 7,
     "epochs": 3,
     "batch_size": 5,
@@ -79,6 +81,7 @@ def test_fields_left_out_of_a_file_keep_their_defaults(tmp_path: Path) -> None:
     [
         ("width", [0, -1, 16.1], "above 0 and at most 16"),
         ("image_px", [0, 4097], "1 to 4096"),
+        ("train_px", [-1, 4097], "0 to 4096"),
         ("epochs", [0, 100_001], "1 to 100000"),
         ("batch_size", [1, 65_537], "2 to 65536"),
         ("lr", [0, 101], "above 0 and at most 100"),
@@ -172,7 +175,35 @@ def test_few_photos_get_more_epochs_and_smaller_batches() -> None:
     assert (many.epochs, many.batch_size, many.freeze_bn) == (8, 32, False)
     assert few.ema_decay < many.ema_decay
     assert choose([3, 3], {}).batch_size == 4
-    assert choose([500, 500], {}).epochs == 20
+    assert choose([500, 500], {}).epochs == 30
+
+
+@pytest.mark.parametrize(
+    ("given", "image_px", "train_px"),
+    [
+        ({}, 224, 176),
+        ({"mode": "head"}, 224, 0),
+        ({"mode": "scratch", "image_px": 160}, 160, 128),
+        ({"image_px": 128}, 128, 0),
+        ({"net": "inception_v3"}, 299, 240),
+        ({"net": "vit_s16"}, 224, 0),
+        ({"train_px": 0}, 224, 0),
+    ],
+)
+def test_the_networks_own_size_is_used_and_trained_on_smaller_crops(
+    given: dict[str, Any], image_px: int, train_px: int
+) -> None:
+    if (name := given.get("net", "")).startswith("vit"):
+        name = next(known for known in nets.names("vit"))
+        given = {**given, "net": name}
+        image_px = nets.entry(name).image_px
+    recipe = choose([100, 100], given)
+    assert (recipe.image_px, recipe.train_px) == (image_px, train_px)
+
+
+def test_an_unknown_network_is_named() -> None:
+    with pytest.raises(HandlensError, match="mobilenet_v9"):
+        choose([9, 9], {"net": "mobilenet_v9"})
 
 
 def test_the_average_spans_a_tenth_of_the_run() -> None:

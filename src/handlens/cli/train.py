@@ -76,20 +76,23 @@ def train(
         from handlens.train.recipe import read_toml
 
         given = read_toml(recipe) | given
+    in_recipe = given.pop("photos", "")
     import handlens
 
     with watcher() as watching:
         try:
             run = handlens.fit(
-                photos, out=out, resume=resume, device=device, devices=devices, num_nodes=num_nodes,
+                photos or in_recipe, out=out, resume=resume, device=device, devices=devices, num_nodes=num_nodes,
                 watcher=watching, **given,
             )  # fmt: skip
         except KeyboardInterrupt:
-            folder = watching.folder or out
+            folder = watching.folder or (out if resume else None)
             screen.note(f"\nsaved; go on with: handlens train --resume --out {folder}" if folder else "\nstopped")
             raise typer.Exit(130) from None
+    if not watching.folder:  # one of several processes, of which the first speaks
+        return
     if json:
-        screen.print_json({"run": run.folder, "classes": run.classes, "recipe": run.recipe, "metrics": run.metrics})
+        screen.print_json({"run": run.folder, "classes": run.classes, "recipe": vars(run.recipe), "metrics": run.metrics})
         return
     show(run)
 

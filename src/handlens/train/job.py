@@ -7,6 +7,7 @@ import dataclasses
 import os
 import platform
 import re
+import shutil
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -90,11 +91,13 @@ def fit(
         given["precision"] = loop.usual_precision(device) if stored == "auto" else stored
     fabric = _fabric(device, devices, num_nodes, given["precision"] if several else "32-true")
     fabric.launch()
+    if fabric.global_rank:  # one process speaks for all
+        watcher = Watcher()
     if resume:
         folder = Path(out or "")
-        if not (folder / RECIPE).is_file():
-            raise HandlensError(f"{folder or 'no folder'} is no interrupted run", "name its folder: --resume --out RUN")
-        if (folder / checkpoint.FACTS).is_file() and not (folder / loop.STATE).is_file():
+        if not out or not (folder / RECIPE).is_file():
+            raise HandlensError(f"{out or 'no folder'} is no interrupted run", "name its folder: --resume --out RUN")
+        if _is_finished(folder):
             raise HandlensError(f"{folder} is finished", f"`handlens evaluate {folder}` shows its figures")
         recipe = Recipe.read(folder / RECIPE)
         data = start.data_of(recipe, folder / start.SPLIT, _counting(watcher, "looking at photos"))
@@ -114,9 +117,7 @@ def fit(
     recipe = dataclasses.replace(recipe, precision=precision)
     watcher.note(_plan(recipe, data, begun, step_s, fabric))
     if not resume and fabric.global_rank == 0:
-        files.make_folder(folder)
-        recipe.write(folder / RECIPE)
-        write_split(folder / start.SPLIT, data.splits, data.sha256, recipe.seed)
+        _begin(folder, recipe, data)
     watcher.started(folder)
     if not several:
         fabric = _fabric(device, devices, num_nodes, recipe.precision)
@@ -144,6 +145,24 @@ def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> 
         ) from error
 
 
+def _begin(folder: Path, recipe: Recipe, data: start.Data) -> None:
+    """Make the run's folder with what a resumed run needs; when that fails there is none."""
+    files.make_folder(folder)
+    try:
+        recipe.write(folder / RECIPE)
+        write_split(folder / start.SPLIT, data.splits, data.sha256, recipe.seed)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether a run has been judged, which is the last thing that is done."""
+    if (folder / loop.STATE).is_file() or not (folder / checkpoint.FACTS).is_file():
+        return False
+    return not {"test", "validation"}.isdisjoint(checkpoint.read_facts(folder)["metrics"])
+
+
 def _counting(watcher: Watcher, what: str) -> Any:
     return lambda done, total: watcher.count(what, done, total)
 
@@ -152,8 +171,8 @@ def _settled(given: Mapping[str, Any]) -> dict[str, Any]:
     """Paths made absolute; mode and weights imply each other where one is left out."""
     given = dict(given)
     for name in ("photos", "weights", "continue_run", "add"):  # absolute, so that the run can be used from anywhere
-        if given.get(name) and os.path.exists(given[name]):
-            given[name] = os.path.abspath(given[name])
+        if isinstance(value := given.get(name), (str, os.PathLike)) and value and value not in ("imagenet", "none"):
+            given[name] = os.path.abspath(value) if os.path.exists(value) else os.fspath(value)
     if given.get("mode") == "scratch":
         given.setdefault("weights", "none")
         if given["weights"] != "none":
@@ -185,8 +204,8 @@ def _folder(out: str | os.PathLike[str] | None, recipe: Recipe, fabric: Fabric) 
         return folder
     source = recipe.continue_run or recipe.photos
     name = re.sub(r"[^\w.-]+", "-", f"{Path(source).resolve().name}-{recipe.net}-{recipe.mode}")
-    numbers = [0] + [int(p.name.rpartition("-")[2]) for p in Path("runs").glob(f"{name}-*") if p.name[-1].isdecimal()]
-    return Path("runs", f"{name}-{max(numbers) + 1}")
+    ends = [path.name.rpartition("-")[2] for path in Path("runs").glob(f"{name}-*")]
+    return Path("runs", f"{name}-{max([0, *(int(end) for end in ends if end.isdecimal())]) + 1}")
 
 
 def _plan(recipe: Recipe, data: start.Data, begun: start.Start, step_s: float, fabric: Fabric) -> str:
@@ -227,7 +246,7 @@ def _fit_all(
     def on_epoch(log: list[dict[str, float]]) -> None:
         if fabric.global_rank == 0:
             logs.write_csv(folder / "log.csv", log)
-            logs.write_events(folder / "tensorboard", log)
+            logs.write_events(folder / "tensorboard", log[-1:])
             watcher.epoch(log)
 
     validation = data.splits["validation"] if len(data.splits["validation"]) else data.splits["train"]
@@ -247,9 +266,10 @@ def _fit_all(
 
 
 def _with_hidden(recipe: Recipe, begun: start.Start) -> start.Start:
-    """The start with the recipe's extra fully connected layer, if it names one."""
-    if not recipe.head_hidden:
+    """The start with the recipe's extra fully connected layer, if it names one that is not there yet."""
+    if recipe.head_hidden == begun.arguments.get("head_hidden", 0):
         return begun
+    torch.manual_seed(recipe.seed)  # trying precisions may have drawn numbers
     net = nets.replace_head(begun.net, begun.net.num_classes, hidden=recipe.head_hidden)
     return dataclasses.replace(begun, net=net, arguments={**begun.arguments, "head_hidden": recipe.head_hidden})
 
@@ -276,8 +296,8 @@ def _fit_head(
     frozen = len(begun.net.classifier) - 1
     begun = _with_hidden(recipe, begun)
     net, log = fit_head(begun.net, frozen, sides["train"], sides["validation"], recipe, watcher.epoch)
-    logs.write_csv(folder / "log.csv", log)
-    logs.write_events(folder / "tensorboard", log)
+    if fabric.global_rank == 0:
+        logs.write_events(folder / "tensorboard", log)
     return dataclasses.replace(begun, net=net), log
 
 
@@ -290,7 +310,7 @@ def _judge(
     metrics: dict[str, Any],
     watcher: Watcher,
 ) -> None:
-    """Write the checkpoint, score it through the code that will use it, and write the report."""
+    """Write the log and the checkpoint, score it through the code that will use it, and write the report."""
     kept = Checkpoint(
         net=trained.net,
         name=recipe.net,
@@ -300,6 +320,7 @@ def _judge(
         recipe=dataclasses.asdict(recipe),
         metrics=metrics,
     )
+    logs.write_csv(folder / "log.csv", log)
     checkpoint.save(folder, kept)
     picture = logs.curves(log)
     with files.atomic(folder / "curves.png") as file:

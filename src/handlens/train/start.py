@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,10 +26,14 @@ SPLIT = "split.json"
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The photos of a run: "train", "validation" and "test", the hash of each file, and what was left out and why."""
+    """The photos of a run: "train", "validation" and "test"; what was left out and why.
+
+    sha256, pixels: the hash of each file and that of its decoded pixels, by path.
+    """
 
     splits: dict[str, Photos]
     sha256: dict[str, str]
+    pixels: dict[str, str]
     notes: tuple[str, ...]
 
     @property
@@ -56,45 +61,67 @@ def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], 
     classes that are new get a test share too.
     """
     if recipe.continue_run:
-        return _continued(recipe, progress)
+        return _continued(recipe, stored, progress)
     whole, findings, notes = look(recipe.photos, progress)
     photos_room.check_trainable(whole)
     if stored:
         splits = photos_room.read_split(stored, whole, findings.sha256)
+        if later := len(whole) - sum(map(len, splits.values())):
+            notes.append(f"{later} photos of {whole.root} are in no split of {stored}: they came later")
     else:
         splits = photos_room.split(whole, findings.sha256, recipe.seed, duplicates=findings.duplicates)
-    return Data(splits, findings.sha256, tuple(notes))
+    return Data(splits, findings.sha256, findings.pixels, tuple(notes))
 
 
-def _continued(recipe: Recipe, progress: Callable[[int, int], None] | None) -> Data:
+def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], None] | None) -> Data:
     facts = checkpoint.read_facts(recipe.continue_run)
-    source = recipe.photos or facts["recipe"].get("photos", "")
-    if not source:
-        raise HandlensError(f"{recipe.continue_run} does not name its photos", "name them: handlens train PHOTOS ...")
-    old, old_findings, notes = look(source, progress)
-    kept = photos_room.read_split(Path(recipe.continue_run, SPLIT), old, old_findings.sha256)
+    old = data_of(_earlier(recipe, facts), Path(recipe.continue_run, SPLIT), progress)
+    known = tuple(facts["classes"])
+    kept = {name: _counted_in(photos, known) for name, photos in old.splits.items()}
     if not recipe.add:
-        return Data(kept, old_findings.sha256, tuple(notes))
-    new, new_findings, new_notes = look(recipe.add, progress)
-    known = set(old_findings.pixels.values())
-    again = [path for path in new.paths if new_findings.pixels[path] in known]
+        return dataclasses.replace(old, splits=kept)
+    new, findings, notes = look(recipe.add, progress)
+    seen = {old.pixels[path] for photos in kept.values() for path in photos.paths}
+    again = [path for path in new.paths if findings.pixels[path] in seen]
     if again:
-        new_notes.append(f"left out {len(again)} added photos that the run has already ({again[0]} ...)")
+        notes.append(f"left out {len(again)} added photos that the run has already ({again[0]} ...)")
     new = new.without(again)
     if not len(new):
         raise HandlensError(f"{recipe.add} has no photo that the run does not have already", "add other photos")
-    cut = photos_room.split(new, new_findings.sha256, recipe.seed, duplicates=new_findings.duplicates)
-    classes = (*facts["classes"], *(name for name in new.classes if name not in facts["classes"]))
-    unseen = [index for index, name in enumerate(new.classes) if name not in facts["classes"]]
+    cut = photos_room.split(new, findings.sha256, recipe.seed, duplicates=findings.duplicates)
+    classes = (*known, *(name for name in new.classes if name not in known))
+    unseen = [index for index, name in enumerate(new.classes) if name not in known]
     is_test = np.isin(cut["test"].labels, unseen)
     cut["train"] = _joined(cut["train"], cut["test"].select(np.flatnonzero(~is_test)), new.classes)
     cut["test"] = cut["test"].select(np.flatnonzero(is_test))
     splits = {name: _joined(kept[name], cut[name], classes) for name in kept}
-    root = _common_root(old.root, new.root)
-    sha256 = {_below(root, photos.root, path): found.sha256[path]
-              for photos, found in ((old, old_findings), (new, new_findings)) for path in photos.paths}  # fmt: skip
-    notes += [*new_notes, f"{len(kept['test'])} test photos of {recipe.continue_run} are kept as they were"]
-    return Data(splits, sha256, tuple(notes))
+    root = _common_root(kept["train"].root, new.root)
+    sides = ((kept["train"].root, old.sha256, old.pixels), (new.root, findings.sha256, findings.pixels))
+    sha256 = {_below(root, own, path): value for own, hashes, _ in sides for path, value in hashes.items()}
+    pixels = {_below(root, own, path): value for own, _, hashes in sides for path, value in hashes.items()}
+    notes.append(f"{len(kept['test'])} test photos of {recipe.continue_run} are kept as they were")
+    if stored:  # more may have been added since
+        everything = functools.reduce(lambda one, other: _joined(one, other, classes), splits.values())
+        splits = photos_room.read_split(stored, everything, sha256)
+    return Data(splits, sha256, pixels, (*old.notes, *notes))
+
+
+def _earlier(recipe: Recipe, facts: Mapping[str, Any]) -> Recipe:
+    """What the run that a recipe continues says of its photos, which the recipe may name at a new place."""
+    given: dict[str, Any] = {name: str(facts["recipe"].get(name, "")) for name in ("photos", "continue_run", "add")}
+    if recipe.photos:
+        given["photos"] = recipe.photos
+    if not given["photos"] and not given["continue_run"]:
+        raise HandlensError(f"{recipe.continue_run} does not name its photos", "name them: handlens train PHOTOS ...")
+    return Recipe(seed=facts["recipe"].get("seed", 0), **given)
+
+
+def _counted_in(photos: Photos, classes: Sequence[str]) -> Photos:
+    """Photos with their labels counted in `classes`; other classes that have none of the photos are dropped."""
+    there = [name for index, name in enumerate(photos.classes) if name in classes or (photos.labels == index).any()]
+    position = {name: index for index, name in enumerate(there)}
+    labels = np.array([position.get(name, -1) for name in photos.classes], dtype=np.int64)[photos.labels]
+    return dataclasses.replace(photos, labels=labels, classes=tuple(there)).as_classes(classes)
 
 
 def _joined(first: Photos, second: Photos, classes: Sequence[str]) -> Photos:
@@ -114,7 +141,10 @@ def _common_root(first: Path, second: Path) -> Path:
 
 
 def _below(root: Path, own_root: Path, path: str) -> str:
-    return path if root == own_root else (own_root.resolve() / path).relative_to(root).as_posix()
+    if root == own_root:
+        return path
+    whole = own_root.resolve() / path
+    return (whole.relative_to(root) if whole.is_relative_to(root) else whole).as_posix()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,14 +201,21 @@ def _from_run(recipe: Recipe, classes: Sequence[str]) -> Start:
 
 
 def defaults_from_run(run: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a continued run takes over from the earlier one: its net and size cannot change."""
+    """What a continued run takes over from the earlier one: its network, head and size cannot change."""
     facts = checkpoint.read_facts(run)
-    fixed = {"net": facts["net"], "image_px": facts["preprocess"].get("image_px")}
+    fixed = {
+        "net": facts["net"],
+        "image_px": facts["preprocess"].get("image_px"),
+        "width": facts["arguments"].get("width", 1.0),
+        "head_hidden": facts["arguments"].get("head_hidden", 0),
+        "weights": "none",  # but the run's own
+    }
     for name, value in fixed.items():
         if given.get(name, value) != value:
             raise HandlensError(
-                f"{name} is {given[name]}, but {run} has {value}", f"leave out --{name.replace('_', '-')}"
+                f"{name} is {given[name]}, but {run} goes on with its own{'' if name == 'weights' else f', {value}'}",
+                f"leave out --{name.replace('_', '-')}",
             )
     if given.get("mode") == "scratch":
         raise HandlensError("a continued run does not start from scratch", "use --mode full, last or head")
-    return {"mode": "full", **given, **fixed, "weights": "none", "width": facts["arguments"].get("width", 1.0)}
+    return {"mode": "full", **given, **fixed}

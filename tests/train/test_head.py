@@ -1,0 +1,130 @@
+"""A new classifier on frozen features."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from handlens import nets
+from handlens.errors import HandlensError
+from handlens.nets import Net
+from handlens.train import Recipe
+from handlens.train.head import fit_head
+
+Side = tuple[np.ndarray, np.ndarray]
+RECIPE = Recipe(
+    mode="head", epochs=30, batch_size=16, lr=0.02, warmup_epochs=1.0, weight_decay=0.01, dropout=0.1, ema_decay=0.0
+)
+
+
+def small(hidden: int = 0) -> Net:
+    torch.manual_seed(0)
+    net = nets.create("mobilenet_v2", 3, width=0.1)
+    return nets.replace_head(net, 3, hidden=hidden) if hidden else net
+
+
+def side(count: int, views: int = 2, seed: int = 0, width: int = 1280) -> Side:
+    """Features of three classes, a tenth of them telling, on scales and offsets that differ by far."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    told = np.zeros((3, width))
+    told[:, : width // 10] = np.random.default_rng(9).normal(size=(3, width // 10))
+    vectors = told[labels] + 2 * random.normal(size=(views, count, width))
+    scale, offset = np.logspace(-2, 2, width), np.linspace(-50, 50, width)
+    return (vectors * scale + offset).astype(np.float32), labels.astype(np.int64)
+
+
+def test_it_learns_whatever_the_scale_of_the_features() -> None:
+    _, log = fit_head(small(), 1, side(120), side(60, 1, seed=1), RECIPE)
+    assert log[-1]["train_top1"] > 0.95
+    assert log[-1]["validation_top1"] > 0.6
+    assert log[0]["train_loss"] > log[-1]["train_loss"]
+    assert [row["epoch"] for row in log] == list(range(1, 31))
+    assert log[-1]["lr"] == pytest.approx(RECIPE.lr * 0.01)
+
+
+@pytest.mark.parametrize("hidden", [0, 24])
+def test_the_finished_network_gives_the_trained_heads_logits(hidden: int) -> None:
+    """Training sees standardised features, the network gives them as they are: the scale is in its first layer."""
+    net, train, validation = small(hidden), side(60), side(30, 1, seed=1)
+    seen: list[torch.Tensor] = []
+    net.classifier[-1].register_forward_hook(lambda module, inputs, logits: seen.append(logits.detach().clone()))
+    recipe = Recipe(**{**vars(RECIPE), "epochs": 1, "warmup_epochs": 0.0, "lr": 0.1})
+    finished, log = fit_head(net, 1, train, validation, recipe)
+    judged = seen[-1]  # the last call in training is on the validation features
+    with torch.no_grad():
+        logits = finished.classifier[1:](torch.from_numpy(validation[0][0]))
+    assert judged.shape == logits.shape == (30, 3)
+    assert judged.std() > 0.1
+    assert torch.allclose(logits, judged, rtol=1e-3, atol=1e-3)
+    assert log[0]["validation_top1"] == pytest.approx((logits.argmax(1).numpy() == validation[1]).mean())
+
+
+def test_a_hidden_layer_is_trained_and_the_backbone_is_not() -> None:
+    net = small(hidden=16)
+    before = copy.deepcopy(net)
+    after, _ = fit_head(net, 1, side(30), side(15, 1), Recipe(**{**vars(RECIPE), "epochs": 2, "warmup_epochs": 0.0}))
+    assert isinstance(after.classifier[1], nn.Linear)
+    changed = {key for key, value in before.state_dict().items() if not torch.equal(value, after.state_dict()[key])}
+    assert changed == {f"classifier.{layer}.{kind}" for layer in (1, 4) for kind in ("weight", "bias")}
+    assert not after.training
+
+
+def test_the_same_seed_gives_the_same_head() -> None:
+    results = []
+    for seed in (1, 1, 2):
+        torch.rand(len(results))
+        net, _ = fit_head(small(), 1, side(30), side(15, 1), Recipe(**{**vars(RECIPE), "epochs": 3, "seed": seed}))
+        results.append(net.classifier[-1].weight.detach().clone())
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_rare_classes_count_more_when_weighed() -> None:
+    vectors, labels = side(90)
+    kept = np.flatnonzero((labels != 2) | (np.arange(90) < 9))
+    rare = (vectors[:, kept], labels[kept])
+    shares = {}
+    for balance in ("none", "weights"):
+        net, _ = fit_head(small(), 1, rare, side(15, 1), Recipe(**{**vars(RECIPE), "balance": balance}))
+        with torch.no_grad():
+            probabilities = net.classifier[1:](torch.from_numpy(vectors.mean((0, 1)))).softmax(0)
+        shares[balance] = probabilities[2].item()
+    assert shares["weights"] > 1.5 * shares["none"]
+
+
+def test_patience_ends_it() -> None:
+    recipe = Recipe(**{**vars(RECIPE), "epochs": 100, "patience_epochs": 3})
+    calls: list[int] = []
+    _, log = fit_head(small(), 1, side(60), side(30, 1, seed=1), recipe, lambda log: calls.append(len(log)))
+    assert len(log) < 60
+    assert calls == list(range(1, len(log) + 1))
+    best = max(row["validation_top1"] for row in log)
+    first_best = next(row["epoch"] for row in log if row["validation_top1"] == best)
+    assert log[-1]["epoch"] == first_best + 3
+
+
+def test_a_loss_that_is_no_number_is_said() -> None:
+    vectors, labels = side(30)
+    vectors[0, 3, 5] = math.nan
+    with pytest.raises(HandlensError, match="the loss became nan in epoch 1"):
+        fit_head(small(), 1, (vectors, labels), side(15, 1), RECIPE)
+
+
+def test_a_continued_head_begins_where_it_was() -> None:
+    """What it has learned is for features as they come, not standardised ones."""
+    train, validation = side(60), side(30, 1, seed=1)
+    net, _ = fit_head(small(), 1, train, validation, RECIPE)
+    with torch.no_grad():
+        before = net.classifier[1:](torch.from_numpy(validation[0][0]))
+    barely: dict[str, Any] = {**vars(RECIPE), "continue_run": "run", "epochs": 1, "lr": 1e-9, "weight_decay": 0.0}
+    net, _ = fit_head(net, 1, train, validation, Recipe(**barely))
+    with torch.no_grad():
+        after = net.classifier[1:](torch.from_numpy(validation[0][0]))
+    assert torch.allclose(after, before, rtol=1e-3, atol=1e-3)

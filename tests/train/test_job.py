@@ -1,0 +1,518 @@
+"""Whole runs: from photos to a judged classifier, and from a classifier to a better one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import handlens
+from handlens import checkpoint, files, photos
+from handlens.errors import HandlensError
+from handlens.train import Recipe, Run, Watcher, job, loop, start
+from handlens.train.recipe import read_toml
+
+FILES = {
+    "model.safetensors", "handlens.json", "recipe.toml", "split.json", "log.csv", "curves.png", "tensorboard",
+    "report.html",
+}  # fmt: skip
+NET = "mobilenet_v3_small"
+
+
+class Listens(Watcher):
+    """Keeps all it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.folders: list[Path] = []
+        self.counts: dict[str, list[tuple[int, int]]] = {}
+        self.steps: list[loop.Step] = []
+        self.logs: list[int] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def started(self, folder: Path) -> None:
+        self.folders.append(folder)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        self.counts.setdefault(what, []).append((done, total))
+
+    def step(self, step: loop.Step) -> None:
+        self.steps.append(step)
+
+    def epoch(self, log: list[dict[str, float]]) -> None:
+        self.logs.append(len(log))
+
+
+@pytest.fixture
+def given(weight_file: Path, quick: dict[str, Any]) -> dict[str, Any]:
+    return {"net": NET, "weights": str(weight_file), "mode": "full", **quick}
+
+
+def colour_photos(folder: Path, count: int, colour: tuple[int, int, int], seed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        pixels = np.clip(random.normal(colour, 30, (40, 48, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}-{number:02}.png")
+
+
+def sha256_of_split(run: Path, name: str) -> set[str]:
+    return set(json.loads((run / "split.json").read_text(encoding="utf-8"))[name].values())
+
+
+def scalars(run: Path, tag: str) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+@pytest.mark.parametrize("mode", ["full", "last", "head", "scratch"])
+def test_each_mode_leaves_a_whole_run(mode: str, tiny_photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
+    watcher = Listens()
+    given |= {"mode": mode} | ({"weights": "none", "width": 0.35} if mode == "scratch" else {})
+    run = handlens.fit(tiny_photos, out=tmp_path / "run", watcher=watcher, **given)
+    assert {path.name for path in run.folder.iterdir()} == FILES
+    assert run.folder == tmp_path / "run"
+    assert watcher.folders == [run.folder]
+    assert run.classes == ("blue sky", "花朵", "🌿 leaf")
+    assert run.recipe.mode == mode
+    assert run.recipe.photos == str(tiny_photos)
+    assert Recipe.read(run.folder / "recipe.toml") == run.recipe
+
+    assert run.metrics["photos"] == {"train": 30, "validation": 3, "test": 3}
+    assert run.metrics["epochs"] == 2
+    assert run.metrics["seconds"] > 0
+    for name in ("validation", "test"):
+        assert run.metrics[name]["num_photos"] == 3
+        assert 0 <= run.metrics[name]["top1_ci95"][0] <= run.metrics[name]["top1"] <= run.metrics[name]["top1_ci95"][1]
+    facts = checkpoint.read_facts(run.folder)
+    assert facts["metrics"] == json.loads(json.dumps(run.metrics))
+    assert facts["recipe"] == dataclasses.asdict(run.recipe)
+
+    assert Image.open(run.folder / "curves.png").size[0] > 500
+    assert "3 test photos, cut with seed 0, which chose nothing" in (run.folder / "report.html").read_text("utf-8")
+    lines = (run.folder / "log.csv").read_text().splitlines()
+    assert len(lines) == 3
+    assert {"epoch", "train_loss", "train_top1", "validation_loss", "validation_top1", "lr"} <= set(lines[0].split(","))
+    assert [step for step, _ in scalars(run.folder, "train/loss")] == [1, 2]
+    assert [value for _, value in scalars(run.folder, "train/loss")] == pytest.approx(
+        [float(line.split(",")[1]) for line in lines[1:]], rel=1e-4
+    )
+
+    assert watcher.logs == [1, 2]
+    assert len(watcher.steps) == (0 if mode == "head" else 8)
+    assert watcher.counts["judging on test photos"][-1] == (3, 3)
+    assert watcher.counts["looking at photos"][-1] == (36, 36)
+    plan = watcher.notes[-1]
+    for said in (NET, f"mode {mode}", "3 classes, 30 train, 3 validation, 3 test", "2 epochs", "about", "cpu"):
+        assert said in plan
+    assert ("random weights" if mode == "scratch" else "small.safetensors") in plan
+
+    classifier = handlens.load(run.folder)
+    assert classifier.classes == run.classes
+    guesses = classifier.predict(tiny_photos / "花朵" / "00.jpg", top=3)
+    assert sum(guess.probability for guess in guesses) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_head_learns_to_tell_colours(tiny_photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
+    given |= {"mode": "head", "epochs": 30, "lr": 0.01}
+    run = handlens.fit(tiny_photos, out=tmp_path / "run", **given)
+    assert run.metrics["test"]["top1"] == run.metrics["validation"]["top1"] == 1.0
+    assert handlens.load(run.folder).predict(tiny_photos / "🌿 leaf" / "03.jpg", top=1)[0].name == "🌿 leaf"
+
+
+def test_the_pixels_are_those_that_the_weights_were_made_for(full_run: Run) -> None:
+    saved = checkpoint.load(full_run.folder)
+    assert saved.preprocess.mean == saved.preprocess.std == (0.5, 0.5, 0.5)
+    assert saved.preprocess.image_px == 32
+    assert saved.arguments["padding"] == "tensorflow"
+    assert saved.arguments["width"] == pytest.approx(0.35)
+
+
+def test_a_run_without_weights_has_the_usual_pixels(tiny_photos: Path, tmp_path: Path, quick: dict[str, Any]) -> None:
+    run = handlens.fit(tiny_photos, out=tmp_path / "run", net=NET, width=0.35, weights="none", **{**quick, "epochs": 1})
+    assert run.recipe.mode == "scratch"
+    assert checkpoint.load(run.folder).preprocess == handlens.Preprocess().at(32)
+
+
+@pytest.mark.parametrize("mode", ["full", "head"])
+def test_the_recipe_repeats_the_run(
+    mode: str, full_run: Run, tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = full_run
+    if mode == "head":  # with two precisions tried the first time, and one the second
+        monkeypatch.setattr(loop, "_step_s", lambda *_: float(torch.rand(1)) + 1)
+        given |= {"mode": "head", "precision": "auto"}
+        first = handlens.fit(tiny_photos, out=tmp_path / "first", **given)
+        assert first.recipe.head_hidden > 0
+    again = handlens.fit(out=tmp_path / "again", **read_toml(first.folder / "recipe.toml"))
+    assert again.recipe == first.recipe
+    assert again.metrics["test"] == first.metrics["test"]
+    weights = [(run.folder / "model.safetensors").read_bytes() for run in (first, again)]
+    assert weights[0] == weights[1]
+    logs = [(run.folder / "log.csv").read_text().splitlines()[-1].split(",")[:6] for run in (first, again)]
+    assert logs[0] == logs[1]
+
+
+def test_a_hidden_layer_in_mode_full(tiny_photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
+    run = handlens.fit(tiny_photos, out=tmp_path / "run", **{**given, "head_hidden": 24, "epochs": 1})
+    saved = checkpoint.load(run.folder)
+    assert saved.arguments["head_hidden"] == 24
+    assert saved.net.classifier[-1].in_features == 24
+
+
+def test_unequal_classes_are_weighed(tiny_photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(tiny_photos, tmp_path / "photos")
+    for number in range(3, 12):
+        (tmp_path / "photos" / "花朵" / f"{number:02}.jpg").unlink()
+    run = handlens.fit(tmp_path / "photos", out=tmp_path / "run", **{**given, "epochs": 1})
+    assert run.recipe.balance == "weights"
+    kept = handlens.fit(tmp_path / "photos", out=tmp_path / "kept", **{**given, "epochs": 1, "balance": "none"})
+    assert kept.recipe.balance == "none"
+    assert (run.folder / "model.safetensors").read_bytes() != (kept.folder / "model.safetensors").read_bytes()
+
+
+def huge_png(path: Path) -> None:
+    """A PNG that says it has 60,000 x 60,000 pixels, in 100 bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def test_broken_photos_are_left_out_and_named(tiny_photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "photos 花 🌼"
+    shutil.copytree(tiny_photos, root)
+    whole = (root / "花朵" / "00.jpg").read_bytes()
+    (root / "花朵" / "00.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "花朵" / "01.jpg").write_bytes(b"no photo")
+    huge_png(root / "花朵" / "huge.png")
+    watcher = Listens()
+    run = handlens.fit(root, out=tmp_path / "a run", watcher=watcher, **{**given, "epochs": 1})
+    assert sum(run.metrics["photos"].values()) == 34
+    for name in ("花朵/00.jpg", "花朵/01.jpg", "花朵/huge.png"):
+        note = next(note for note in watcher.notes if name in note)
+        assert note.startswith("left out")
+        assert note in run.metrics["notes"]
+        assert name not in (run.folder / "split.json").read_text("utf-8")
+    assert "too many pixels" in next(note for note in watcher.notes if "huge" in note)
+
+
+def test_identical_photos_are_on_one_side(tiny_photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    shutil.copytree(tiny_photos, root)
+    for photo in sorted((root / "花朵").iterdir()):
+        shutil.copy(photo, photo.with_name("copy of " + photo.name))
+    watcher = Listens()
+    run = handlens.fit(root, out=tmp_path / "run", watcher=watcher, **{**given, "epochs": 1})
+    assert any(note.startswith("12 groups of identical photos") for note in watcher.notes)
+    hashes = [sha256_of_split(run.folder, name) for name in ("train", "validation", "test")]
+    assert not hashes[0] & hashes[1]
+    assert not hashes[0] & hashes[2]
+    assert not hashes[1] & hashes[2]
+
+
+def test_another_seed_cuts_another_split(full_run: Run, tiny_photos: Path) -> None:
+    splits = [start.data_of(Recipe(photos=str(tiny_photos), seed=seed), None).splits for seed in (0, 1)]
+    stored = json.loads((full_run.folder / "split.json").read_text("utf-8"))
+    assert set(splits[0]["test"].paths) == set(stored["test"])
+    assert splits[0]["test"].paths != splits[1]["test"].paths
+
+
+def test_so_few_photos_that_a_class_has_one(given: dict[str, Any], tmp_path: Path) -> None:
+    colour_photos(tmp_path / "photos" / "many", 3, (200, 20, 20), 0)
+    colour_photos(tmp_path / "photos" / "one", 1, (20, 200, 20), 1)
+    run = handlens.fit(tmp_path / "photos", out=tmp_path / "run", **{**given, "epochs": 1})
+    assert run.metrics["photos"] == {"train": 2, "validation": 1, "test": 1}
+
+
+def test_a_run_goes_below_runs_by_default(
+    tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_photos, "my photos")
+    name = f"my-photos-{NET}-full"
+    for other in (f"{name}-2", f"{name}-10-old3", f"{name}-old"):
+        Path("runs", other).mkdir(parents=True)
+    run = handlens.fit("my photos", **{**given, "epochs": 1})
+    assert run.folder == Path("runs", f"{name}-3")
+    assert run.recipe.photos == str(tmp_path / "my photos")  # the run can be used from anywhere
+
+
+# ---- continued runs --------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def more_photos(tmp_path_factory: pytest.TempPathFactory, tiny_photos: Path) -> Path:
+    """Six new photos of a known class, ten of a new one, and two that the runs have already."""
+    root = tmp_path_factory.mktemp("more")
+    colour_photos(root / "花朵", 6, (220, 60, 60), 7)
+    colour_photos(root / "a new one", 10, (230, 230, 30), 8)
+    for number, name in enumerate(("00.jpg", "01.jpg")):
+        shutil.copy(tiny_photos / "blue sky" / name, root / "a new one" / f"known {number}.jpg")
+    return root
+
+
+@pytest.fixture(scope="module")
+def continued(
+    session_cache: None, full_run: Run, more_photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Run, Listens]:
+    watcher = Listens()
+    out = tmp_path_factory.mktemp("continued") / "run"
+    quick = {"epochs": 1, "batch_size": 8, "precision": "32-true"}
+    run = handlens.fit(out=out, continue_run=str(full_run.folder), add=str(more_photos), watcher=watcher, **quick)
+    return run, watcher
+
+
+def test_continued_the_old_test_photos_stay(full_run: Run, continued: tuple[Run, Listens], more_photos: Path) -> None:
+    run, watcher = continued
+    assert run.classes == (*full_run.classes, "a new one")
+    for name in ("train", "validation", "test"):
+        assert sha256_of_split(full_run.folder, name) < sha256_of_split(run.folder, name) or name == "test"
+    added = {path.name: files.sha256_of(path) for path in more_photos.rglob("*.*")}
+    new_in_test = sha256_of_split(run.folder, "test") - sha256_of_split(full_run.folder, "test")
+    assert sha256_of_split(full_run.folder, "test") <= sha256_of_split(run.folder, "test")
+    assert new_in_test
+    assert new_in_test <= {value for name, value in added.items() if name.startswith("8-")}  # of the new class only
+    assert run.metrics["photos"] == {"train": 30 + 5 + 8, "validation": 3 + 1 + 1, "test": 3 + 1}
+    assert any("left out 2 added photos that the run has already" in note for note in watcher.notes)
+    assert any("3 test photos of" in note and "kept as they were" in note for note in watcher.notes)
+    assert len(run.metrics["test"]["per_class"]) == 4
+
+
+def test_continued_the_network_is_the_runs(full_run: Run, continued: tuple[Run, Listens]) -> None:
+    run, _ = continued
+    assert (run.recipe.net, run.recipe.image_px, run.recipe.weights) == (NET, 32, "none")
+    before, after = checkpoint.load(full_run.folder), checkpoint.load(run.folder)
+    assert after.preprocess == before.preprocess
+    assert after.arguments == before.arguments
+    begun = start.start_of(run.recipe, run.classes)
+    assert torch.equal(begun.net.classifier[-1].weight[:3], before.net.classifier[-1].weight)
+    assert torch.equal(begun.net.classifier[-1].bias[:3], before.net.classifier[-1].bias)
+    backbone = [key for key in before.net.state_dict() if not key.startswith("classifier")]
+    assert all(torch.equal(begun.net.state_dict()[key], before.net.state_dict()[key]) for key in backbone)
+
+
+def test_a_continued_run_is_judged_again_on_its_own_split(continued: tuple[Run, Listens]) -> None:
+    run, _ = continued
+    recipe = Recipe(**checkpoint.read_facts(run.folder)["recipe"])
+    data = start.data_of(recipe, run.folder / "split.json")
+    assert data.classes == run.classes
+    assert {name: len(part) for name, part in data.splits.items()} == run.metrics["photos"]
+    for name, part in data.splits.items():
+        assert {data.sha256[path] for path in part.paths} == sha256_of_split(run.folder, name)
+        assert all(part.path(index).is_file() for index in range(len(part)))
+
+
+def test_a_continued_run_is_continued(
+    continued: tuple[Run, Listens], full_run: Run, tmp_path: Path, quick: dict[str, Any]
+) -> None:
+    run, _ = continued
+    colour_photos(tmp_path / "third" / "blue sky", 3, (40, 80, 220), 11)
+    given = {"epochs": 1, "batch_size": 8, "precision": "32-true", "mode": "last"}
+    third = handlens.fit(out=tmp_path / "run", continue_run=run.folder, add=tmp_path / "third", **given)
+    assert third.classes == run.classes
+    assert sha256_of_split(third.folder, "test") == sha256_of_split(run.folder, "test")
+    assert third.metrics["photos"] == {"train": 43 + 2, "validation": 5 + 1, "test": 4}
+    again = handlens.fit(out=tmp_path / "again", continue_run=third.folder, **given)
+    assert again.metrics["photos"] == third.metrics["photos"]
+    assert again.classes == run.classes
+
+
+def test_photos_added_to_the_same_folder_are_learned(tiny_photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    shutil.copytree(tiny_photos, root)
+    first = handlens.fit(root, out=tmp_path / "first", **{**given, "epochs": 1})
+    colour_photos(root / "花朵", 3, (220, 60, 60), 5)
+    colour_photos(root / "a new one", 5, (230, 230, 30), 6)
+    quick = {"epochs": 1, "batch_size": 8, "precision": "32-true"}
+    plain = handlens.fit(out=tmp_path / "plain", continue_run=str(first.folder), **quick)
+    assert plain.classes == first.classes
+    assert plain.metrics["photos"] == first.metrics["photos"]
+    assert any("8 photos of" in note and "they came later" in note for note in plain.metrics["notes"])
+    second = handlens.fit(out=tmp_path / "second", continue_run=str(first.folder), add=str(root), **quick)
+    assert second.classes == (*first.classes, "a new one")
+    assert sum(second.metrics["photos"].values()) == 36 + 8
+    assert sha256_of_split(first.folder, "test") <= sha256_of_split(second.folder, "test")
+
+
+def test_a_head_with_a_hidden_layer_is_continued(
+    tiny_photos: Path, more_photos: Path, given: dict[str, Any], tmp_path: Path
+) -> None:
+    first = handlens.fit(tiny_photos, out=tmp_path / "first", **{**given, "mode": "head", "head_hidden": 20})
+    quick = {"epochs": 1, "batch_size": 8, "precision": "32-true"}
+    for mode in ("head", "full"):
+        run = handlens.fit(
+            out=tmp_path / mode, continue_run=str(first.folder), add=str(more_photos), mode=mode, **quick
+        )
+        saved = checkpoint.load(run.folder)
+        assert saved.arguments["head_hidden"] == 20
+        assert [type(layer).__name__ for layer in saved.net.classifier[-4:]] == ["Linear", "ReLU", "Dropout", "Linear"]
+        assert len(saved.net.classifier) == len(checkpoint.load(first.folder).net.classifier)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"net": "mobilenet_v2"}, r"net is mobilenet_v2, but .* goes on with its own, mobilenet_v3_small"),
+        ({"image_px": 64}, r"image_px is 64, but .* goes on with its own, 32; leave out --image-px"),
+        ({"width": 0.5}, r"width is 0.5, but .* goes on with its own"),
+        ({"head_hidden": 5}, r"head_hidden is 5, but .* goes on with its own, 0"),
+        ({"weights": "imagenet"}, r"weights is imagenet, but .* goes on with its own; leave out --weights"),
+        ({"mode": "scratch"}, "a continued run does not start from scratch"),
+        ({"add": "nowhere"}, "there is no folder nowhere"),
+        ({"add": "SAME"}, "has no photo that the run does not have already"),
+    ],
+)
+def test_what_does_not_fit_the_earlier_run(
+    full_run: Run, tiny_photos: Path, tmp_path: Path, more: dict[str, Any], sentence: str
+) -> None:
+    more = {name: str(tiny_photos) if value == "SAME" else value for name, value in more.items()}
+    with pytest.raises(HandlensError, match=sentence):
+        handlens.fit(out=tmp_path / "run", continue_run=str(full_run.folder), **more)
+    assert not (tmp_path / "run").exists()
+
+
+def test_photos_of_the_earlier_run_that_are_gone(tiny_photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(tiny_photos, tmp_path / "photos")
+    run = handlens.fit(tmp_path / "photos", out=tmp_path / "run", **{**given, "epochs": 1})
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    with pytest.raises(HandlensError, match="there is no folder"):
+        handlens.fit(out=tmp_path / "next", continue_run=str(run.folder))
+    quick = {"epochs": 1, "batch_size": 8, "precision": "32-true"}
+    moved = handlens.fit(tmp_path / "moved", out=tmp_path / "next", continue_run=str(run.folder), **quick)
+    assert sha256_of_split(moved.folder, "test") == sha256_of_split(run.folder, "test")
+
+
+# ---- failures --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"epoch": 3}, "a recipe has no 'epoch'"),
+        ({"epochs": "3"}, "epochs is '3', expected int"),
+        ({"mode": "fast"}, "mode is 'fast', expected full or last or head or scratch"),
+        ({"mode": "scratch"}, "--mode scratch starts from random weights, and --weights is"),
+        ({"mode": "head", "weights": "none"}, "--mode head trains on top of weights, and --weights is none"),
+        ({"mode": "last", "weights": "none"}, "--mode last trains on top of weights"),
+        ({"image_px": 16}, "16 px is too small an input"),
+        ({"weights": Path("nowhere.safetensors")}, "the weight file nowhere.safetensors does not exist"),
+        ({"device": "cuda"}, "cuda"),
+        ({"photos": "nowhere"}, "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence_and_no_folder(
+    tiny_photos: Path, given: dict[str, Any], tmp_path: Path, more: dict[str, Any], sentence: str
+) -> None:
+    if "device" in more and torch.cuda.is_available():
+        pytest.skip("there is one here")
+    given = {"photos": str(tiny_photos), **given, **more}
+    with pytest.raises(HandlensError) as caught:
+        handlens.fit(out=tmp_path / "run", **given)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_photos_at_all(tmp_path: Path) -> None:
+    with pytest.raises(HandlensError, match="no photos were given"):
+        handlens.fit(out=tmp_path / "run")
+
+
+def test_a_folder_that_exists_is_left_as_it_is(
+    full_run: Run, tiny_photos: Path, given: dict[str, Any], tmp_path: Path
+) -> None:
+    for out in (full_run.folder, tmp_path):
+        before = sorted(path.name for path in out.iterdir())
+        with pytest.raises(HandlensError, match="exists already; choose another --out"):
+            handlens.fit(tiny_photos, out=out, **given)
+        assert sorted(path.name for path in out.iterdir()) == before
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / loop.STATE).write_bytes(b"")
+    with pytest.raises(HandlensError, match="go on with --resume"):
+        handlens.fit(tiny_photos, out=tmp_path / "run", **given)
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_nothing(
+    tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(HandlensError, match="the disk is full"):
+        handlens.fit(tiny_photos, out=tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_fills_up_leaves_what_can_be_resumed(
+    full_run: Run, tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if Path(target).name == "log.csv":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", full)
+        with pytest.raises(HandlensError, match=r"the disk is full: .*log.csv"):
+            handlens.fit(tiny_photos, out=tmp_path / "run", **given)
+    run = handlens.fit(out=tmp_path / "run", resume=True)
+    assert run.metrics["test"] == full_run.metrics["test"]
+    assert len((run.folder / "log.csv").read_text().splitlines()) == 3
+
+
+def test_a_photo_that_is_gone_meanwhile_is_named(tiny_photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    shutil.copytree(tiny_photos, root)
+
+    class Removes(Watcher):
+        def started(self, folder: Path) -> None:
+            for photo in (root / "花朵").iterdir():
+                photo.unlink()
+
+    with pytest.raises(HandlensError, match=r"花朵.*does not exist"):
+        handlens.fit(root, out=tmp_path / "run", watcher=Removes(), **given)
+
+
+def test_the_folder_of_a_run_counts_as_finished_when_it_is_judged(full_run: Run, tmp_path: Path) -> None:
+    assert job._is_finished(full_run.folder)
+    assert not job._is_finished(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["full", "head"])
+def test_two_processes_give_one_run(
+    mode: str, tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"--net": NET, "--weights": weight_file, "--mode": mode, "--out": tmp_path / "run", "--device": "cpu"}
+    options |= {"--" + name.replace("_", "-"): value for name, value in quick.items()} | {"--devices": 2}
+    command = [sys.executable, "-m", "handlens", "train", tiny_photos, "--json"]
+    command += [part for pair in options.items() for part in pair]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)  # one of the processes speaks
+    assert value["metrics"]["photos"] == {"train": 30, "validation": 3, "test": 3}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert len(lines) == 3
+    found = photos.scan(tiny_photos)
+    assert handlens.load(tmp_path / "run").classes == found.classes
