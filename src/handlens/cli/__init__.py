@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from handlens.cli import env, evaluate, nets, predict, train
+from handlens.cli import demo, draw_flowers, env, evaluate, nets, predict, train
 from handlens.errors import HandlensError
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command("nets")(nets.nets)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("demo")(demo.demo)
+app.command("draw-flowers")(draw_flowers.draw_flowers)
 app.command("env")(env.env)
 
 
