@@ -14,7 +14,7 @@ RECIPE: dict[str, Any] = {
     "mode": "scratch",
     "weights": "none",
     "image_px": 96,
-    "epochs": 14,
+    "epochs": 20,
     "batch_size": 32,
     "lr": 4e-3,
     "warmup_epochs": 2.0,
