@@ -27,6 +27,7 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/make.py
+	$(BIN)/python docs/sheet.py
 	$(BIN)/python benchmarks/table.py
 
 $(VENV)/.train: pyproject.toml constraints.txt

@@ -1,4 +1,6 @@
-"""Record a finished run's figures: python benchmarks/record.py RUN NAME --command "handlens train ..." [--to-beat 0.9]
+"""Record a finished run's figures:
+
+    python benchmarks/record.py RUN NAME --command "handlens train ..." --commit HASH
 
 Writes benchmarks/results/NAME.json, and with --keep the run itself as float16 in benchmarks/runs/NAME, its paths
 made relative to this project, so that later work can begin from it.
@@ -10,7 +12,6 @@ import argparse
 import datetime
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("--command", required=True, help="the command that made the run, from the project's root")
+    parser.add_argument("--commit", required=True, help="the commit whose code made the run")
     parser.add_argument("--to-beat", type=float, help="the figure that was to be beaten, a fraction")
     parser.add_argument("--keep", action="store_true", help="keep the run as float16 too")
     given = parser.parse_args()
@@ -47,7 +49,7 @@ def main() -> None:
         "seconds": found.metrics["seconds"],
         "device": found.metrics["device"],
         "date": made.date().isoformat(),
-        "commit": subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip(),
+        "commit": given.commit,
         "versions": versions(),
         "recipe": recipe,
     }

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import typer.main
+from PIL import Image
 
 from handlens import cli, cost, nets
 from handlens.cli import nets as nets_command
@@ -103,6 +105,24 @@ def test_field(row: list[str]) -> None:
     values = typing.get_args(typing.get_type_hints(Recipe)[name])
     assert all(f"`{value}`" in meaning for value in values)
     assert len(meaning) > 15
+
+
+# ---- the picture -----------------------------------------------------------------------------------------------------
+def test_the_readmes_picture_shows_what_is_drawn(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    path = ROOT / "docs" / "images" / "flowers.png"
+    assert path.stat().st_size < 300_000
+    sheet = script("docs/sheet.py")
+    drawn = sheet.sheet(sheet.drawn.draw(tmp_path / "flowers", photos_per_class=1))
+    with Image.open(path) as picture:
+        assert picture.size == drawn.size
+        column = (
+            0,
+            0,
+            sheet.PX,
+            drawn.height,
+        )  # the first picture of each class; small, for a palette's colours differ
+        ours, theirs = (image.convert("RGB").crop(column).resize((12, 60)) for image in (picture, drawn))
+    assert np.abs(np.subtract(ours, theirs, dtype=float)).mean() < 4, "make docs draws it again"
 
 
 # ---- installation ----------------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_a_name_with_a_line_break(folder: Path) -> None:
 
 def test_a_name_that_is_not_utf8(folder: Path) -> None:
     try:
-        with open(os.fsencode(folder / "good") + b"/\xff\xfe.jpg", "wb") as file:  # noqa: PTH123
+        with open(os.fsencode(folder / "good") + b"/\xff\xfe.jpg", "wb") as file:
             file.write(encoded("JPEG"))
     except OSError:
         pytest.skip("this file system takes no such name")

@@ -92,7 +92,9 @@ def train(
     if not watching.folder:  # one of several processes, of which the first speaks
         return
     if json:
-        screen.print_json({"run": run.folder, "classes": run.classes, "recipe": vars(run.recipe), "metrics": run.metrics})
+        screen.print_json(
+            {"run": run.folder, "classes": run.classes, "recipe": vars(run.recipe), "metrics": run.metrics}
+        )
         return
     show(run)
 

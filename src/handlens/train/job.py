@@ -30,6 +30,7 @@ from handlens.train.pixels import Fixed, Pixels
 from handlens.train.recipe import Recipe, choose
 
 RECIPE = "recipe.toml"
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +137,8 @@ def fit(
 
 
 def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> Fabric:
+    if device not in DEVICES:
+        raise HandlensError(f"device is {device!r}, expected {' or '.join(DEVICES)}")
     try:
         return Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, precision=precision)
     except (ValueError, RuntimeError) as error:  # also MisconfigurationException
