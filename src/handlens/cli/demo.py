@@ -16,12 +16,12 @@ RECIPE: dict[str, Any] = {
     "image_px": 96,
     "epochs": 20,
     "batch_size": 32,
-    "lr": 4e-3,
-    "warmup_epochs": 2.0,
+    "lr": 2.5e-3,
     "weight_decay": 0.05,
     "augment": "light",
-    "crop_min_area": 0.6,
+    "crop_min_area": 0.8,
     "mixup_alpha": 0.0,
+    "dropout": 0.0,
     "ema_decay": 0.98,
 }
 
@@ -56,14 +56,13 @@ def demo(
 
     if os.path.lexists(out):
         raise HandlensError(f"{out} exists already", "choose another --out or remove it")
+    shorter = {"epochs": epochs, "warmup_epochs": 0.3 * epochs}
     start = time.monotonic()
     with screen.progress("drawing flowers", 5 * photos_per_class) as update:
         draw(out / "photos", photos_per_class=photos_per_class, image_px=128, seed=seed, progress=update)
     try:
         with watcher() as watching:
-            run = handlens.fit(
-                out / "photos", out=out / "run", watcher=watching, **{**RECIPE, "epochs": epochs, "seed": seed}
-            )
+            run = handlens.fit(out / "photos", out=out / "run", watcher=watching, **{**RECIPE, **shorter, "seed": seed})
     except KeyboardInterrupt:
         screen.note(f"\nsaved; go on with: handlens train --resume --out {out / 'run'}")
         raise typer.Exit(130) from None
