@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ def shared() -> Path:
     if not (SHARED / "reference").is_dir():
         pytest.skip("the shared folder of references, weights and photos is not beside the project")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> None:
+    """Ctrl-C arrives, here and in the commands that tests start, though a background job begins with it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
