@@ -1,0 +1,412 @@
+"""`handlens train`: options, what it prints, Ctrl-C, and errors that are one sentence and leave nothing behind."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlens import checkpoint, cli, files, photos, train
+from handlens.cli import train as command
+from handlens.train import Recipe, Run, loop
+
+Train = Callable[..., tuple[int, str, str]]
+NET = "mobilenet_v3_small"
+QUICK = ["--image-px", "32", "--batch-size", "8", "--epochs", "1", "--precision", "32-true"]
+SMALL = ["--net", NET, "--weights", "none", "--width", "0.35", *QUICK]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
+    def called(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["handlens", "train", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return called
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the command asks of `handlens.fit`, which does nothing here."""
+    calls: list[dict[str, Any]] = []
+
+    def fit(photos: str = "", *, watcher: Any, out: Any, resume: bool, device: str, devices: int, num_nodes: int,
+            **given: Any) -> Run:  # fmt: skip
+        calls.append({"photos": photos, "out": out, "resume": resume, "device": device, "devices": devices,
+                      "num_nodes": num_nodes, "given": given})  # fmt: skip
+        watcher.started(Path("run"))
+        return Run(Path("run"), Recipe(), ("a", "b"), {})
+
+    monkeypatch.setattr(train, "fit", fit)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, tiny_photos: Path) -> Path:
+    """A finished run. Not to be changed."""
+    out = tmp_path_factory.mktemp("done") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HANDLENS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        settings = {"image_px": 32, "batch_size": 8, "epochs": 1, "precision": "32-true"}
+        train.fit(tiny_photos, out=out, net=NET, width=0.35, weights="none", **settings)
+    return out
+
+
+RECIPE_OPTIONS: dict[str, Any] = {
+    "--net": "mobilenet_v2",
+    "--mode": "last",
+    "--weights": "w.pth",
+    "--width": 0.5,
+    "--image-px": 96,
+    "--epochs": 7,
+    "--batch-size": 12,
+    "--lr": 0.25,
+    "--augment": "none",
+    "--balance": "sampling",
+    "--head-hidden": 40,
+    "--last-blocks": 6,
+    "--patience-epochs": 2,
+    "--precision": "bf16-mixed",
+    "--cache-mb": 77,
+    "--seed": 5,
+    "--continue": "runs/a",
+    "--add": "more",
+}
+
+
+def field(option: str) -> str:
+    return "continue_run" if option == "--continue" else option[2:].replace("-", "_")
+
+
+def test_the_table_has_every_option_of_a_recipe() -> None:
+    assert {field(option) for option in RECIPE_OPTIONS} == set(command._RECIPE_OPTIONS)
+    others = {"photos", "out", "recipe", "resume", "device", "devices", "num_nodes", "json"}
+    assert set(inspect.signature(command.train).parameters) - others == set(command._RECIPE_OPTIONS)
+
+
+@pytest.mark.parametrize("option", RECIPE_OPTIONS)
+def test_an_option_reaches_the_recipe(option: str, call: Train, asked: list[dict[str, Any]]) -> None:
+    more = ["--continue", "runs/a"] if option == "--add" else []
+    code, _, err = call("photos", option, RECIPE_OPTIONS[option], *more)
+    assert code == 0, err
+    assert asked[0]["photos"] == "photos"
+    expected = {field(option): RECIPE_OPTIONS[option]} | ({"continue_run": "runs/a"} if more else {})
+    assert asked[0]["given"] == expected
+    Recipe(**expected)
+
+
+def test_nothing_has_to_be_chosen(call: Train, asked: list[dict[str, Any]]) -> None:
+    assert call("photos")[0] == 0
+    assert asked == [{"photos": "photos", "out": None, "resume": False, "device": "auto", "devices": 1,
+                      "num_nodes": 1, "given": {}}]  # fmt: skip
+
+
+def test_the_machine_is_chosen_beside_the_recipe(call: Train, asked: list[dict[str, Any]]) -> None:
+    assert call("photos", "--out", "r", "--device", "cpu", "--devices", 3, "--num-nodes", 2)[0] == 0
+    assert (asked[0]["out"], asked[0]["device"], asked[0]["devices"], asked[0]["num_nodes"]) == (Path("r"), "cpu", 3, 2)
+    assert asked[0]["given"] == {}
+
+
+def test_options_beside_a_recipe_win(call: Train, asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "recipe 花.toml"
+    recipe = Recipe(photos="my photos", lr=0.5, seed=3, epochs=5)
+    recipe.write(path)
+    assert call("--recipe", path, "--seed", 4)[0] == 0
+    assert asked[0]["photos"] == "my photos"
+    rest = {name: value for name, value in vars(recipe).items() if name != "photos"}
+    assert asked[0]["given"] == rest | {"seed": 4}
+    assert call("--recipe", path, "other photos")[0] == 0
+    assert asked[1]["photos"] == "other photos"
+
+
+def test_resume_is_passed_on(call: Train, asked: list[dict[str, Any]]) -> None:
+    assert call("--resume", "--out", "run")[0] == 0
+    assert asked[0] | {"device": "", "devices": 0, "num_nodes": 0} == {
+        "photos": "", "out": Path("run"), "resume": True, "device": "", "devices": 0, "num_nodes": 0, "given": {},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["photos", "--out", "r"], ["--recipe", "r.toml", "--out", "r"], [],
+     *([option, value, "--out", "r"] for option, value in RECIPE_OPTIONS.items())],
+    ids=str,
+)  # fmt: skip
+def test_resume_with_anything_else_is_refused(call: Train, asked: list[dict[str, Any]], more: list[Any]) -> None:
+    code, out, err = call("--resume", *more)
+    assert (code, out, asked) == (2, "", [])
+    assert "handlens train --resume --out RUN" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_add_without_a_run_is_refused(call: Train, asked: list[dict[str, Any]]) -> None:
+    code, out, err = call("photos", "--add", "more")
+    assert (code, out, asked) == (2, "", [])
+    assert "handlens train --continue RUN --add PHOTOS" in err
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_a_senseless_number_of_devices_is_refused(call: Train, asked: list[dict[str, Any]], number: str) -> None:
+    code, out, err = call("photos", "--devices", number)
+    assert (code, out, asked) == (2, "", [])
+    assert "--devices" in err
+
+
+# ---- whole runs ------------------------------------------------------------------------------------------------------
+def test_json_is_one_value_on_standard_output(call: Train, tiny_photos: Path, tmp_path: Path) -> None:
+    """With spaces, Chinese characters and an emoji in every path."""
+    root, run = tmp_path / "my photos 花朵 🌼", tmp_path / "a run 花朵 🌼"
+    shutil.copytree(tiny_photos, root)
+    code, out, err = call(root, "--out", run, *SMALL, "--seed", 3, "--json")
+    assert code == 0, err
+    value = json.loads(out)
+    assert value["run"] == str(run)
+    assert value["classes"] == ["blue sky", "花朵", "🌿 leaf"]
+    assert value["recipe"]["seed"] == 3
+    assert value["recipe"]["mode"] == "scratch"
+    assert value["recipe"]["photos"] == str(root)
+    assert value["metrics"]["test"]["num_photos"] == 3
+    assert value["metrics"]["epochs"] == 1
+    assert f"{NET} at 32 px, mode scratch" in err
+    assert "epoch   1" in err
+    assert (run / "report.html").is_file()
+
+
+def test_the_end_says_how_good_it_is_and_what_to_type_next(call: Train, tiny_photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code, out, _ = call(tiny_photos, "--out", run, *SMALL)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("top-1 ")
+    assert "on 3 test photos (95 % interval" in lines[0]
+    assert f"report  {run / 'report.html'}" in lines
+    assert f"next    handlens predict {run} PHOTO" in lines
+
+
+def test_continue_and_add(call: Train, done: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "more" / "a new one").mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (40, 40), (20 * number, 200, 9)).save(tmp_path / "more" / "a new one" / f"{number}.png")
+    shutil.copy(tiny_photos / "花朵" / "03.jpg", tmp_path / "more" / "a new one")
+    quick = ["--epochs", "1", "--batch-size", "8", "--precision", "32-true", "--json"]
+    code, out, err = call("--continue", done, "--add", tmp_path / "more", "--out", tmp_path / "run", *quick)
+    assert code == 0, err
+    value = json.loads(out)
+    assert value["classes"] == ["blue sky", "花朵", "🌿 leaf", "a new one"]
+    assert value["metrics"]["test"]["num_photos"] == 4
+    assert "left out 1 added photos that the run has already (a new one/03.jpg ...)" in err
+
+
+def test_photos_that_cannot_be_used_are_listed(call: Train, tiny_photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_photos, tmp_path / "photos")
+    (tmp_path / "photos" / "花朵" / "00.jpg").write_bytes(b"no photo")
+    huge_png(tmp_path / "photos" / "花朵" / "huge.png")
+    code, out, err = call(tmp_path / "photos", "--out", tmp_path / "run", *SMALL, "--json")
+    assert code == 0
+    assert "left out 花朵/00.jpg" in err
+    assert any("left out 花朵/huge.png" in line and "too many pixels" in line for line in err.splitlines())
+    assert len(json.loads(out)["metrics"]["notes"]) == 2
+
+
+def huge_png(path: Path) -> None:
+    """A PNG that says it has 60,000 x 60,000 pixels, in 100 bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+
+
+# ---- Ctrl-C ----------------------------------------------------------------------------------------------------------
+def test_ctrl_c_says_how_to_go_on_and_that_works(
+    call: Train, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, make, calls = tmp_path / "a run", loop._Batches.make, 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return make(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Batches, "make", interrupted)
+        code, out, err = call(tiny_photos, "--out", run, *SMALL)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == f"saved; go on with: handlens train --resume --out {run}"
+    assert (run / loop.STATE).is_file()
+    code, out, err = call("--resume", "--out", run, "--json")
+    assert code == 0, err
+    assert json.loads(out)["run"] == str(run)
+    code, out, err = call("--resume", "--out", run)
+    assert (code, out) == (2, "")
+    assert "is finished" in err
+
+
+def test_ctrl_c_before_there_is_a_run(
+    call: Train, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(photos, "examine", interrupted)
+    code, out, err = call(tiny_photos, "--out", tmp_path / "run", *SMALL)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "stopped"
+    assert not (tmp_path / "run").exists()
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+def fails(call: Train, run: Path, *arguments: object) -> str:
+    """The sentence on standard error of a call that fails and leaves no run."""
+    code, out, err = call(*arguments, "--out", run, "--json")
+    assert (code, out) == (2, "")
+    assert not run.exists()
+    assert not list(run.parent.glob(".*.part"))
+    lines = err.splitlines()
+    assert "Traceback" not in err
+    assert lines[-1].startswith("handlens: ")
+    return lines[-1]
+
+
+def without_class(root: Path) -> None:
+    for name in ("花朵", "🌿 leaf"):
+        shutil.rmtree(root / name)
+
+
+def empty_class(root: Path) -> None:
+    (root / "nothing here").mkdir()
+
+
+def few_photos(root: Path) -> None:
+    for name in ("花朵", "🌿 leaf"):
+        shutil.rmtree(root / name)
+        (root / name).mkdir()
+    for photo in sorted((root / "blue sky").iterdir())[1:]:
+        photo.unlink()
+
+
+def broken_class(root: Path) -> None:
+    for photo in (root / "花朵").iterdir():
+        photo.write_bytes(b"no photo")
+
+
+def no_class(root: Path) -> None:
+    for folder in list(root.iterdir()):
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (without_class, "has one class only (blue sky), expected at least two"),
+        (empty_class, "has a class without photos: 'nothing here'"),
+        (few_photos, "has 1 photo in 3 class folders: no photo in '花朵', '🌿 leaf'"),
+        (broken_class, "all photos of '花朵' are broken (the first: 花朵/00.jpg is not a photo"),
+        (no_class, "has no photos"),
+        (shutil.rmtree, "there is no folder"),
+    ],
+)
+def test_photos_that_cannot_be_trained_on(
+    call: Train, tiny_photos: Path, tmp_path: Path, spoil: Callable[[Path], None], sentence: str
+) -> None:
+    root = tmp_path / "my photos 花 🌼"
+    shutil.copytree(tiny_photos, root)
+    spoil(root)
+    assert sentence in fails(call, tmp_path / "run", root, *SMALL)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--net", "mobilenet_v3_smal"], "mobilenet_v3_small"),
+        (["--mode", "fast"], "mode is 'fast', expected full or last or head or scratch"),
+        (["--epochs", "0"], "epochs is 0, expected 1 to 100000"),
+        (["--batch-size", "0"], "batch_size is 0, expected 2 to 65536"),
+        (["--lr", "0"], "lr is 0.0, expected above 0"),
+        (["--seed", "-1"], "seed is -1, expected 0 to"),
+        (["--width", "0"], "width is 0.0, expected above 0"),
+        (["--image-px", "8"], "8 px is too small an input"),
+        (["--balance", "yes"], "balance is 'yes', expected none or weights or sampling"),
+        (["--device", "tpu"], "device is 'tpu', expected auto or cpu or cuda or mps"),
+        (["--mode", "head", "--weights", "none"], "--mode head trains on top of weights, and --weights is none"),
+        (["--weights", "nowhere.pth"], "the weight file nowhere.pth does not exist"),
+        (["--weights", "TEXT"], "is no weight file"),
+        (["--weights", "OTHER"], "does not fit"),
+        (["--recipe", "nowhere.toml"], "nowhere.toml cannot be read"),
+        (["--recipe", "TEXT"], "is not TOML"),
+        (["--continue", "nowhere"], "there is no run folder nowhere"),
+        (["--continue", "PHOTOS"], "is no finished run"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be(
+    call: Train, tiny_photos: Path, tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    import safetensors.torch
+    import torch
+
+    (tmp_path / "text.safetensors").write_text("this is [ no weight file")
+    safetensors.torch.save_file({"first.weight": torch.zeros(3, 4)}, tmp_path / "other.safetensors")
+    places = {"TEXT": tmp_path / "text.safetensors", "OTHER": tmp_path / "other.safetensors", "PHOTOS": tiny_photos}
+    given = [str(places.get(option, option)) for option in options]
+    usual = [] if "--continue" in options or "--recipe" in options else SMALL
+    if "--weights" in options:  # they may not be given twice with another mode
+        usual = ["--net", NET, *QUICK]
+    assert sentence in fails(call, tmp_path / "run", tiny_photos, *usual, *given)
+
+
+def test_a_checkpoint_of_another_version(call: Train, done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done, tmp_path / "newer")
+    facts = json.loads((tmp_path / "newer" / "handlens.json").read_text("utf-8"))
+    facts["format_version"] = checkpoint.FORMAT_VERSION + 1
+    (tmp_path / "newer" / "handlens.json").write_text(json.dumps(facts), "utf-8")
+    sentence = fails(call, tmp_path / "run", "--continue", tmp_path / "newer")
+    assert "newer is a checkpoint of format 2, this handlens reads format 1" in sentence
+
+
+def test_a_full_disk(call: Train, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    assert "the disk is full" in fails(call, tmp_path / "run", tiny_photos, *SMALL)
+
+
+def test_a_run_that_exists_is_left_as_it_is(call: Train, done: Path, tiny_photos: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in done.iterdir()}
+    code, out, err = call(tiny_photos, "--out", done, *SMALL)
+    assert (code, out) == (2, "")
+    assert f"{done} exists already; choose another --out or remove it" in err
+    assert {path.name: path.stat().st_mtime_ns for path in done.iterdir()} == before
+
+
+def test_no_photos_are_named(call: Train, tmp_path: Path) -> None:
+    assert "no photos were given" in fails(call, tmp_path / "run")
+
+
+def test_help_has_examples_and_every_option_and_loads_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['handlens', 'train', '--help']\nfrom handlens import cli\n"
+    code += "try: cli.main()\nexcept SystemExit: pass\nprint([m for m in ('torch', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "handlens train photos" in done.stdout
+    for option in (*RECIPE_OPTIONS, "--resume", "--recipe", "--json", "--device", "--devices", "--num-nodes", "--out"):
+        assert option in done.stdout
