@@ -5,6 +5,7 @@ A command's file imports rooms inside its function: `handlens --help` loads neit
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -52,6 +53,8 @@ def main() -> None:
 
     Anything else is a bug of handlens and shows its traceback.
     """
+    # torch's threads spin while they wait; beside another busy program that made training 25 times slower here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app(prog_name="handlens")
     except HandlensError as error:
