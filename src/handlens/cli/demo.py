@@ -14,7 +14,7 @@ RECIPE: dict[str, Any] = {
     "mode": "scratch",
     "weights": "none",
     "image_px": 96,
-    "epochs": 20,
+    "epochs": 18,
     "batch_size": 32,
     "lr": 2.5e-3,
     "weight_decay": 0.05,

@@ -35,7 +35,7 @@ class Recipe:
     """"full": all weights, from pretrained; "last": the last blocks and the classifier; "head": a new classifier on
     features computed once; "scratch": all weights, from random ones."""
     weights: str = "imagenet"
-    """"imagenet", "none" or the path of a weight file or of an earlier run."""
+    """"imagenet", "none" or the path of a weight file; a run has one, model.safetensors."""
     width: float = 1.0
     """Multiplier of the channels."""
     image_px: int = 224
