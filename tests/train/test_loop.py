@@ -187,9 +187,9 @@ def test_the_average_follows_its_formula() -> None:
         keep = min(0.5, (1 + step) / (10 + step))
         weight = keep * weight + (1 - keep) * net.weight.detach().numpy()
         mean = keep * mean + (1 - keep) * net.mean.item()
-    assert average.net.weight.tolist() == pytest.approx(weight.tolist(), rel=1e-5)
-    assert average.net.mean.item() == pytest.approx(mean, rel=1e-5)
-    assert average.net.count.item() == 29
+        assert average.net.weight.tolist() == pytest.approx(weight.tolist(), rel=1e-4)
+        assert average.net.mean.item() == pytest.approx(mean, rel=1e-4)
+        assert average.net.count.item() == step
     assert not average.net.weight.requires_grad
     assert not average.net.training
 
