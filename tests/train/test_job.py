@@ -321,6 +321,18 @@ def test_a_continued_run_is_judged_again_on_its_own_split(continued: tuple[Run, 
         assert all(part.path(index).is_file() for index in range(len(part)))
 
 
+def test_photos_that_came_after_a_continued_run_change_nothing_of_it(
+    full_run: Run, more_photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(more_photos, tmp_path / "more")
+    quick = {"epochs": 1, "batch_size": 8, "precision": "32-true"}
+    run = handlens.fit(out=tmp_path / "run", continue_run=full_run.folder, add=tmp_path / "more", **quick)
+    colour_photos(tmp_path / "more" / "a new one", 30, (230, 230, 30), 12)
+    data = start.data_of(run.recipe, run.folder / "split.json")
+    for name, part in data.splits.items():
+        assert {data.sha256[path] for path in part.paths} == sha256_of_split(run.folder, name)
+
+
 def test_a_continued_run_is_continued(
     continued: tuple[Run, Listens], full_run: Run, tmp_path: Path, quick: dict[str, Any]
 ) -> None:
