@@ -9,16 +9,18 @@ import struct
 import sys
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from sklearn import preprocessing
 
 from handlens.errors import HandlensError, PhotoError
-from handlens.preprocess import Preprocess, open_photo, shorter_side_to
+from handlens.preprocess import Normalisation, Preprocess, open_photo, shorter_side_to
 
 SIZES = [(1, 1), (1, 5000), (5000, 1), (3, 2), (224, 224), (256, 256), (257, 341), (500, 375), (333, 500), (640, 97)]
+OWN = get_args(Normalisation)[1:]  # those of each photo by itself
 ALL_MODES = [Preprocess(image_px=64, resize_px=73, resize=mode) for mode in ("crop", "letterbox", "squash")]
 
 
@@ -411,6 +413,7 @@ BAD_FIELDS = {
     "resize": ["stretch", None, ["crop"]],
     "resize_px": [100, 10**9, "256", None],
     "interpolation": ["box", None, ["bilinear"]],
+    "normalisation": ["minmax", "", None, ["l2"]],
     "mean": [[0.5], [0.5, 0.5, "x"], [0.5, 0.5, float("nan")], 0.5, None],
     "std": [[1, 1, 0], [1, 1, -1], [1, 1], [1, 1, float("inf")], [float("nan"), 1, 1]],
     "channels": ["rbg", "", None],
@@ -451,6 +454,57 @@ def test_normalise_in_bgr_keeps_each_channels_own_mean() -> None:
     options = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     rgb, bgr = Preprocess(**options).normalise(images), Preprocess(**options, channels="bgr").normalise(images)  # type: ignore[arg-type]
     assert (rgb[:, ::-1] == bgr).all()
+
+
+def own_range(values: np.ndarray, normalisation: str) -> np.ndarray:
+    """One photo's values, in [0, 1], normalised by scikit-learn or by the formula."""
+    flat = values.reshape(-1, 1)
+    if normalisation == "min-max":
+        return np.asarray(preprocessing.minmax_scale(flat)).reshape(values.shape)
+    if normalisation == "z-score":
+        return np.asarray(preprocessing.scale(flat)).reshape(values.shape)
+    norm = {"max-abs": "max", "l2": "l2"}[normalisation]
+    return np.asarray(preprocessing.normalize(flat.T, norm)).reshape(values.shape)
+
+
+@pytest.mark.parametrize("normalisation", OWN)
+def test_each_photo_is_normalised_by_itself(normalisation: Normalisation) -> None:
+    random = np.random.default_rng(0)
+    images = random.integers([[[[20]]], [[[0]]], [[[7]]]], [[[[60]]], [[[256]]], [[[201]]]], (3, 9, 8, 3)).astype(
+        np.uint8
+    )
+    plain = Preprocess(normalisation=normalisation, mean=(0, 0, 0), std=(1, 1, 1))
+    result = plain.normalise(images)
+    assert result.dtype == np.float32
+    for photo, values in zip(result, images, strict=True):
+        np.testing.assert_allclose(photo.transpose(1, 2, 0), own_range(values / 255, normalisation), atol=1e-6)
+    shifted = Preprocess(normalisation=normalisation, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), channels="bgr")
+    expected = (result - np.reshape([0.1, 0.2, 0.3], (3, 1, 1))) / np.reshape([0.4, 0.5, 0.6], (3, 1, 1))
+    np.testing.assert_allclose(shifted.normalise(images), expected[:, ::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("normalisation", OWN)
+@pytest.mark.parametrize("grey", [0, 1, 255])
+def test_a_photo_of_one_colour_is_finite(normalisation: Normalisation, grey: int) -> None:
+    plain = Preprocess(normalisation=normalisation, mean=(0, 0, 0), std=(1, 1, 1))
+    result = plain.normalise(np.full((1, 4, 4, 3), grey, np.uint8))
+    assert len(np.unique(result)) == 1
+    expected = {"max-abs": min(grey, 1), "l2": min(grey, 1) / np.sqrt(48)}.get(normalisation, 0)
+    assert result.max() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("normalisation", OWN)
+def test_half_the_light_is_the_same_to_a_photos_own_normalisation(normalisation: Normalisation) -> None:
+    bright = 2 * np.random.default_rng(0).integers(0, 128, (1, 6, 6, 3), dtype=np.uint8)
+    plain = Preprocess(normalisation=normalisation, mean=(0, 0, 0), std=(1, 1, 1))
+    np.testing.assert_allclose(plain.normalise(bright), plain.normalise(bright // 2), atol=1e-6)
+    assert not np.allclose(Preprocess().normalise(bright), Preprocess().normalise(bright // 2), atol=0.1)
+
+
+def test_a_contract_from_before_there_was_normalisation_is_fixed() -> None:
+    old = Preprocess(mean=(0.5, 0.5, 0.5)).to_dict()
+    del old["normalisation"]
+    assert Preprocess.from_dict(old) == Preprocess(mean=(0.5, 0.5, 0.5), normalisation="fixed")
 
 
 @pytest.mark.parametrize("shape", [(224, 224, 3), (1, 3, 224, 224), (1, 4, 4, 4)])

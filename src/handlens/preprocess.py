@@ -10,8 +10,9 @@ import dataclasses
 import io
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -26,6 +27,9 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+Normalisation = Literal["fixed", "min-max", "z-score", "max-abs", "l2"]
+NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
+GREY_LEVEL = 1 / 255  # the least that a photo's own normalisation divides by
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _LETTERBOX_GREY = (114, 114, 114)
@@ -44,7 +48,12 @@ class Preprocess:
                    "squash": both sides become `image_px`, the shape of things is not kept.
     resize_px:     length of the shorter side before the crop; used by "crop" only. The papers use image_px / 0.875.
     interpolation: "nearest", "bilinear", "bicubic" or "lanczos", always with Pillow's antialiasing.
-    mean, std:     of each channel, in [0, 1] units: normalised = (pixel / 255 - mean) / std.
+    normalisation: "fixed": by `mean` and `std` alone. The others first bring each photo, all its pixels and channels
+                   together, to a range of its own: "min-max" its darkest value to 0 and its brightest to 1, "z-score"
+                   its mean to 0 and its standard deviation to 1, "max-abs" its largest value to 1, "l2" the root of
+                   its summed squares to 1. None divides by less than one grey level, so a photo of one colour is fine.
+    mean, std:     of each channel: normalised = (value - mean) / std, value being pixel / 255 in [0, 1], or what
+                   `normalisation` made of it.
     channels:      "rgb" or "bgr", the order in which the network takes its channels.
     """
 
@@ -52,6 +61,7 @@ class Preprocess:
     resize: Literal["crop", "letterbox", "squash"] = "crop"
     resize_px: int = 256
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    normalisation: Normalisation = "fixed"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     channels: Literal["rgb", "bgr"] = "rgb"
@@ -70,6 +80,7 @@ class Preprocess:
                 f"at least image_px ({self.image_px}) and at most 16384",
             ),
             (self.interpolation in _RESAMPLING, "interpolation", ", ".join(_RESAMPLING)),
+            (self.normalisation in NORMALISATIONS, "normalisation", ", ".join(NORMALISATIONS)),
             (len(self.mean) == 3 and all(map(math.isfinite, self.mean)), "mean", "three numbers"),
             (len(self.std) == 3 and all(0 < value < math.inf for value in self.std), "std", "three numbers above zero"),
             (self.channels in ("rgb", "bgr"), "channels", "rgb or bgr"),
@@ -114,7 +125,7 @@ class Preprocess:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise ValueError(f"expected uint8 (B, H, W, 3), got {images.dtype} {images.shape}")
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
-        scaled = (images.astype(np.float32) / 255 - mean) / std
+        scaled = (_by_photo(images.astype(np.float32) / 255, self.normalisation) - mean) / std
         if self.channels == "bgr":
             scaled = scaled[..., ::-1]
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
@@ -125,15 +136,40 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocess:
-        """Read what `to_dict` wrote. Raises HandlensError on a missing or unknown field or a value out of range."""
+        """Read what `to_dict` wrote. Raises HandlensError on a missing or unknown field or a value out of range.
+
+        Files from before there was `normalisation` lack it, and mean "fixed".
+        """
         names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
+        if not isinstance(values, dict) or {"normalisation", *values} != names:
             given = sorted(values) if isinstance(values, dict) else values
             raise HandlensError(f"a pixel contract has the fields {sorted(names)}, this one has {given}")
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise HandlensError(f"a pixel contract with a value of the wrong kind ({error})") from error
+
+
+def _by_photo(images: np.ndarray, normalisation: Normalisation) -> np.ndarray:
+    """float32 (B, H, W, 3) in [0, 1], each photo brought to its own range; `nets.pixels.by_photo` does it in torch."""
+
+    def over(statistic: Callable[..., np.ndarray], values: np.ndarray, **more: Any) -> np.ndarray:
+        return statistic(values, axis=(1, 2, 3), keepdims=True, **more)
+
+    if normalisation == "fixed":
+        return images
+    low: np.ndarray | np.float32 = np.float32(0)
+    if normalisation == "min-max":
+        low = over(np.min, images)
+        span = over(np.max, images) - low
+    elif normalisation == "z-score":
+        low = over(np.mean, images, dtype=np.float64)
+        span = over(np.std, images, dtype=np.float64)
+    elif normalisation == "max-abs":
+        span = over(np.max, images)
+    else:
+        span = np.sqrt(over(np.sum, np.square(images), dtype=np.float64))
+    return ((images - low) / np.maximum(span, GREY_LEVEL)).astype(np.float32)
 
 
 def shorter_side_to(width: int, height: int, px: int) -> tuple[int, int]:

@@ -71,6 +71,7 @@ RECIPE_OPTIONS: dict[str, Any] = {
     "--weights": "w.pth",
     "--width": 0.5,
     "--image-px": 96,
+    "--normalisation": "min-max",
     "--epochs": 7,
     "--batch-size": 12,
     "--lr": 0.25,

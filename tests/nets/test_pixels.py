@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
 
 from handlens import nets
 from handlens.nets.pixels import FromPixels
-from handlens.preprocess import Preprocess
+from handlens.preprocess import NORMALISATIONS, Normalisation, Preprocess
 
 CONTRACTS = [
     Preprocess(),
@@ -37,6 +39,18 @@ def test_every_pixel_value_is_normalised_to_the_bit(net: nets.Net, preprocess: P
     np.testing.assert_array_equal(normalised.numpy(), preprocess.normalise(every))
 
 
+@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+@pytest.mark.parametrize("normalisation", NORMALISATIONS[1:])
+def test_each_photos_own_normalisation_is_the_contracts(
+    net: nets.Net, normalisation: Normalisation, channels: Literal["rgb", "bgr"]
+) -> None:
+    preprocess = Preprocess(normalisation=normalisation, channels=channels, mean=(0, 0, 0.1), std=(1, 1, 0.9))
+    dim, even = photos(1) // 5 + 30, np.full((1, 48, 48, 3), 77, np.uint8)
+    images = np.concatenate([photos(2), dim, even])
+    normalised = FromPixels(net, preprocess).normalise(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(normalised, preprocess.normalise(images), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("preprocess", CONTRACTS)
 @torch.no_grad()
 def test_equal_to_normalise_then_the_net(net: nets.Net, preprocess: Preprocess) -> None:
@@ -52,10 +66,12 @@ def test_its_state_is_the_nets(net: nets.Net) -> None:
     assert set(wrapped.state_dict()) == {f"net.{key}" for key in net.state_dict()}
 
 
-@pytest.mark.parametrize("channels", ["rgb", "bgr"])
+@pytest.mark.parametrize(
+    "preprocess", [Preprocess(), Preprocess(channels="bgr"), *(Preprocess(normalisation=n) for n in NORMALISATIONS[1:])]
+)
 @torch.no_grad()
-def test_it_exports_with_any_batch(net: nets.Net, channels: str) -> None:
-    wrapped = FromPixels(net, Preprocess(channels=channels)).eval()  # type: ignore[arg-type]
+def test_it_exports_with_any_batch(net: nets.Net, preprocess: Preprocess) -> None:
+    wrapped = FromPixels(net, preprocess).eval()
     program = torch.export.export(
         wrapped, (torch.from_numpy(photos(2)),), dynamic_shapes=({0: torch.export.Dim("batch", max=64)},)
     )

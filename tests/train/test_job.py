@@ -380,12 +380,26 @@ def test_a_head_with_a_hidden_layer_is_continued(
         assert len(saved.net.classifier) == len(checkpoint.load(first.folder).net.classifier)
 
 
+def test_a_photos_own_normalisation_stays_with_the_run_and_those_after_it(
+    tiny_photos: Path, tmp_path: Path, quick: dict[str, Any]
+) -> None:
+    settings = {**quick, "epochs": 1, "net": "mobilenet_v3_small", "width": 0.35}
+    first = handlens.fit(tiny_photos, out=tmp_path / "first", weights="none", normalisation="z-score", **settings)
+    contract = handlens.load(first.folder).preprocess
+    assert (contract.normalisation, contract.mean, contract.std) == ("z-score", (0, 0, 0), (1, 1, 1))
+    again = handlens.fit(out=tmp_path / "again", continue_run=str(first.folder), **{**quick, "epochs": 1})
+    weights = str(first.folder / "model.safetensors")
+    tuned = handlens.fit(tiny_photos, out=tmp_path / "tuned", weights=weights, **settings)
+    assert handlens.load(again.folder).preprocess == handlens.load(tuned.folder).preprocess == contract
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
         ({"net": "mobilenet_v2"}, r"net is mobilenet_v2, but .* goes on with its own, mobilenet_v3_small"),
         ({"image_px": 64}, r"image_px is 64, but .* goes on with its own, 32; leave out --image-px"),
         ({"width": 0.5}, r"width is 0.5, but .* goes on with its own"),
+        ({"normalisation": "l2"}, r"normalisation is l2, but .* goes on with its own; leave out --normalisation"),
         ({"head_hidden": 5}, r"head_hidden is 5, but .* goes on with its own, 0"),
         ({"weights": "imagenet"}, r"weights is imagenet, but .* goes on with its own; leave out --weights"),
         ({"mode": "scratch"}, "a continued run does not start from scratch"),

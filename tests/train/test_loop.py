@@ -16,7 +16,7 @@ from torch import nn
 from handlens import nets, photos
 from handlens.errors import HandlensError
 from handlens.nets import Net
-from handlens.preprocess import Preprocess
+from handlens.preprocess import Normalisation, Preprocess
 from handlens.train import Recipe, loop
 from handlens.train.pixels import Fixed, Pixels
 
@@ -321,11 +321,15 @@ def test_judge_counts_every_photo_once(splits: dict[str, photos.Photos]) -> None
     assert top1 == pytest.approx((logits.argmax(1).numpy() == labels).mean())
 
 
+@pytest.mark.parametrize("normalisation", ["fixed", "z-score", "l2"])
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])
 def test_photos_without_augmentation_are_normalised_as_the_contract_says(
-    splits: dict[str, photos.Photos], channels: str
+    splits: dict[str, photos.Photos], channels: str, normalisation: Normalisation
 ) -> None:
-    preprocess = Preprocess(image_px=40, resize_px=40, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), channels=channels)
+    preprocess = Preprocess(
+        image_px=40, resize_px=40, normalisation=normalisation, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7),
+        channels=channels,
+    )  # fmt: skip
     recipe = Recipe(augment="none", label_smoothing=0.3)
     make = loop._Batches(Pixels(splits["train"], preprocess, 64), recipe, preprocess, torch.device("cpu"))
     images, targets = make.make(np.array([3, 0]), [0])

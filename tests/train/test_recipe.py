@@ -27,6 +27,7 @@ UNUSUAL = {
     "width": 0.35,
     "image_px": 160,
     "train_px": 128,
+    "normalisation": "l2",
     "seed": 7,
     "epochs": 3,
     "batch_size": 5,

@@ -24,6 +24,9 @@ def train(
     weights: str | None = typer.Option(None, help="imagenet, none, or a .pth or .safetensors file. [imagenet]"),
     width: float | None = typer.Option(None, help="Multiplier of the network's channels. [1.0]"),
     image_px: int | None = typer.Option(None, help="Height and width that the network sees. [224]"),
+    normalisation: str | None = typer.Option(
+        None, help="own, or each photo's by itself: min-max, z-score, max-abs or l2. [own: as the weights]"
+    ),
     epochs: int | None = typer.Option(None, help="Times that all photos are seen. [by mode and number of photos]"),
     batch_size: int | None = typer.Option(None, help="Photos a step. [32, fewer for few photos]"),
     lr: float | None = typer.Option(None, help="Highest learning rate of the classifier. [by mode]"),
@@ -115,8 +118,8 @@ def show(run: Run) -> None:
 
 
 _RECIPE_OPTIONS = (
-    "net", "mode", "weights", "width", "image_px", "epochs", "batch_size", "lr", "augment", "balance", "head_hidden",
-    "last_blocks", "patience_epochs", "precision", "cache_mb", "seed", "continue_run", "add",
+    "net", "mode", "weights", "width", "image_px", "normalisation", "epochs", "batch_size", "lr", "augment", "balance",
+    "head_hidden", "last_blocks", "patience_epochs", "precision", "cache_mb", "seed", "continue_run", "add",
 )  # fmt: skip
 
 

@@ -6,14 +6,36 @@ import torch
 from torch import Tensor, nn
 
 from handlens.nets.layers import Net
-from handlens.preprocess import Preprocess
+from handlens.preprocess import GREY_LEVEL, Normalisation, Preprocess
+
+_PHOTO = (1, 2, 3)  # the dimensions of one photo in a batch
+
+
+def by_photo(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1], each brought to a range of its own as `Preprocess.normalisation` says."""
+    if normalisation == "fixed":
+        return images
+    low: Tensor | float = 0.0
+    if normalisation == "min-max":
+        low = images.amin(_PHOTO, keepdim=True)
+        span = images.amax(_PHOTO, keepdim=True) - low
+    elif normalisation == "z-score":
+        images = images - images.mean(_PHOTO, keepdim=True)
+        low = images.mean(_PHOTO, keepdim=True)  # what rounding left, which counts where a photo has little contrast
+        span = (images - low).square().mean(_PHOTO, keepdim=True).sqrt()
+    elif normalisation == "max-abs":
+        span = images.amax(_PHOTO, keepdim=True)
+    else:
+        span = images.square().sum(_PHOTO, keepdim=True).sqrt()
+    return (images - low) / span.clamp(min=GREY_LEVEL)
 
 
 class FromPixels(nn.Module):
     """A network that takes uint8 RGB photos (B, H, W, 3), resized and cropped already.
 
     It gives (probabilities, logits), each (B, num_classes). Scaling, normalisation, channel order and layout are
-    inside, and equal `Preprocess.normalise` to the bit; the softmax is inside too.
+    inside, and equal `Preprocess.normalise`: to the bit where the normalisation is "fixed", to rounding where it is
+    each photo's own. The softmax is inside too.
     """
 
     mean: Tensor
@@ -23,6 +45,7 @@ class FromPixels(nn.Module):
         super().__init__()
         self.net = net
         self.bgr = preprocess.channels == "bgr"
+        self.normalisation = preprocess.normalisation
         # Not persistent: the contract is stored as such, and the state dict holds what was learned.
         self.register_buffer("mean", torch.tensor(preprocess.mean).reshape(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std).reshape(3, 1, 1), persistent=False)
@@ -30,9 +53,10 @@ class FromPixels(nn.Module):
     def normalise(self, photos: Tensor) -> Tensor:
         """uint8 RGB (B, H, W, 3) -> float32 (B, 3, H, W), what the network was trained on."""
         images = photos.permute(0, 3, 1, 2).to(torch.float32).contiguous()  # in this order exporters keep one graph
-        images = (images / 255 - self.mean) / self.std
+        images = (by_photo(images / 255, self.normalisation) - self.mean) / self.std
         return images.flip(1) if self.bgr else images
 
     def forward(self, photos: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.net(self.normalise(photos))
+        dtype = next(self.net.parameters()).dtype  # a network in float16 still gets its pixels scaled in float32
+        logits = self.net(self.normalise(photos).to(dtype)).float()
         return logits.softmax(1), logits

@@ -294,7 +294,7 @@ def _contract(
     net: str, source: str, row: Published | None, metadata: Mapping[str, str], path: Path
 ) -> tuple[Preprocess, dict[str, Any]]:
     """A file's pixel contract and arguments: from its row or its source's habit, corrected by its own metadata."""
-    if source == "handlens" and (facts := path.with_name("handlens.json")).is_file():  # a run's own file
+    if source == _sources(net)[0] and (facts := path.with_name("handlens.json")).is_file():  # a run's own file
         stored = files.read_json(facts)
         plain = isinstance(stored, dict) and isinstance(stored.get("arguments"), dict)
         if not plain or not all(isinstance(value, (str, int, float)) for value in stored["arguments"].values()):

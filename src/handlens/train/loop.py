@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from handlens import files
 from handlens.errors import HandlensError
 from handlens.nets import Net, set_stochastic_depth
+from handlens.nets.pixels import by_photo
 from handlens.preprocess import Preprocess
 from handlens.train import augment
 from handlens.train.pixels import Fixed, Pixels
@@ -135,6 +136,7 @@ class _Batches:
         self.mean = torch.tensor(preprocess.mean, device=device).view(1, 3, 1, 1)
         self.std = torch.tensor(preprocess.std, device=device).view(1, 3, 1, 1)
         self.bgr = preprocess.channels == "bgr"
+        self.normalisation = preprocess.normalisation
 
     def make(self, indices: np.ndarray, seed: list[int]) -> tuple[Tensor, Tensor]:
         """Normalised images (B, 3, px, px) and target probabilities (B, K) of the photos at `indices`."""
@@ -155,7 +157,7 @@ class _Batches:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels in [0, 1] -> what the network takes, in channels-last memory."""
-        images = (images - self.mean) / self.std
+        images = (by_photo(images, self.normalisation) - self.mean) / self.std
         return (images.flip(1) if self.bgr else images).contiguous(memory_format=torch.channels_last)
 
     def plain(self, images: np.ndarray) -> Tensor:

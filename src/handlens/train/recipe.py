@@ -43,6 +43,9 @@ class Recipe:
     train_px: int = 0
     """Height and width of the crops it is trained on; 0 for `image_px`. A random crop shows things larger than they
     are in use, and somewhat smaller crops make up for it (arXiv 1906.06423); they take less time, too."""
+    normalisation: Literal["own", "min-max", "z-score", "max-abs", "l2"] = "own"
+    """"own": what the weights were made with, ImageNet's mean and std for random ones; the others scale each photo by
+    itself (`Preprocess.normalisation`), as it is in use too."""
     seed: int = 0
 
     epochs: int = 10

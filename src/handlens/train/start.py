@@ -178,6 +178,10 @@ def start_of(recipe: Recipe, classes: Sequence[str]) -> Start:
         arguments = dict(file.arguments)
         preprocess = file.preprocess.at(recipe.image_px)
         note = f"weights {file.label}, pixels as they were made for"
+    if recipe.normalisation != "own":
+        preprocess = dataclasses.replace(
+            preprocess, normalisation=recipe.normalisation, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+        )
     nets.check_input(net, recipe.image_px)
     if recipe.train_px:
         nets.check_input(net, recipe.train_px)
@@ -201,7 +205,7 @@ def _from_run(recipe: Recipe, classes: Sequence[str]) -> Start:
 
 
 def defaults_from_run(run: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a continued run takes over from the earlier one: its network, head and size cannot change."""
+    """What a continued run takes over from the earlier one: its network, head, size and normalisation cannot change."""
     facts = checkpoint.read_facts(run)
     fixed = {
         "net": facts["net"],
@@ -209,11 +213,13 @@ def defaults_from_run(run: str, given: Mapping[str, Any]) -> dict[str, Any]:
         "width": facts["arguments"].get("width", 1.0),
         "head_hidden": facts["arguments"].get("head_hidden", 0),
         "weights": "none",  # but the run's own
+        "normalisation": "own",
     }
     for name, value in fixed.items():
         if given.get(name, value) != value:
+            tail = "" if value in ("none", "own") else f", {value}"
             raise HandlensError(
-                f"{name} is {given[name]}, but {run} goes on with its own{'' if name == 'weights' else f', {value}'}",
+                f"{name} is {given[name]}, but {run} goes on with its own{tail}",
                 f"leave out --{name.replace('_', '-')}",
             )
     if given.get("mode") == "scratch":
