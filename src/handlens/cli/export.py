@@ -1,0 +1,145 @@
+"""`handlens export`: from a run to a bundle that a phone, a board, a browser or a server runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from handlens.compress.ladder import Rung
+    from handlens.export.job import Exported, Progress
+
+
+def export(
+    run: Path = typer.Argument(..., metavar="RUN", help="The folder of a trained run."),
+    to: str = typer.Option("onnx", help="onnx, litert, executorch, openvino or coreml."),
+    int8: bool = typer.Option(False, "--int8", help="8-bit integers: a quarter of the size; the accuracy is checked."),
+    float16: bool = typer.Option(False, "--float16", help="Half the size, nearly the same probabilities."),
+    photos: Path | None = typer.Option(
+        None,
+        help="Labelled photos to calibrate INT8 with, or the run's own at a new place.",
+        show_default="the run's own",
+    ),
+    out: Path | None = typer.Option(
+        None, help="The bundle: a folder, or a zip if it ends in .zip.", show_default="RUN-TARGET-PRECISION.zip"
+    ),
+    max_drop: float = typer.Option(0.5, min=0.0, max=100.0, help="Points of top-1 that INT8 may lose on validation."),
+    calibration_photos: int = typer.Option(128, min=2, help="Photos that INT8 is calibrated with, of all classes."),
+    reduce_range: bool = typer.Option(
+        False, "--reduce-range", help="7-bit weights in onnxruntime, for x86 processors without VNNI."
+    ),
+    threads: int = typer.Option(0, min=0, help="Threads of the runtime that checks the file; 0 for all cores."),
+    licence: str = typer.Option("", help="What the bundle's card says of the licence."),
+    json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
+) -> None:
+    """Turn a trained network into one file for another runtime, and prove on photos that it answers the same.
+
+    The file takes uint8 RGB photos, resized already, and gives probabilities; classes and pixel contract are inside.
+    The test photos of the run, which chose nothing, are answered by both; if the answers differ, nothing is written.
+
+    \b
+    Examples:
+      handlens export runs/flowers --out flowers.zip
+      handlens export runs/flowers --to litert --int8 --out flowers-int8.zip
+      handlens export runs/flowers --to openvino --float16 --out flowers-openvino
+    """
+    from handlens import compress
+    from handlens.cli import screen
+    from handlens.errors import HandlensError
+
+    if int8 and float16:
+        raise HandlensError("--int8 and --float16 are both given", "choose one of them")
+    precision = "int8" if int8 else "float16" if float16 else "float32"
+    target = out or Path(f"{run.resolve().name}-{to}-{precision}.zip")
+    with bars() as progress:
+        made = compress.export(
+            run,
+            to,
+            precision,
+            out=target,
+            photos=photos,
+            max_drop=max_drop / 100,
+            num_calibration=calibration_photos,
+            reduce_range=reduce_range,
+            threads=threads,
+            licence=licence,
+            tried=tell,
+            progress=progress,
+        )
+    if json:
+        screen.print_json(made.to_dict())
+        return
+    show(made)
+
+
+def tell(rung: Rung) -> None:
+    """A line for a rung of the ladder, when it has been tried."""
+    from handlens.cli import screen
+
+    screen.note(
+        f"{rung.name}: validation top-1 {rung.top1:.1%} ({-100 * rung.drop:+.1f} points), agreement "
+        f"{rung.agreement:.1%}, {rung.size_bytes / 1e6:.2f} MB, {rung.latency_ms:.2f} ms"
+        + (f"; in float: {', '.join(rung.kept)}" if rung.kept else "")
+    )
+
+
+@contextlib.contextmanager
+def bars() -> Iterator[Progress]:
+    """A bar for each step, one after the other."""
+    from handlens.cli import screen
+
+    with contextlib.ExitStack() as stack:
+        shown: list[str] = []
+        update = None
+
+        def progress(label: str, done: int, total: int) -> None:
+            nonlocal update
+            if update is None or shown[-1] != label:
+                stack.close()
+                shown.append(label)
+                update = stack.enter_context(screen.progress(label, total))
+            update(done, total)
+
+        yield progress
+
+
+def show(made: Exported) -> None:
+    """The figures of an export as a table, and where the bundle is."""
+    from handlens.cli import screen
+
+    card = made.bundle.card
+    if "ladder" in card:
+        rows = [
+            (
+                rung["name"],
+                f"{rung['top1']:.1%}",
+                f"{-100 * rung['drop']:+.1f}",
+                f"{rung['agreement']:.1%}",
+                f"{rung['size_bytes'] / 1e6:.2f}",
+                f"{rung['latency_ms']:.2f}",
+            )
+            for rung in card["ladder"]
+        ]
+        columns = ("rung, on validation", "top-1", "points", "agreement", "MB", "ms a photo")
+        screen.table("", columns, rows)
+    if made.parity is None:
+        screen.say("not checked on photos: Core ML runs on Apple's systems only; check it there before it is used")
+    else:
+        network, exported = card["test"]["network"], card["test"]["exported"]
+        rows = [
+            (name, f"{line['top1']:.1%}", "{:.1%} to {:.1%}".format(*line["top1_ci95"]))
+            for name, line in (("the network", network), (f"{made.bundle.runtime} {made.bundle.precision}", exported))
+        ]
+        screen.table(f"{card['parity']['num_photos']} test photos", ("", "top-1", "95 % interval"), rows)
+        latency = card["latency"]
+        screen.say(
+            f"same answer on {card['parity']['agreement']:.1%}; probabilities differ by "
+            f"{card['parity']['greatest_difference']:.1e} at most; {latency['median_ms']:.2f} ms a photo here"
+        )
+    share = card["size_bytes"] / card["weights_float32_bytes"]
+    screen.say(f"{made.path}: {card['size_bytes'] / 1e6:.2f} MB, {share:.0%} of the float32 weights")
+    screen.say(f"\nnext    handlens check {made.path}\n        handlens predict {made.path} PHOTO")

@@ -1,0 +1,8 @@
+"""Smaller and faster: the INT8 ladder, quantisation-aware training, shrinking; and `export`, which uses them."""
+
+from __future__ import annotations
+
+from handlens.compress.job import export
+from handlens.compress.ladder import Rung
+
+__all__ = ["Rung", "export"]

@@ -1,0 +1,104 @@
+"""`export`: from a run to a bundle, in float32, float16 or INT8."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from handlens import checkpoint
+from handlens import export as export_room
+from handlens import photos as photos_room
+from handlens.compress import ladder
+from handlens.errors import HandlensError
+from handlens.export import job
+from handlens.export.job import Exported, Progress, Source
+from handlens.photos import Photos
+from handlens.train import Recipe, start
+
+PRECISIONS = ("float32", "float16", "int8")
+
+
+def export(
+    run: str | os.PathLike[str],
+    to: str = "onnx",
+    precision: str = "float32",
+    *,
+    out: str | os.PathLike[str],
+    photos: str | os.PathLike[str] | None = None,
+    max_drop: float = 0.005,
+    num_calibration: int = ladder.CALIBRATION_PHOTOS,
+    reduce_range: bool = False,
+    threads: int = 0,
+    licence: str = "",
+    tried: Callable[[ladder.Rung], None] = lambda rung: None,
+    progress: Progress | None = None,
+) -> Exported:
+    """Make a bundle of a trained run for "onnx", "litert", "executorch", "openvino" or "coreml".
+
+    precision: "float32", "float16" or "int8". photos: labelled photos to calibrate INT8 with, or the run's own at a
+    new place; by default the run's validation split. max_drop: the fraction of top-1 that INT8 may lose on the
+    validation split. The bundle is written only if its file answers the run's test photos as the network does
+    (float), or loses no more than `max_drop` or 1.96 paired standard errors, whichever is larger (INT8).
+    Raises HandlensError otherwise, and for a run, a folder or an option that does not fit.
+    """
+    export_room.check_target(to)
+    if precision not in PRECISIONS:
+        raise HandlensError(f"precision is {precision!r}, expected {' or '.join(PRECISIONS)}")
+    out = job.check_out(out)
+    found = checkpoint.load(run)
+    splits, calibration = own_splits(run, found, photos)
+    source = Source.of(Path(run).name, found, splits)
+    if precision != "int8":
+        artifact = export_room.convert(
+            source.folded, found.preprocess, to, source.facts, float16=precision == "float16"
+        )
+        return job.finish(source, artifact, to, precision, out, threads=threads, licence=licence, progress=progress)
+    climbed = ladder.climb(
+        source,
+        to,
+        calibration,
+        max_drop,
+        num_calibration=num_calibration,
+        reduce_range=reduce_range,
+        threads=threads,
+        tried=tried,
+        progress=progress,
+    )
+    return job.finish(
+        source,
+        climbed.artifact,
+        to,
+        precision,
+        out,
+        net=climbed.net,
+        rungs=[rung.to_dict() for rung in climbed.rungs],
+        max_drop=max_drop,
+        threads=threads,
+        licence=licence,
+        progress=progress,
+    )
+
+
+def own_splits(
+    run: str | os.PathLike[str], found: checkpoint.Checkpoint, photos: str | os.PathLike[str] | None
+) -> tuple[dict[str, Photos], Photos]:
+    """The run's splits, and the photos to calibrate with: never those of its test split.
+
+    `photos` are the run's own at a new place if they hold all of its test photos; else others to calibrate with.
+    """
+    stored = Path(run, start.SPLIT)
+    if not stored.is_file():
+        raise HandlensError(f"{run} has no {start.SPLIT}, which says what its photos are", "copy the whole run folder")
+    recipe = Recipe(**found.recipe)
+    if photos is None:
+        data = start.data_of(recipe, stored)
+        return data.splits, data.splits["validation"]
+    given, findings, _ = start.look(os.fspath(photos), None)
+    try:
+        splits = photos_room.read_split(stored, given, findings.sha256)
+        return splits, splits["validation"]
+    except HandlensError:
+        data = start.data_of(recipe, stored)
+    held_out = {data.sha256[path] for path in data.splits["test"].paths}
+    return data.splits, given.without([path for path in given.paths if findings.sha256[path] in held_out])

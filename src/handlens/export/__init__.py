@@ -1,0 +1,44 @@
+"""From a trained network to one file for another runtime, proven on photos: `convert`, `runtime`, `finish`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from handlens.errors import HandlensError
+from handlens.export.fold import fold_batch_norm
+from handlens.nets import Net
+from handlens.preprocess import Preprocess
+
+__all__ = ["TARGETS", "check_target", "convert", "fold_batch_norm", "runtime"]
+
+TARGETS = ("onnx", "litert", "executorch", "openvino", "coreml")
+
+
+def check_target(to: str) -> None:
+    """Raise HandlensError for a name that is no target."""
+    if to not in TARGETS:
+        raise HandlensError(f"there is no target {to!r}", f"it is one of {', '.join(TARGETS)}")
+
+
+def convert(net: Net, preprocess: Preprocess, to: str, facts: str = "{}", float16: bool = False) -> dict[str, bytes]:
+    """The artifact for one of TARGETS: its members and their content. `net` has its batch norm folded already."""
+    check_target(to)
+    artifact: dict[str, bytes] = importlib.import_module(f"handlens.export.{to}").convert(
+        net, preprocess, facts, float16
+    )
+    return artifact
+
+
+def runtime(to: str) -> Any:
+    """The module of the run room that runs a target's files: `predictor(artifact, threads)`, `embedded(artifact)`."""
+    return importlib.import_module(f"handlens.run.{to}_runtime")
+
+
+def runner(to: str, threads: int = 0) -> Callable[[Mapping[str, bytes]], Callable[[np.ndarray], Any]]:
+    """artifact -> the function of uint8 photos that it is on its runtime."""
+    module = runtime(to)
+    return lambda artifact: module.predictor(artifact, threads)  # type: ignore[no-any-return]

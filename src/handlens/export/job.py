@@ -1,0 +1,248 @@
+"""What becomes of an artifact: the gate on held-out photos, golden answers, the card, and the bundle on the disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import handlens
+from handlens import bundle, export
+from handlens.checkpoint import Checkpoint
+from handlens.cost.latency import measure
+from handlens.errors import HandlensError
+from handlens.evaluate import Scores
+from handlens.export import parity
+from handlens.nets import Net
+from handlens.photos import Photos
+from handlens.run import Classifier, torch_runtime
+
+GOLDEN = 8  # photos at most, one of each class first
+LATENCY_RUNS = 50
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, total)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is exported: a run's checkpoint, its network as it answers photos, and the run's own splits."""
+
+    name: str
+    checkpoint: Checkpoint
+    splits: Mapping[str, Photos]
+    folded: Net
+    reference: Classifier
+
+    @classmethod
+    def of(cls, name: str, checkpoint: Checkpoint, splits: Mapping[str, Photos]) -> Source:
+        """From a checkpoint and the splits of its run, labelled in the checkpoint's classes."""
+        net, contract = checkpoint.net, checkpoint.preprocess
+        return cls(
+            name=name,
+            checkpoint=checkpoint,
+            splits=splits,
+            folded=export.fold_batch_norm(net),
+            reference=Classifier(
+                classes=checkpoint.classes,
+                preprocess=contract,
+                infer=torch_runtime.predictor(net, contract, "cpu"),
+                net=checkpoint.name,
+            ),
+        )
+
+    @property
+    def facts(self) -> str:
+        """What every artifact carries inside itself."""
+        return bundle.facts(self.checkpoint.name, self.checkpoint.classes, self.checkpoint.preprocess)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A bundle that passed its gate. parity is None where the runtime cannot run on this machine (Core ML)."""
+
+    path: Path
+    bundle: bundle.Bundle
+    parity: parity.Parity | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The card and the gate's figures as JSON-ready values."""
+        return {"bundle": str(self.path), **self.bundle.card}
+
+
+def check_out(out: str | os.PathLike[str]) -> Path:
+    """`out` as a path that does not exist yet. Raises HandlensError otherwise, before any work is done."""
+    if os.path.lexists(out):
+        raise HandlensError(f"{out} exists already", "choose another --out or remove it")
+    return Path(out)
+
+
+def finish(
+    source: Source,
+    artifact: Mapping[str, bytes],
+    to: str,
+    precision: str,
+    out: str | os.PathLike[str],
+    *,
+    net: Net | None = None,
+    rungs: list[dict[str, Any]] | None = None,
+    max_drop: float = 0.005,
+    threads: int = 0,
+    licence: str = "",
+    progress: Progress | None = None,
+) -> Exported:
+    """Put an artifact through the gate on the test split, and write the bundle if it passes.
+
+    `net` is what the artifact was made from where that is not the folded network; `rungs` the ladder's table. The
+    golden answers are those of the checkpoint's own network. Raises HandlensError, and writes nothing, when the file
+    answers otherwise than the network (float), or carries other facts than it was given.
+    """
+    out = check_out(out)
+    test = source.splits["test"]
+    exported = classifier(source, artifact, to, precision, threads)
+    found: parity.Parity | None = None
+    if exported is not None:
+        found = parity.compare(
+            source.reference,
+            exported,
+            test,
+            progress and (lambda done, total: progress("checking parity", done, total)),
+        )
+        if precision == "int8":
+            _judge(found, max_drop)
+        again = export.runner(to, threads)
+        float16 = precision == "float16"
+        parity.gate(
+            found,
+            source.reference,
+            exported,
+            net or source.folded,
+            test,
+            lambda probe, contract: again(export.convert(probe, contract, to, float16=float16)),
+        )
+    shipped = bundle.Bundle(
+        runtime=to,
+        precision=precision,
+        artifact=artifact,
+        net=source.checkpoint.name,
+        classes=source.checkpoint.classes,
+        preprocess=source.checkpoint.preprocess,
+        card=card(source, artifact, precision, exported, found, rungs, threads, licence),
+        golden=golden(source),
+    )
+    bundle.write(out, shipped)
+    return Exported(path=out, bundle=shipped, parity=found)
+
+
+def _judge(found: parity.Parity, max_drop: float) -> None:
+    """INT8 rounds on purpose: it is held to accuracy, not to equal probabilities."""
+    allowed = max(max_drop, 1.96 * found.drop_standard_error)
+    if found.drop > allowed:
+        raise HandlensError(
+            f"on the {len(found.paths)} test photos the INT8 file is {100 * found.drop:.1f} points of top-1 below the "
+            f"network, where {100 * allowed:.1f} are allowed, and was not kept",
+            "calibrate with more photos, or allow more with --max-drop",
+        )
+
+
+def classifier(
+    source: Source, artifact: Mapping[str, bytes], to: str, precision: str, threads: int = 0
+) -> Classifier | None:
+    """The artifact on its runtime, with the classes and the contract that it carries; None where it cannot be run."""
+    if to == "coreml":
+        return None
+    module = export.runtime(to)
+    classes, contract = read_facts(module.embedded(artifact))
+    return Classifier(
+        classes=classes,
+        preprocess=contract,
+        infer=module.predictor(artifact, threads),
+        net=source.checkpoint.name,
+        runtime=to,
+        precision=precision,
+    )
+
+
+def read_facts(facts: str) -> tuple[tuple[str, ...], Any]:
+    """The classes and the pixel contract in the facts that an artifact carries."""
+    import json
+
+    from handlens.preprocess import Preprocess
+
+    values = json.loads(facts)
+    return tuple(values["classes"]), Preprocess.from_dict(values["preprocess"])
+
+
+def golden(source: Source) -> tuple[bundle.Golden, ...]:
+    """Test photos without their metadata, one of each class in turn, with the network's own answers."""
+    test = source.splits["test"]
+    by_class = [np.flatnonzero(test.labels == label) for label in range(len(test.classes))]
+    longest = max(map(len, by_class))
+    chosen = [own[rank] for rank in range(longest) for own in by_class if rank < len(own)][:GOLDEN]
+    found = []
+    for index in chosen:
+        photo = bundle.strip(test.path(int(index)))
+        probabilities = source.reference.predict_batch(source.reference.preprocess.load(photo)[None])[0]
+        found.append(bundle.Golden(photo=photo, probabilities=tuple(map(float, probabilities))))
+    return tuple(found)
+
+
+def card(
+    source: Source,
+    artifact: Mapping[str, bytes],
+    precision: str,
+    exported: Classifier | None,
+    found: parity.Parity | None,
+    rungs: list[dict[str, Any]] | None,
+    threads: int,
+    licence: str,
+) -> dict[str, Any]:
+    """What a reader of the bundle should know of it, all of it measured or written down, none of it typed in."""
+    checkpoint = source.checkpoint
+    facts: dict[str, Any] = {
+        "run": source.name,
+        "net": checkpoint.name,
+        "arguments": checkpoint.arguments,
+        "data": Path(str(checkpoint.recipe.get("photos", ""))).name,
+        "splits": {name: len(part) for name, part in source.splits.items()},
+        "precision": precision,
+        "size_bytes": sum(map(len, artifact.values())),
+        "weights_float32_bytes": 4 * sum(parameter.numel() for parameter in source.folded.parameters()),
+        "date": datetime.date.today().isoformat(),
+        "handlens_version": handlens.__version__,
+        "processor": processor(),
+        "licence": licence or "not stated: ask whose photos and pretrained weights these are",
+    }
+    if exported is not None and found is not None:
+        both = {
+            name: Scores(probabilities=answers, labels=found.labels, classes=found.classes, paths=found.paths)
+            for name, answers in (("network", found.expected), ("exported", found.got))
+        }
+        facts["test"] = {name: {"top1": s.top1, "top1_ci95": list(s.top1_ci95)} for name, s in both.items()}
+        facts["parity"] = found.to_dict()
+        facts["latency"] = latency(exported, threads)
+    if rungs is not None:
+        facts["ladder"] = rungs
+    return facts
+
+
+def latency(exported: Classifier, threads: int) -> dict[str, Any]:
+    """Of one photo that is decoded already, on this machine. threads: what the runtime was given, 0 for all cores."""
+    px = exported.preprocess.image_px
+    image = np.random.default_rng(0).integers(0, 256, (1, px, px, 3), dtype=np.uint8)
+    return measure(lambda: exported.infer(image), threads or os.cpu_count() or 1, LATENCY_RUNS)._asdict()
+
+
+def processor() -> str:
+    """The processor's name, as its system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

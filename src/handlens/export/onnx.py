@@ -1,0 +1,98 @@
+"""ONNX: one file for onnxruntime, and what many other tools read."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from handlens.errors import HandlensError, missing_extra
+from handlens.nets import Net
+from handlens.nets.pixels import FromPixels
+from handlens.preprocess import Preprocess
+
+FILE = "model.onnx"
+FACTS = "handlens"  # the key in the file's metadata
+
+
+def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False) -> dict[str, bytes]:
+    """{"model.onnx": ...}: `photos` uint8 (batch, H, W, 3) -> `probabilities`, `logits` float32 (batch, K), any batch.
+
+    The facts are in the file's metadata under "handlens". With `float16` weights and arithmetic are halves; photos
+    and answers keep their types. Raises HandlensError naming the operation that ONNX cannot express.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise missing_extra("onnx", "onnx and onnxscript") from None
+    example = torch.zeros(2, preprocess.image_px, preprocess.image_px, 3, dtype=torch.uint8)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                FromPixels(copy.deepcopy(net).half() if float16 else net, preprocess).eval(),
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
+                input_names=["photos"],
+                output_names=["probabilities", "logits"],
+                verbose=False,
+            )
+        except Exception as error:  # the exporter raises many kinds, each with its own report
+            raise HandlensError(f"ONNX cannot express {type(net).__name__}: {_first_line(error)}", _HINT) from error
+    assert program is not None
+    model = program.model_proto
+    _name_nodes(model.graph.node)
+    onnx.helper.set_model_props(model, {FACTS: facts})
+    model.producer_name = "handlens"
+    model.doc_string = ""
+    return {FILE: model.SerializeToString()}
+
+
+def _name_nodes(nodes: Iterable[Any]) -> None:
+    """Name each node by the module it comes from ("net.features.0.0/Conv"); drop the exporter's notes on it.
+
+    Those hold stack traces with paths of the exporting machine.
+    """
+    taken: dict[str, int] = {}
+    for node in nodes:
+        notes = {entry.key: entry.value for entry in node.metadata_props}
+        scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
+        name = f"{scopes[-2] if len(scopes) > 1 else ''}/{node.op_type}"
+        taken[name] = taken.get(name, 0) + 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        node.ClearField("metadata_props")
+
+
+_HINT = "choose another net or another --to"
+
+
+def _first_line(error: BaseException) -> str:
+    """What is at the bottom of a chain of the exporter's errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its steps and warns of its own innards."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,258 @@
+"""The parity gate: an exported file answers real photos on its real runtime, beside the network it was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from handlens import photos as photos_room
+from handlens.errors import HandlensError
+from handlens.nets import Net
+from handlens.nets.pixels import FromPixels
+from handlens.photos import Photos
+from handlens.preprocess import Preprocess
+from handlens.run import Classifier
+
+TOLERANCE = {"float32": 1e-3, "float16": 1e-2}  # greatest difference of a probability
+SHOWN = 10  # photos that differ, named in the error
+SAMPLES = 16  # along each side of a stage's map, compared when the gate looks for what differs first
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A photo that two classifiers answer differently: the names and probabilities of each one's first guess."""
+
+    photo: str
+    expected: str
+    expected_probability: float
+    got: str
+    got_probability: float
+    greatest: float
+    """Greatest difference of the probability of any one class."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Parity:
+    """Two classifiers' answers to the same photos, the second's put into the first's order of classes by name.
+
+    expected, got: (N, K) probabilities; labels: (N,) indices into `classes`; paths: the N photos.
+    """
+
+    precision: str
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    expected: np.ndarray
+    got: np.ndarray
+
+    @property
+    def greatest(self) -> float:
+        """Greatest difference of a probability over all photos and classes."""
+        return float(np.abs(self.expected - self.got).max())
+
+    @property
+    def agreement(self) -> float:
+        """Fraction of photos with the same first guess."""
+        return float((self.expected.argmax(1) == self.got.argmax(1)).mean())
+
+    @property
+    def top1(self) -> float:
+        """Fraction of photos whose first guess by the exported file is their label."""
+        return float((self.got.argmax(1) == self.labels).mean())
+
+    @property
+    def drop(self) -> float:
+        """By how much the fraction of right first guesses fell; below zero when it rose."""
+        return float((self.expected.argmax(1) == self.labels).mean()) - self.top1
+
+    @property
+    def drop_standard_error(self) -> float:
+        """Standard error of `drop`, paired: from the photos that only one of the two gets right.
+
+        (n10 + n01 - (n10 - n01)² / N) / N², the root of it, as in McNemar's test.
+        """
+        right = [answers.argmax(1) == self.labels for answers in (self.expected, self.got)]
+        return float((right[0].astype(float) - right[1].astype(float)).std() / np.sqrt(len(self.labels)))
+
+    @property
+    def tolerance(self) -> float:
+        """What `greatest` may be; infinite for int8, which is judged by accuracy."""
+        return TOLERANCE.get(self.precision, float("inf"))
+
+    @property
+    def close(self) -> np.ndarray:
+        """(N,) whether the network's two best classes are within twice the tolerance: either may come first."""
+        ordered = np.sort(self.expected, axis=1)
+        ties: np.ndarray = ordered[:, -1] - ordered[:, -2] <= 2 * self.tolerance
+        return ties
+
+    def differing(self) -> list[Difference]:
+        """The photos whose answers differ by more than the precision allows, the greatest difference first."""
+        gap = np.abs(self.expected - self.got).max(1)
+        other = (self.expected.argmax(1) != self.got.argmax(1)) & ~self.close
+        order = sorted(np.flatnonzero((gap > self.tolerance) | other), key=lambda i: -gap[i])
+        return [
+            Difference(
+                photo=self.paths[i],
+                expected=self.classes[self.expected[i].argmax()],
+                expected_probability=float(self.expected[i].max()),
+                got=self.classes[self.got[i].argmax()],
+                got_probability=float(self.got[i].max()),
+                greatest=float(gap[i]),
+            )
+            for i in order
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON-ready values."""
+        return {
+            "num_photos": len(self.paths),
+            "greatest_difference": self.greatest,
+            "tolerance": None if self.precision not in TOLERANCE else self.tolerance,
+            "agreement": self.agreement,
+            "top1": self.top1,
+            "drop": self.drop,
+            "drop_standard_error": self.drop_standard_error,
+            "num_close": int(self.close.sum()) if self.precision in TOLERANCE else None,
+        }
+
+
+def compare(
+    reference: Classifier,
+    exported: Classifier,
+    photos: Photos,
+    progress: Callable[[int, int], None] | None = None,
+    batch_size: int = 32,
+) -> Parity:
+    """Ask both about each photo, each through its own pixel contract.
+
+    `photos` are labelled in the reference's classes. Raises HandlensError when the two do not name the same classes.
+    """
+    if set(exported.classes) != set(reference.classes):
+        raise HandlensError(
+            f"the exported file names the classes {', '.join(exported.classes)}, "
+            f"the network {', '.join(reference.classes)}",
+            "export it again",
+        )
+    order = [exported.classes.index(name) for name in reference.classes]
+    expected, got, labels = [], [], []
+    same_pixels = exported.preprocess == reference.preprocess
+    theirs = photos_room.batches(photos, exported.preprocess, batch_size) if not same_pixels else None
+    for images, batch_labels in photos_room.batches(photos, reference.preprocess, batch_size):
+        expected.append(reference.predict_batch(images))
+        got.append(exported.predict_batch(next(theirs)[0] if theirs else images)[:, order])
+        labels.append(batch_labels)
+        if progress:
+            progress(sum(map(len, labels)), len(photos))
+    return Parity(
+        precision=exported.precision,
+        classes=reference.classes,
+        paths=photos.paths,
+        labels=np.concatenate(labels),
+        expected=np.concatenate(expected),
+        got=np.concatenate(got),
+    )
+
+
+Convert = Callable[[Net, Preprocess], Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]
+"""A network and its contract -> the function of uint8 photos that its exported file is on the target's runtime."""
+
+
+def gate(parity: Parity, reference: Classifier, exported: Classifier, net: Net, photos: Photos, again: Convert) -> None:
+    """Raise HandlensError if the answers differ by more than the precision allows; it says where they part.
+
+    `net` is what was exported and `again` exports any network the same way and runs it: with these the first thing
+    that differs is looked for, from the pixels to the logits, on the photo that differs most.
+    """
+    differing = parity.differing()
+    if not differing:
+        return
+    photo = photos.root / differing[0].photo
+    named = "; ".join(
+        f"{d.photo}: {d.expected} {d.expected_probability:.4f}, exported {d.got} {d.got_probability:.4f}"
+        for d in differing[:SHOWN]
+    )
+    more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+    where, hint = first_difference(photo, reference, exported, net, again, 10 * parity.tolerance)
+    raise HandlensError(
+        f"the exported file answers {len(differing)} of {len(parity.paths)} photos otherwise than the network "
+        f"(probabilities may differ by {parity.tolerance:g}, they do by {parity.greatest:.2g}), and was not kept: "
+        f"{named}{more}; first to differ: {where}",
+        hint,
+    )
+
+
+def first_difference(
+    photo: Any, reference: Classifier, exported: Classifier, net: Net, again: Convert, tolerance: float
+) -> tuple[str, str]:
+    """What differs first on one photo's way, and what to try: pixels, normalisation, a stage, logits, class order.
+
+    `tolerance` is relative to the greatest value of what is compared.
+    """
+    own, theirs = (classifier.preprocess.load(photo) for classifier in (reference, exported))
+    if own.shape != theirs.shape or (own != theirs).any():
+        fields = ", ".join(
+            f"{name} {value!r} and {other!r}"
+            for (name, value), other in zip(
+                reference.preprocess.to_dict().items(), exported.preprocess.to_dict().values(), strict=True
+            )
+            if value != other
+        )
+        return f"the pixels (the two contracts have {fields})", "the file must carry the network's own pixel contract"
+    images = own[None]
+    _, logits = reference.infer(images)
+    if exported.classes != reference.classes and _near(exported.infer(images)[1], logits, tolerance):
+        return "the order of the classes (the logits are equal)", "the classes must be written in the network's order"
+    for name, probe in probes(net):
+        with torch.inference_mode():
+            expected = FromPixels(probe, reference.preprocess).eval()(torch.from_numpy(np.array(images)))[1].numpy()
+        got = again(probe, reference.preprocess)(images)[1]
+        if not _near(got, expected, tolerance):
+            return name, _TRY[name.split(" ")[0]]
+    return (
+        "the finished file (exported again, nothing differs)",
+        "it was changed after the conversion: export again, and look at what writes to that place",
+    )
+
+
+_TRY = {
+    "normalisation": "channel order, mean and std in the file are not the network's: report it with the versions of "
+    "`handlens env`",
+    "stage": "a layer of that stage is converted otherwise than the network has it (padding, activation or a weight): "
+    "try another --to, and report it with the versions of `handlens env`",
+    "logits": "the classifier is converted otherwise than the network has it: try another --to, and report it",
+}
+
+
+def _near(got: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    return got.shape == expected.shape and bool(np.abs(got - expected).max() <= tolerance * np.abs(expected).max())
+
+
+def probes(net: Net) -> list[tuple[str, Net]]:
+    """Networks that end early: after the normalisation, after each stage of `features`, and after the logits."""
+    with torch.no_grad():
+        px = max(64, net.smallest_px)
+        num_stages = len(net.features(torch.zeros(1, 3, px, px)))
+    stages = [(f"stage {index + 1} of {num_stages} of the features", _Stage(net, index)) for index in range(num_stages)]
+    return [("normalisation", _Stage(net, None)), *stages, ("logits", net)]
+
+
+class _Stage(Net):
+    """The values of one stage of another network in place of its logits, sampled on a grid of at most 16 x 16."""
+
+    def __init__(self, net: Net, index: int | None) -> None:
+        super().__init__()
+        self.net, self.index = net, index
+        self.smallest_px = net.smallest_px
+        self.classifier = nn.Sequential(nn.Linear(1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = images if self.index is None else self.net.features(images)[self.index]
+        if maps.ndim == 4:
+            maps = maps[:, :, :: max(1, maps.shape[2] // SAMPLES), :: max(1, maps.shape[3] // SAMPLES)]
+        return maps.flatten(1)
