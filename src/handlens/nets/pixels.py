@@ -38,8 +38,8 @@ class FromPixels(nn.Module):
     each photo's own. The softmax is inside too.
     """
 
-    mean: Tensor
-    std: Tensor
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, net: Net, preprocess: Preprocess) -> None:
         super().__init__()
@@ -47,13 +47,16 @@ class FromPixels(nn.Module):
         self.bgr = preprocess.channels == "bgr"
         self.normalisation = preprocess.normalisation
         # Not persistent: the contract is stored as such, and the state dict holds what was learned.
-        self.register_buffer("mean", torch.tensor(preprocess.mean).reshape(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocess.std).reshape(3, 1, 1), persistent=False)
+        scale, shift = preprocess.scale_and_shift()
+        self.register_buffer("scale", torch.from_numpy(scale).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("shift", torch.from_numpy(shift).reshape(3, 1, 1), persistent=False)
 
     def normalise(self, photos: Tensor) -> Tensor:
         """uint8 RGB (B, H, W, 3) -> float32 (B, 3, H, W), what the network was trained on."""
         images = photos.permute(0, 3, 1, 2).to(torch.float32).contiguous()  # in this order exporters keep one graph
-        images = (by_photo(images / 255, self.normalisation) - self.mean) / self.std
+        if self.normalisation != "fixed":
+            images = by_photo(images / 255, self.normalisation)
+        images = images * self.scale + self.shift
         return images.flip(1) if self.bgr else images
 
     def forward(self, photos: Tensor) -> tuple[Tensor, Tensor]:
