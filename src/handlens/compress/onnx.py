@@ -15,7 +15,7 @@ from handlens.export.onnx import FILE
 from handlens.nets import Net
 from handlens.preprocess import Preprocess
 
-OPS = ("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "MaxPool")
+OPS = ("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "GlobalAveragePool", "AveragePool", "MaxPool", "Relu", "Clip")
 BATCH = 8  # photos whose activations are held at once
 
 
