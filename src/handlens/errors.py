@@ -23,6 +23,10 @@ class PhotoError(HandlensError):
     """A photo that cannot be read: broken, truncated, not a photo, or too large."""
 
 
-def missing_extra(extra: str, package: str) -> HandlensError:
+class NotHereError(HandlensError):
+    """Something optional that this machine lacks: a part that is not installed, or that its system does not have."""
+
+
+def missing_extra(extra: str, package: str) -> NotHereError:
     """The error for an optional part of handlens that is not installed: it names the exact install command."""
-    return HandlensError(f"this needs {package}, which is not installed", f"pip install 'handlens[{extra}]'")
+    return NotHereError(f"this needs {package}, which is not installed", f"pip install 'handlens[{extra}]'")

@@ -48,6 +48,27 @@ def atomic(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
             temporary.unlink()
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a temporary folder beside `path`; rename it to `path` when the block ends without an error.
+
+    Whatever goes wrong, there is either the whole folder or none. Raises HandlensError when something is at `path`
+    when the block ends, and when the disk is full or the place cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.part")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if os.path.lexists(path):  # rename would take the place of an empty folder
+            raise FileExistsError(errno.EEXIST, "exists", str(path))
+        temporary.rename(path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def disk_error(error: OSError, path: str | os.PathLike[str]) -> Exception:
     """The sentence for a failed write of `path`; an error that is not about the disk comes back unchanged."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

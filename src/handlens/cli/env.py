@@ -7,6 +7,13 @@ from typing import Any
 import typer
 
 PACKAGES = ("numpy", "pillow", "safetensors", "torch", "lightning-fabric", "scikit-learn", "scipy", "matplotlib")
+RUNTIMES = {
+    "torch": "torch",
+    "onnx": "onnxruntime",
+    "litert": "ai-edge-litert",
+    "executorch": "executorch",
+    "openvino": "openvino",
+}
 FLAGS = (
     "avx2",
     "avx512f",
@@ -65,7 +72,7 @@ def describe() -> dict[str, Any]:
         "executable": sys.executable,
         "versions": versions(),
         "extras": _extras(),
-        "runtimes": {"torch": _version("torch") is not None},
+        "runtimes": {name: _version(package) is not None for name, package in RUNTIMES.items()},
         "cpu": name,
         "cpu_flags": flags,
         "cpu_threads": len(affinity(0)) if affinity else os.cpu_count(),
@@ -76,7 +83,7 @@ def describe() -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """The installed versions of the packages that figures depend on; None for what is not installed."""
-    return {package: _version(package) for package in PACKAGES}
+    return {package: _version(package) for package in dict.fromkeys((*PACKAGES, *RUNTIMES.values()))}
 
 
 def _version(package: str) -> str | None:
@@ -94,10 +101,15 @@ def _extras() -> dict[str, bool]:
     from importlib import metadata
 
     extras: dict[str, bool] = {}
+    parts: list[tuple[str, str]] = []  # an extra, and one that is a part of it
     for line in metadata.requires("handlens") or []:
-        if found := re.fullmatch(r"([\w.-]+).*?; *extra == ['\"](\w+)['\"]", line):
-            package, extra = found.groups()
+        if found := re.fullmatch(r"([\w.-]+)(?:\[([^]]*)\])?.*?; *extra == ['\"]([\w-]+)['\"]", line):
+            package, inner, extra = found.groups()
             extras[extra] = extras.get(extra, True) and _version(package) is not None
+            parts += [(extra, name) for name in (inner or "").split(",") if package == "handlens"]
+    for _ in extras:  # a part of a part of a part
+        for extra, part in parts:
+            extras[extra] = extras[extra] and extras.get(part, True)
     return extras
 
 

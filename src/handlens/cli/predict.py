@@ -14,7 +14,9 @@ FEW = 32  # no bar for so many photos or fewer
 
 
 def predict(
-    run: str = typer.Argument(..., metavar="RUN", help="A run's folder, or a net's name together with --weights."),
+    run: str = typer.Argument(
+        ..., metavar="RUN", help="A run's folder, a bundle, or a net's name together with --weights."
+    ),
     photo: list[str] = typer.Argument(..., metavar="PHOTO...", help="Photos, folders (with all below them) or globs."),
     weights: str = typer.Option("", help="A weight file for the net named in place of a run, or `imagenet`."),
     top: int = typer.Option(3, min=1, help="Guesses a photo."),
@@ -23,9 +25,12 @@ def predict(
     min_probability: float = typer.Option(
         0.0, min=0.0, max=1.0, help=f"Answers below this are sorted into `{UNSURE}`."
     ),
+    threads: int = typer.Option(0, min=0, help="Threads that compute the network; 0: its runtime's choice."),
     json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
 ) -> None:
     """Say what is on photos.
+
+    A run needs torch; a bundle, as `handlens export` makes it, needs the runtime that it was made for.
 
     Photos that cannot be read are listed and the rest goes on; the exit code is 2 only if none could be read.
 
@@ -34,6 +39,7 @@ def predict(
       handlens predict runs/flowers garden.jpg
       handlens predict runs/flowers holiday "more/*.jpg" --top 1 --csv answers.csv
       handlens predict runs/flowers holiday --sort-into sorted --min-probability 0.7
+      handlens predict flowers.zip garden.jpg --threads 2
       handlens predict mobilenet_v2 --weights v2.safetensors garden.jpg --json
     """
     from handlens import run as run_room
@@ -43,9 +49,9 @@ def predict(
     photos = gather(photo)
     if weights:
         with screen.progress("downloading") as update:
-            classifier = run_room.from_weights(run, weights, progress=update)
+            classifier = run_room.from_weights(run, weights, progress=update, threads=threads)
     else:
-        classifier = run_room.load(run)
+        classifier = run_room.load(run, threads)
     if classifier.note:
         screen.note(classifier.note)
     folders = _folders(classifier.classes)

@@ -1,6 +1,6 @@
 """A trained network and photos in, guesses out: `load(run).predict(photo) -> [Guess(name, probability)]`.
 
-Nothing here needs torch until a network that needs it is loaded.
+A run is loaded by torch, a bundle by the runtime that it was made for, without torch. The pixels go the same way.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from handlens import bundle
 from handlens.errors import HandlensError, PhotoError, missing_extra
 from handlens.photos import in_threads
 from handlens.preprocess import Preprocess, Source
+from handlens.run.artifact import Infer
 
 __all__ = ["Classifier", "Guess", "from_weights", "load"]
 
@@ -33,15 +35,25 @@ class Guess(NamedTuple):
 class Classifier:
     """A trained network ready for use, on any runtime.
 
-    predict_batch: uint8 RGB (B, image_px, image_px, 3), as `preprocess.load` gives it -> float32 (B, K) probabilities.
-    net: the network's name.  note: what its user should know of how it was put together, or "".
+    infer: uint8 RGB (B, image_px, image_px, 3), as `preprocess.load` gives it -> (probabilities, logits), both float32
+    (B, K). One call at a time.
+    net: the network's name.  runtime: "torch", "onnx", "litert", "executorch" or "openvino".
+    precision: "float32", "float16" or "int8".  card: what a bundle tells of its network, else empty.
+    note: what its user should know of how it was put together, or "".
     """
 
     classes: tuple[str, ...]
     preprocess: Preprocess
-    predict_batch: Callable[[np.ndarray], np.ndarray]
+    infer: Infer
     net: str = ""
+    runtime: str = "torch"
+    precision: str = "float32"
+    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
+
+    def predict_batch(self, photos: np.ndarray) -> np.ndarray:
+        """uint8 RGB (B, image_px, image_px, 3), as `preprocess.load` gives it -> float32 (B, K) probabilities."""
+        return self.infer(photos)[0]
 
     def predict(self, photo: Source, top: int = 5) -> list[Guess]:
         """The `top` most probable classes of one photo, best first. Raises PhotoError when it cannot be read."""
@@ -83,11 +95,20 @@ class Classifier:
         return [Guess(self.classes[index], float(probabilities[index])) for index in best]
 
 
-def load(path: str | os.PathLike[str]) -> Classifier:
-    """The classifier in a run folder. Raises HandlensError when it is none, is damaged, or torch is missing."""
+def load(path: str | os.PathLike[str], threads: int = 0) -> Classifier:
+    """The classifier in a run folder or a bundle; `threads` of the processor compute it, 0 for the runtime's choice.
+
+    Raises HandlensError when there is none, when it is damaged, and when its runtime (torch for a run) is missing.
+    """
     folder = Path(path)
     if not folder.exists():
-        raise HandlensError(f"there is no run {folder}", "`handlens train PHOTOS` makes one")
+        raise HandlensError(
+            f"there is no run or bundle {folder}", "`handlens train PHOTOS` makes a run, `handlens export RUN` a bundle"
+        )
+    if bundle.is_bundle(folder):
+        from handlens.run import bundles
+
+        return bundles.load(folder, threads)
     _need_torch()
     from handlens import checkpoint
     from handlens.run import torch_runtime
@@ -96,7 +117,7 @@ def load(path: str | os.PathLike[str]) -> Classifier:
     return Classifier(
         classes=found.classes,
         preprocess=found.preprocess,
-        predict_batch=torch_runtime.predictor(found.net, found.preprocess),
+        infer=torch_runtime.predictor(found.net, found.preprocess, threads=threads),
         net=found.name,
     )
 
@@ -106,6 +127,7 @@ def from_weights(
     weights: str | os.PathLike[str],
     classes: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    threads: int = 0,
 ) -> Classifier:
     """The classifier of a network's name and a weight file (or "imagenet"), with the file's own preprocessing.
 
@@ -130,7 +152,7 @@ def from_weights(
     return Classifier(
         classes=named,
         preprocess=file.preprocess,
-        predict_batch=torch_runtime.predictor(published.load(file), file.preprocess),
+        infer=torch_runtime.predictor(published.load(file), file.preprocess, threads=threads),
         net=net,
         note=f"{weights} names no classes: "
         + ("they are taken to be the folder's in sorted order" if classes is not None else "they are shown as numbers"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,25 +11,28 @@ import torch
 from handlens.nets import Net
 from handlens.nets.pixels import FromPixels
 from handlens.preprocess import Preprocess
+from handlens.run.artifact import Infer
 
 
-def predictor(net: Net, preprocess: Preprocess, device: str = "") -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 RGB (B, H, W, 3) -> float32 probabilities (B, K), in evaluation mode and float32.
+def predictor(net: Net, preprocess: Preprocess, device: str = "", threads: int = 0) -> Infer:
+    """uint8 RGB (B, H, W, 3) -> (probabilities, logits), float32 (B, K), in evaluation mode and float32.
 
-    `device` is one of torch's names; by default the accelerator torch finds, else the CPU.
+    `device` is one of torch's names; by default the accelerator torch finds, else the CPU. A number of `threads` holds
+    for all of the process; 0 leaves it as it is.
     """
     keep_freed_memory()
+    if threads:
+        torch.set_num_threads(threads)
     place = torch.device(device) if device else default_device()
     wrapped = FromPixels(net, preprocess).eval().to(place).to(memory_format=torch.channels_last)
 
-    def predict_batch(photos: np.ndarray) -> np.ndarray:
+    def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
             owned = torch.from_numpy(np.array(photos))  # a copy: Pillow's arrays are read-only, which torch warns of
-            probabilities, _ = wrapped(owned.to(place))
-            answer: np.ndarray = probabilities.float().cpu().numpy()
-        return answer
+            probabilities, logits = wrapped(owned.to(place))
+            return probabilities.float().cpu().numpy(), logits.float().cpu().numpy()
 
-    return predict_batch
+    return infer
 
 
 def default_device() -> torch.device:

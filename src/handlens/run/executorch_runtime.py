@@ -1,0 +1,65 @@
+"""ExecuTorch: a .pte file as a function of uint8 photos. The one runtime that loads torch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from handlens.bundle import FACTS_KEY
+from handlens.errors import missing_extra
+from handlens.run.artifact import Infer, cannot_load, no_facts
+
+FILE = "model.pte"
+
+
+def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str | None]:
+    """The function that `predictor` gives, and the facts that the file carries or None: the file is loaded once."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is deprecated inside it
+            import torch
+            from executorch.extension.pybindings import portable_lib
+            from executorch.runtime import Runtime
+    except ImportError:
+        raise missing_extra("executorch", "executorch") from None
+    if threads:
+        portable_lib._unsafe_reset_threadpool(threads)  # of the process: unsafe only while a network runs
+    try:
+        program = Runtime.get().load_program(artifact[FILE])
+        forward: Any = program.load_method("forward")
+        largest = forward.metadata.input_tensor_meta(0).sizes()[0]
+        facts = None
+        if FACTS_KEY in program.method_names:
+            constant: Any = program.load_method(FACTS_KEY)
+            facts = str(constant.execute([])[0])
+    except (RuntimeError, LookupError, ValueError) as error:
+        raise cannot_load("ExecuTorch", FILE, error) from error
+
+    def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        owned = torch.from_numpy(np.array(photos))  # a copy: Pillow's arrays are read-only, which torch warns of
+        answers = [forward.execute([owned[first : first + largest]]) for first in range(0, len(owned), largest)]
+        probabilities, logits = (torch.cat(parts).numpy() for parts in zip(*answers, strict=True))
+        return probabilities, logits
+
+    return infer, facts
+
+
+def predictor(artifact: Mapping[str, bytes], threads: int = 0) -> Infer:
+    """uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K).
+
+    Raises HandlensError when the runtime is missing or refuses the file. `threads` 0 means one a core; another number
+    holds for all ExecuTorch networks of the process. At most as many photos as the file was exported for go through at
+    once.
+    """
+    return start(artifact, threads)[0]
+
+
+def embedded(artifact: Mapping[str, bytes]) -> str:
+    """The facts that the file's constant method gives. Raises HandlensError when there is none."""
+    facts = start(artifact)[1]
+    if facts is None:
+        raise no_facts(FILE)
+    return facts

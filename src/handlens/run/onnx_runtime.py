@@ -1,0 +1,53 @@
+"""onnxruntime: an ONNX file as a function of uint8 photos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from handlens.bundle import FACTS_KEY
+from handlens.errors import missing_extra
+from handlens.run.artifact import Infer, cannot_load, no_facts
+
+FILE = "model.onnx"
+
+
+def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str | None]:
+    """The function that `predictor` gives, and the facts that the file carries or None: the file is loaded once."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing_extra("onnx", "onnxruntime") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads  # 0: a thread a core
+    options.log_severity_level = 4  # what fails is raised
+    # Waiting threads sleep: spinning ones cost a whole core, and slow down whatever else runs here.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(artifact[FILE], options, providers=["CPUExecutionProvider"])
+        facts = session.get_modelmeta().custom_metadata_map.get(FACTS_KEY)
+    except Exception as error:  # its exceptions have no base of their own
+        raise cannot_load(f"onnxruntime {onnxruntime.__version__}", FILE, error) from error
+
+    def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        probabilities, logits = session.run(["probabilities", "logits"], {"photos": photos})
+        return probabilities, logits
+
+    return infer, facts
+
+
+def predictor(artifact: Mapping[str, bytes], threads: int = 0) -> Infer:
+    """uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K).
+
+    Raises HandlensError when the runtime is missing or refuses the file. `threads` 0 means one a core.
+    """
+    return start(artifact, threads)[0]
+
+
+def embedded(artifact: Mapping[str, bytes]) -> str:
+    """The facts in the file's metadata. Raises HandlensError when there are none."""
+    facts = start(artifact, 1)[1]
+    if facts is None:
+        raise no_facts(FILE)
+    return facts

@@ -1,0 +1,70 @@
+"""OpenVINO: an .xml and a .bin file as a function of uint8 photos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from handlens.bundle import FACTS_KEY
+from handlens.errors import missing_extra
+from handlens.run.artifact import Infer, cannot_load, no_facts
+
+FILE, WEIGHTS = "model.xml", "model.bin"
+
+
+def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str | None]:
+    """The function that `predictor` gives, and the facts that the file carries or None: the file is loaded once."""
+    openvino, core, model = _read(artifact)
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "f32",  # else it takes bfloat16 on processors that have it
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    try:
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
+        outputs = [request.get_compiled_model().output(name) for name in ("probabilities", "logits")]
+    except RuntimeError as error:
+        raise cannot_load(f"OpenVINO {openvino.__version__.partition('-')[0]}", FILE, error) from error
+
+    def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        answers = request.infer({"photos": photos})
+        return answers[outputs[0]].copy(), answers[outputs[1]].copy()  # the request's own memory, used again
+
+    return infer, _facts(model)
+
+
+def predictor(artifact: Mapping[str, bytes], threads: int = 0) -> Infer:
+    """uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K).
+
+    Raises HandlensError when the runtime is missing or refuses the file. `threads` 0 means OpenVINO's own
+    choice, one a core.
+    """
+    return start(artifact, threads)[0]
+
+
+def embedded(artifact: Mapping[str, bytes]) -> str:
+    """The facts in the file's runtime info. Raises HandlensError when there are none."""
+    facts = _facts(_read(artifact)[2])
+    if facts is None:
+        raise no_facts(FILE)
+    return facts
+
+
+def _read(artifact: Mapping[str, bytes]) -> tuple[Any, Any, Any]:
+    """The package, its core, and the model."""
+    try:
+        import openvino
+    except ImportError:
+        raise missing_extra("openvino", "openvino") from None
+    core = openvino.Core()
+    try:
+        return openvino, core, core.read_model(artifact[FILE], artifact[WEIGHTS])
+    except RuntimeError as error:
+        raise cannot_load(f"OpenVINO {openvino.__version__.partition('-')[0]}", FILE, error) from error
+
+
+def _facts(model: Any) -> str | None:
+    return str(model.get_rt_info([FACTS_KEY]).value) if model.has_rt_info([FACTS_KEY]) else None
