@@ -60,6 +60,14 @@ class Climbed:
     rungs: list[Rung]
 
 
+class NoRungError(HandlensError):
+    """No rung of the ladder was good; `best` is what lost least, as `climb` would have given it."""
+
+    def __init__(self, message: str, hint: str, best: Climbed) -> None:
+        super().__init__(message, hint)
+        self.best = best
+
+
 def climb(
     source: Source,
     to: str,
@@ -76,8 +84,8 @@ def climb(
 
     The rungs: static quantisation with per-channel weights and ranges by min-max, then by each better observer; the
     weights equalised and their biases corrected; the most sensitive layers left in float; quantisation-aware training.
-    max_drop is a fraction (0.005: half a point of top-1). Raises HandlensError naming the best rung when none is good,
-    for a target without INT8, and for calibration photos that do not fit.
+    max_drop is a fraction (0.005: half a point of top-1). Raises NoRungError naming the best rung when none is good, and
+    HandlensError for a target without INT8 and for calibration photos that do not fit.
     """
     if to not in TARGETS:
         raise HandlensError(
@@ -86,7 +94,7 @@ def climb(
     images = calibration_images(calibration, source, num_calibration)
     validation = source.splits["validation"]
     done: list[Rung] = []
-    best: tuple[Rung, dict[str, bytes], Net] | None = None
+    best: Climbed | None = None
     for name, net, kept, make in _rungs(source, to, images, reduce_range, progress, done):
         artifact = make()
         exported = job.classifier(source, artifact, to, "int8", threads)
@@ -104,16 +112,17 @@ def climb(
         )
         done.append(rung)
         tried(rung)
-        if best is None or (rung.drop, -rung.agreement) < (best[0].drop, -best[0].agreement):
-            best = rung, artifact, net
+        if best is None or _best(done) == len(done) - 1:
+            best = Climbed(rung=rung, artifact=artifact, net=net, rungs=done)
         if rung.good(max_drop):
             return Climbed(rung=rung, artifact=artifact, net=net, rungs=done)
     assert best is not None
-    raise HandlensError(
+    raise NoRungError(
         f"no way to INT8 for {to} stayed within {100 * max_drop:g} points of top-1 with {MIN_AGREEMENT:.0%} of the "
-        f"answers the same; the best, {best[0].name!r}, loses {100 * best[0].drop:.1f} points and agrees on "
-        f"{best[0].agreement:.1%}",
+        f"answers the same; the best, {best.rung.name!r}, loses {100 * best.rung.drop:.1f} points and agrees on "
+        f"{best.rung.agreement:.1%}",
         "allow more with --max-drop, or use --float16",
+        best,
     )
 
 
