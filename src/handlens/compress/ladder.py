@@ -84,7 +84,7 @@ def climb(
 
     The rungs: static quantisation with per-channel weights and ranges by min-max, then by each better observer; the
     weights equalised and their biases corrected; the most sensitive layers left in float; quantisation-aware training.
-    max_drop is a fraction (0.005: half a point of top-1). Raises NoRungError naming the best rung when none is good, and
+    max_drop is a fraction (0.005: half a point of top-1). Raises NoRungError, naming the best, when none is good, and
     HandlensError for a target without INT8 and for calibration photos that do not fit.
     """
     if to not in TARGETS:
