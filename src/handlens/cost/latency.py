@@ -1,0 +1,43 @@
+"""How long one call takes, measured. Knows nothing of networks: any callable of any runtime."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Latency(NamedTuple):
+    """Milliseconds of one call: the median of `runs`, and between what a tenth of them are below and above.
+
+    threads: how many the callable was told to use, as its caller says.
+    """
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+    threads: int
+
+
+def measure(call: Callable[[], object], threads: int, runs: int = 50, longest_s: float = 10.0) -> Latency:
+    """Time `call()` `runs` times one after another, after a tenth as many (at least two) that do not count.
+
+    After `longest_s` seconds no new run begins; at least three are made. What the call returns is dropped after its
+    time is taken. Errors of the call pass through.
+    """
+    end = time.perf_counter() + longest_s
+    for _ in range(max(2, runs // 10)):
+        call()
+        if time.perf_counter() > end:
+            break
+    taken_ms: list[float] = []
+    end = time.perf_counter() + longest_s
+    while len(taken_ms) < max(3, runs) and (len(taken_ms) < 3 or time.perf_counter() < end):
+        start = time.perf_counter()
+        result = call()
+        taken_ms.append(1000 * (time.perf_counter() - start))
+        del result
+    tenths = statistics.quantiles(taken_ms, n=10, method="inclusive")
+    return Latency(statistics.median(taken_ms), tenths[0], tenths[-1], len(taken_ms), threads)

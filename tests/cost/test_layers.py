@@ -1,0 +1,165 @@
+"""The table of layers: its sums, shapes and names, and what happens to a module that cannot be traced."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from handlens import nets
+from handlens.cost import count, layers
+
+MEMBERS = (
+    "mobilenet_v1_025", "mobilenet_v2_035", "mobilenet_v3_small_minimalistic", "mobilenet_v3_large_035", "xception",
+    "shufflenet_v1_x0_25_g8", "shufflenet_v2_x0_5", "efficientnet_b0", "efficientnet_lite0", "resnet18", "resnet50",
+    "resnet20", "plain20", "vit_ti_32", "vit_base_r50_s16_224", "alexnet", "vgg11_lrn", "googlenet",
+    "googlenet_torchvision", "inception_v3",
+)  # fmt: skip
+SAMPLED = [name if name in MEMBERS else pytest.param(name, marks=pytest.mark.slow) for name in nets.NETS]
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_the_sums_are_the_networks(name: str) -> None:
+    net, px = nets.on_meta(name), nets.entry(name).image_px
+    traced = layers.trace(net, px)
+    assert traced.stopped is None
+    sums = sum(layer.num_params for layer in traced.layers), sum(layer.macs for layer in traced.layers)
+    assert sums == count(net, px)
+    assert len({layer.name for layer in traced.layers}) == len(traced.layers)
+    assert all(layer.sees_all or layer.receptive_field_px for layer in traced.layers if layer.output_shape)
+
+
+def both(value: Any) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_sizes_follow_the_formula(name: str) -> None:
+    """N = (W - F + 2P) / S + 1, rounded down, or up where the layer says so (ceil_mode)."""
+    net, px = nets.on_meta(name).eval(), nets.entry(name).image_px
+    inputs: dict[str, torch.Size] = {}
+    for path, module in net.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            module.register_forward_pre_hook(lambda _, given, path=path: inputs.__setitem__(path, given[0].shape))
+    with torch.no_grad():
+        net(torch.empty(1, 3, px, px, device="meta"))
+    shapes = {layer.name: layer.output_shape for layer in layers.trace(nets.on_meta(name), px).layers}
+    for path, shape in inputs.items():
+        module = net.get_submodule(path)
+        ceil = getattr(module, "ceil_mode", False)
+        sizes = []
+        for w, f, p, s in zip(shape[-2:], *map(both, (module.kernel_size, module.padding, module.stride)), strict=True):
+            if getattr(module, "same", False):
+                sizes.append(-(-w // s))
+                continue
+            n = (math.ceil if ceil else math.floor)((w - f + 2 * p) / s) + 1
+            sizes.append(n - (ceil and (n - 1) * s >= w + p))  # torch: no window begins beyond the padded map
+        assert shapes[path] is not None and list(shapes[path][-2:]) == sizes, path
+    assert len(inputs) > 5 or name.startswith("vit")
+
+
+def test_rounding_up_makes_another_size() -> None:
+    pools = nn.Sequential(nn.MaxPool2d(3, 2), nn.MaxPool2d(2, 2, ceil_mode=True))
+    assert [layer.output_shape for layer in layers.trace(pools, 12).layers] == [(3, 5, 5), (3, 3, 3)]
+
+
+def test_what_is_in_the_table() -> None:
+    by_name = {layer.name: layer for layer in layers.trace(nets.on_meta("resnet18"), 224).layers}
+    conv = by_name["layer2.0.conv1"]
+    assert (conv.kind, conv.output_shape, conv.num_params) == ("Conv2d", (128, 28, 28), 128 * 64 * 9)
+    assert conv.macs == conv.num_params * 28 * 28
+    assert (by_name["bn1"].num_params, by_name["bn1"].macs) == (128, 0)
+    assert by_name["layer1.0.add"].kind == "add"
+    assert by_name["layer1.0.relu (2)"].output_shape == (64, 56, 56)
+    assert by_name["classifier.0"].output_shape == (1000,)
+
+
+def test_attention_is_counted_where_it_is() -> None:
+    found = layers.trace(nets.on_meta("vit_ti_32"), 224).layers
+    attention = [layer for layer in found if layer.kind.startswith("scaled_dot_product")]
+    assert [layer.macs for layer in attention] == [2 * 50 * 50 * 192] * 12  # 7 x 7 patches and the class token
+    projected = next(layer for layer in found if layer.kind == "addmm")
+    assert (projected.output_shape, projected.num_params) == ((50, 576), 192 * 576 + 576)
+
+
+def test_what_is_not_run_has_its_parameters_too() -> None:
+    found = layers.trace(nets.on_meta("googlenet_torchvision"), 224).layers
+    assert sum(layer.num_params for layer in found if layer.output_shape is None) == 0  # it has no auxiliary heads
+    found = layers.trace(nets.on_meta("inception_v3"), 299).layers
+    idle = [layer for layer in found if layer.output_shape is None]
+    assert all(layer.macs == 0 and layer.receptive_field_px is None for layer in idle)
+    assert sum(layer.num_params for layer in idle) == 3_326_696  # Inception-v3's auxiliary classifier
+
+
+def test_a_module_used_twice_and_shared_weights() -> None:
+    shared = nn.Conv2d(3, 3, 3, padding=1)
+    found = layers.trace(nn.Sequential(shared, nn.ReLU(), shared), 16).layers
+    assert [(layer.name, layer.num_params, layer.receptive_field_px) for layer in found] == [
+        ("0", 84, 3),
+        ("1", 0, 3),
+        ("0 (2)", 0, 5),
+    ]
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    net = nets.create("mobilenet_v3_small_035", 5).train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    layers.trace(net, 64)
+    assert net.training and all(value.grad is None for value in net.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert not torch.nn.modules.module._global_forward_hooks
+
+
+# ---- what cannot be traced ---------------------------------------------------------------------------------------
+class Reads(nn.Module):
+    """Decides by a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.choice = nn.Identity()
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.conv(images)
+        pooled = maps.mean((2, 3)) if maps.sum() > 0 else maps.amax((2, 3))
+        return self.head(pooled)
+
+
+class Counts(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images[images > 0]
+
+
+class Broken(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        raise ValueError("expected\nsomething else")
+
+
+def test_it_stops_at_a_value() -> None:
+    traced = layers.trace(Reads(), 32)
+    assert traced.stopped == (
+        "aten._local_scalar_dense in Reads cannot be traced: what it gives depends on the values of the photo, "
+        "not on its size alone"
+    )
+    assert [(layer.name, layer.num_params, layer.macs) for layer in traced.layers][:1] == [("conv", 224, 216 * 900)]
+    assert traced.layers[-1].name == "head" and traced.layers[-1].num_params == 18
+    assert traced.layers[-1].output_shape is None
+
+
+def test_it_stops_at_a_size_that_depends_on_values() -> None:
+    traced = layers.trace(nn.Sequential(nn.Conv2d(3, 4, 1), Counts()), 8)
+    assert traced.stopped and "in 1 (Counts) cannot be traced: what it gives depends on the values" in traced.stopped
+    assert traced.stopped.startswith("aten.")
+    assert traced.layers[0].macs == 4 * 3 * 64
+
+
+def test_it_stops_at_an_error() -> None:
+    traced = layers.trace(nn.Sequential(nn.Conv2d(3, 4, 1), Broken()), 8)
+    assert traced.stopped == "the forward method in 1 (Broken) cannot be traced: ValueError: expected"
+    traced = layers.trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(5, 4, 1)), 8)
+    assert traced.stopped and traced.stopped.startswith("aten.convolution in 1 (Conv2d) cannot be traced: RuntimeErr")
+    assert not torch.nn.modules.module._global_forward_hooks
