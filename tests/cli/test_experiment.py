@@ -1,0 +1,81 @@
+"""`handlens experiment`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handlens import cli
+from handlens.experiments import EXPERIMENTS
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["handlens", "experiment", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def test_the_list(call: Run) -> None:
+    code, out, _ = call()
+    assert code == 0
+    assert all(name in out and about.line in out for name, about in EXPERIMENTS.items())
+    listed = json.loads(call("--json")[1])
+    assert [line["name"] for line in listed] == list(EXPERIMENTS)
+    assert listed[0].keys() == {"name", "line", "paper"}
+
+
+def test_numbers_and_figure_are_written(call: Run, tmp_path: Path) -> None:
+    code, out, err = call("relu-collapse", "--seed", 3)
+    assert (code, err) == (0, "")
+    folder = tmp_path / "experiments" / "relu-collapse"
+    assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "numbers.json"]
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    facts = json.loads((folder / "numbers.json").read_text("utf-8"))
+    assert facts["settings"]["seed"] == facts["data"]["seed"] == 3
+    assert facts["finding"] in out and "scaled error mean" in out
+
+
+def test_json_is_one_value_on_standard_output(call: Run, tmp_path: Path) -> None:
+    code, out, err = call("relu-collapse", "--out", tmp_path / "a b", "--json")
+    assert (code, err) == (0, "")
+    facts = json.loads(out)
+    assert facts.pop("out") == str(tmp_path / "a b")
+    assert facts == json.loads((tmp_path / "a b" / "numbers.json").read_text("utf-8"))
+    assert call("relu-collapse", "--out", tmp_path / "a b")[0] == 0  # replaces its own two files
+
+
+def test_a_training_one_on_photos_given(call: Run, tiny_photos: Path, tmp_path: Path) -> None:
+    code, out, _ = call("residual", "--photos", tiny_photos, "--epochs", 1)
+    assert code == 0
+    facts = json.loads((tmp_path / "experiments" / "residual" / "numbers.json").read_text("utf-8"))
+    assert facts["data"]["photos"] == str(tiny_photos) and facts["data"]["epochs"] == 1
+    assert "resnet56" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("botleneck",), "did you mean bottleneck"),
+        (("bottleneck", "--epochs", 3), "takes no 'epochs'"),
+        (("activations", "--seed", 3), "takes no 'seed'"),
+        (("residual", "--photos", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be(call: Run, arguments: tuple[object, ...], words: str, tmp_path: Path) -> None:
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "experiments").exists()
