@@ -251,7 +251,21 @@ class LocalResponseNorm(nn.Module):
 
 def pool_to(maps: Tensor, size: int) -> Tensor:
     """(B, C, h, w) -> (B, C, size, size) by averaging: what lets fully connected layers take any input size."""
-    return maps if maps.shape[-2:] == (size, size) else F.adaptive_avg_pool2d(maps, size)
+    if maps.shape[-2:] == (size, size):
+        return maps
+    if torch.compiler.is_exporting():  # as linear layers, which every target has and runs fast
+        height, width = (_averages(length, size) for length in maps.shape[-2:])
+        return F.linear(F.linear(maps, width).transpose(2, 3), height).transpose(2, 3)
+    return F.adaptive_avg_pool2d(maps, size)
+
+
+def _averages(length: int, size: int) -> Tensor:
+    """(size, length): the matrix that adaptive average pooling along one dimension is."""
+    rows = torch.zeros(size, length)
+    for index in range(size):
+        start, end = index * length // size, -(-(index + 1) * length // size)
+        rows[index, start:end] = 1 / (end - start)
+    return rows
 
 
 def channel_shuffle(images: Tensor, groups: int) -> Tensor:

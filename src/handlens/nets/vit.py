@@ -43,10 +43,10 @@ class Tokens(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """(B, D, h, w) -> (B, 1 + hw, D)."""
-        height, width = patches.shape[-2:]
-        class_token = self.class_token.expand(patches.shape[0], -1, -1)
-        tokens = torch.cat([class_token, patches.flatten(2).transpose(1, 2)], 1)
-        return tokens + resample_positions(self.pos_embedding, height, width)
+        positions = resample_positions(self.pos_embedding, *patches.shape[-2:])
+        first = positions[:, :1] + self.class_token  # added, not concatenated: exported, the batch stays free
+        tokens = F.pad(patches.flatten(2).transpose(1, 2), (0, 0, 1, 0))
+        return tokens + torch.cat([first, positions[:, 1:]], 1)
 
 
 def resample_positions(table: Tensor, height: int, width: int) -> Tensor:

@@ -1,0 +1,107 @@
+"""Where other projects' converters run: in silence, what they change put back, errors that name the operation."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import random
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from handlens.errors import HandlensError
+
+_OPERATION = (  # how the converters' errors name the operation that they cannot express
+    r"\b((?:aten|prims|higher_order)(?:\.|::)\w+(?:\.[A-Za-z]\w*)?)",
+    r"convert function for op '(\w+)'",
+)
+
+
+@contextlib.contextmanager
+def converting(target: str, net: nn.Module) -> Iterator[None]:
+    """A block in which a converter is imported and run for `net`.
+
+    What it prints, by Python or not, is dropped: both streams of the whole process are shut for that long. Afterwards
+    loggers, warnings, environment variables and random numbers are as before. Raises HandlensError in place of
+    whatever the converter raises, naming the operation that `target` cannot express.
+    """
+    try:
+        with _unchanged(), _silence():
+            yield
+    except HandlensError:
+        raise
+    except Exception as error:  # converters raise many kinds
+        name = type(net).__name__
+        if operation := _operation(error):
+            message = f"{target} cannot express {operation}, an operation of {name}"
+        else:
+            message = f"{target} cannot express {name} ({_last(error)})"
+        raise HandlensError(message, "choose another net or another --to") from error
+
+
+def _operation(error: BaseException) -> str | None:
+    """The first operation that the error, or one that led to it, names."""
+    chain: BaseException | None = error
+    while chain is not None:
+        for pattern in _OPERATION:
+            if found := re.search(pattern, str(chain)):
+                return found[1].replace("::", ".")
+        chain = chain.__cause__ or chain.__context__
+    return None
+
+
+def _last(error: BaseException) -> str:
+    """The first line of what is at the bottom of a chain of errors, at most 200 characters."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Drop what is written to the standard streams, also by libraries in C++."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    with tempfile.TemporaryFile() as nowhere, contextlib.ExitStack() as python:
+        python.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        python.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        try:
+            for number in kept:
+                os.dup2(nowhere.fileno(), number)
+            yield
+        finally:
+            for number, copy in kept.items():
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+@contextlib.contextmanager
+def _unchanged() -> Iterator[None]:
+    """Put loggers, warnings, environment variables and random numbers back as they were."""
+    loggers = [logging.root, *(x for x in logging.root.manager.loggerDict.values() if isinstance(x, logging.Logger))]
+    kept = [(x, x.level, x.propagate, x.disabled, list(x.handlers)) for x in loggers]
+    environment = dict(os.environ)
+    drawn = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level, propagate, disabled, handlers in kept:
+            logger.setLevel(level)
+            logger.propagate, logger.disabled, logger.handlers = propagate, disabled, handlers
+        os.environ.clear()
+        os.environ.update(environment)
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
+        torch.set_rng_state(drawn[2])
