@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -20,6 +23,34 @@ def cannot_load(runtime: str, file: str, error: Exception) -> HandlensError:
 def no_facts(file: str) -> HandlensError:
     """The error for an artifact without the facts that every exporter puts into it."""
     return HandlensError(f"{file} carries no facts of handlens", "make it by `handlens export`")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what is written to standard error, also by libraries in C++, which greet and report there.
+
+    It is shut for the whole process: for loading only.
+    """
+    try:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # there is no standard error
+        yield
+        return
+    try:
+        if sys.stderr:
+            sys.stderr.flush()
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def check_size(photos: np.ndarray, height: int, width: int) -> None:
+    """Raise ValueError unless the photos are of that size: some runtimes answer others with what was there before."""
+    if photos.ndim != 4 or photos.dtype != np.uint8 or photos.shape[1:] != (height, width, 3):
+        raise ValueError(f"it takes photos of {height} x {width} px")
 
 
 def brief(error: Exception) -> str:

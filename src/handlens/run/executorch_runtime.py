@@ -10,7 +10,7 @@ import numpy as np
 
 from handlens.bundle import FACTS_KEY
 from handlens.errors import missing_extra
-from handlens.run.artifact import Infer, cannot_load, no_facts
+from handlens.run.artifact import Infer, cannot_load, check_size, no_facts, quiet
 
 FILE = "model.pte"
 
@@ -18,27 +18,31 @@ FILE = "model.pte"
 def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str | None]:
     """The function that `predictor` gives, and the facts that the file carries or None: the file is loaded once."""
     try:
-        with warnings.catch_warnings():
+        with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is deprecated inside it
             import torch
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime
     except ImportError:
         raise missing_extra("executorch", "executorch") from None
-    if threads:
-        portable_lib._unsafe_reset_threadpool(threads)  # of the process: unsafe only while a network runs
     try:
-        program = Runtime.get().load_program(artifact[FILE])
-        forward: Any = program.load_method("forward")
-        largest = forward.metadata.input_tensor_meta(0).sizes()[0]
-        facts = None
-        if FACTS_KEY in program.method_names:
-            constant: Any = program.load_method(FACTS_KEY)
-            facts = str(constant.execute([])[0])
+        with quiet():
+            portable_lib._threadpool_get_thread_count()  # makes the threads, which is reported to standard error
+            if threads:
+                portable_lib._unsafe_reset_threadpool(threads)  # of the process: unsafe only while a network runs
+            program = Runtime.get().load_program(artifact[FILE])
+            forward: Any = program.load_method("forward")
+            largest, height, width, _ = forward.metadata.input_tensor_meta(0).sizes()
+            facts = None
+            if FACTS_KEY in program.method_names:
+                constant: Any = program.load_method(FACTS_KEY)
+                facts = str(constant.execute([])[0])
     except (RuntimeError, LookupError, ValueError) as error:
         raise cannot_load("ExecuTorch", FILE, error) from error
 
     def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        check_size(photos, height, width)
+        forward: Any = program.load_method("forward")  # the one above; the program holds the file and must outlive it
         owned = torch.from_numpy(np.array(photos))  # a copy: Pillow's arrays are read-only, which torch warns of
         answers = [forward.execute([owned[first : first + largest]]) for first in range(0, len(owned), largest)]
         probabilities, logits = (torch.cat(parts).numpy() for parts in zip(*answers, strict=True))

@@ -10,25 +10,25 @@ import numpy as np
 
 from handlens.bundle import FACTS_KEY
 from handlens.errors import missing_extra
-from handlens.run.artifact import Infer, cannot_load, no_facts
+from handlens.run.artifact import Infer, cannot_load, no_facts, quiet
 
 FILE = "model.tflite"
 
 
 def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str | None]:
     """The function that `predictor` gives, and the facts that the file carries or None."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before its library is loaded, which says hello otherwise
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         raise missing_extra("litert", "ai-edge-litert") from None
     try:
-        interpreter = Interpreter(model_content=artifact[FILE], num_threads=threads or _cores())
-        photo = interpreter.get_input_details()[0]
-        if photo["shape"][0] != 1:
-            interpreter.resize_tensor_input(photo["index"], [1, *photo["shape"][1:]])
-        interpreter.allocate_tensors()
-        outputs = _outputs(interpreter)
+        with quiet():
+            interpreter = Interpreter(model_content=artifact[FILE], num_threads=threads or _cores())
+            photo = interpreter.get_input_details()[0]
+            if photo["shape"][0] != 1:
+                interpreter.resize_tensor_input(photo["index"], [1, *photo["shape"][1:]])
+            interpreter.allocate_tensors()
+            outputs = _outputs(interpreter)
     except (ValueError, RuntimeError, LookupError) as error:
         raise cannot_load("LiteRT", FILE, error) from error
 

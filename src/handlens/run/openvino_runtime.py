@@ -9,7 +9,7 @@ import numpy as np
 
 from handlens.bundle import FACTS_KEY
 from handlens.errors import missing_extra
-from handlens.run.artifact import Infer, cannot_load, no_facts
+from handlens.run.artifact import Infer, cannot_load, check_size, no_facts
 
 FILE, WEIGHTS = "model.xml", "model.bin"
 
@@ -24,12 +24,14 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     try:
+        height, width = (model.input("photos").partial_shape[side].get_length() for side in (1, 2))
         request = core.compile_model(model, "CPU", settings).create_infer_request()
         outputs = [request.get_compiled_model().output(name) for name in ("probabilities", "logits")]
     except RuntimeError as error:
         raise cannot_load(f"OpenVINO {openvino.__version__.partition('-')[0]}", FILE, error) from error
 
     def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        check_size(photos, height, width)
         answers = request.infer({"photos": photos})
         return answers[outputs[0]].copy(), answers[outputs[1]].copy()  # the request's own memory, used again
 

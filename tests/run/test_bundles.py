@@ -1,0 +1,322 @@
+"""Bundles on their runtimes: the same pixels, the answers of a reference in numpy, and no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import handlens
+from handlens import bundle, run
+from handlens.bundle import Golden
+from handlens.errors import HandlensError, NotHereError, PhotoError
+from handlens.run import bundles
+
+RUNTIMES = ("onnx", "litert", "openvino", pytest.param("executorch", marks=pytest.mark.slow))  # making it takes 10 s
+PACKAGES = {
+    "onnx": "onnxruntime",
+    "litert": "ai_edge_litert.interpreter",
+    "executorch": "executorch.runtime",
+    "openvino": "openvino",
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tiny: ModuleType) -> np.ndarray:
+    """Twenty, which is more than the ExecuTorch file takes at once."""
+    pixels = np.random.default_rng(0).normal(tiny.COLOURS[np.arange(20) % 3][:, None, None], 90, (20, 32, 32, 3))
+    images: np.ndarray = np.clip(pixels, 0, 255).astype(np.uint8)
+    images.flags.writeable = False  # as Pillow gives them
+    return images
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_answers_are_those_of_numpy(tiny: ModuleType, photos: np.ndarray, runtime: str, threads: int) -> None:
+    infer = bundles.runtime_of(runtime).predictor(tiny.make(runtime), threads)
+    expected = tiny.answer(photos)
+    earlier = infer(photos[:5])
+    kept = [rows.copy() for rows in earlier]
+    for count in (20, 1, 16, 3):  # in an order that would show what is left of the call before
+        for rows, wanted in zip(infer(photos[:count]), expected, strict=True):
+            assert rows.dtype == np.float32
+            np.testing.assert_allclose(rows, wanted[:count], atol=1e-5)
+    for rows, before in zip(earlier, kept, strict=True):
+        np.testing.assert_array_equal(rows, before)  # an answer stays when the next is computed
+    mirrored = infer(photos[::-1, :, ::-1])[0]  # not in one piece in memory
+    np.testing.assert_allclose(mirrored, expected[0][::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_facts_inside_the_file(tiny: ModuleType, runtime: str) -> None:
+    module = bundles.runtime_of(runtime)
+    assert module.embedded(tiny.make(runtime)) == tiny.FACTS
+    with pytest.raises(HandlensError, match="carries no facts"):
+        module.embedded(tiny.make(runtime, None))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_photos_of_another_size_get_no_answer(tiny: ModuleType, photos: np.ndarray, runtime: str) -> None:
+    """Left to themselves, OpenVINO gives the answer before, and ExecuTorch one of some kind."""
+    infer = bundles.runtime_of(runtime).predictor(tiny.make(runtime))
+    infer(photos[:2])
+    for wrong in (photos[:2, :16], photos[:2, :, :16], np.zeros((2, 64, 64, 3), np.uint8), photos[0]):
+        with pytest.raises(Exception):  # noqa: B017 - each runtime's own; the bundle makes a sentence of it
+            infer(wrong)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("damage", ["empty", "cut", "start only", "text"])
+def test_a_damaged_artifact_is_a_sentence(tiny: ModuleType, runtime: str, damage: str) -> None:
+    artifact = dict(tiny.make(runtime))
+    name, whole = next(iter(artifact.items()))
+    artifact[name] = {
+        "empty": b"",
+        "cut": whole[: len(whole) // 2],
+        "start only": whole[:60],
+        "text": b"no network " * 100,
+    }[damage]
+    with pytest.raises(HandlensError, match=name) as error:
+        bundles.runtime_of(runtime).predictor(artifact)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_missing_runtime_names_its_command(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
+) -> None:
+    bundle.write(
+        tmp_path / "b", tiny.bundle(runtime, artifact={"onnx": {"model.onnx": b""}}.get(runtime, tiny.make(runtime)))
+    )
+    for name in [name for name in sys.modules if name.startswith(f"{PACKAGES[runtime]}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, PACKAGES[runtime], None)
+    with pytest.raises(NotHereError) as error:
+        run.load(tmp_path / "b")
+    assert str(error.value).endswith(f"pip install 'handlens[{runtime}]'")
+
+
+# ---- handlens.load ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", ["b", "b.zip"])
+def test_load_and_predict(tiny: ModuleType, tmp_path: Path, runtime: str, name: str) -> None:
+    bundle.write(tmp_path / name, tiny.bundle(runtime, precision="float16"))
+    classifier = handlens.load(tmp_path / name, threads=1)
+    assert (classifier.net, classifier.runtime, classifier.precision) == ("tiny", runtime, "float16")
+    assert classifier.classes == tiny.CLASSES
+    assert classifier.preprocess == tiny.PREPROCESS
+    assert classifier.card["licence"] == "CC0-1.0"
+    for index in range(3):
+        photo = tiny.photo(index)
+        expected = tiny.answer(tiny.PREPROCESS.load(photo)[None])[0][0]
+        guesses = classifier.predict(photo)
+        assert guesses[0].name == tiny.CLASSES[index]
+        assert guesses[0].probability == pytest.approx(expected.max(), abs=1e-5)
+        assert len(guesses) == 3
+    probabilities, logits = classifier.infer(tiny.PREPROCESS.load(tiny.photo(1))[None])
+    np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(1), probabilities, rtol=1e-4)
+    np.testing.assert_array_equal(classifier.predict_batch(tiny.PREPROCESS.load(tiny.photo(1))[None]), probabilities)
+
+
+def test_many_photos(tiny: ModuleType, tmp_path: Path) -> None:
+    bundle.write(tmp_path / "b.zip", tiny.bundle())
+    paths = [tmp_path / f"{index}.png" for index in range(20)]
+    for index, path in enumerate(paths):
+        path.write_bytes(tiny.photo(index) if index != 7 else b"no photo")
+    answers = list(handlens.load(tmp_path / "b.zip").predict_many(paths, batch_size=6))
+    assert [path for path, _ in answers] == paths
+    for index, (_, answer) in enumerate(answers):
+        if index == 7:
+            assert isinstance(answer, PhotoError)
+        else:
+            assert not isinstance(answer, PhotoError)
+            assert answer[0].name == tiny.CLASSES[index % 3]
+
+
+def test_a_run_has_logits_too(tiny_run: Path, tiny_photos: Path) -> None:
+    classifier = handlens.load(tiny_run, threads=1)
+    assert (classifier.runtime, classifier.precision, classifier.card) == ("torch", "float32", {})
+    images = np.stack([classifier.preprocess.load(path) for path in sorted(tiny_photos.rglob("0[0-2].jpg"))])
+    probabilities, logits = classifier.infer(images)
+    assert logits.shape == probabilities.shape == (9, 3)
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(powers / powers.sum(1, keepdims=True), probabilities, atol=1e-6)
+
+
+def test_a_file_that_is_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "b.zip").write_text("notes")
+    with pytest.raises(HandlensError, match=r"no run folder"):
+        run.load(tmp_path / "notes.txt")
+    with pytest.raises(HandlensError, match=r"no zip"):
+        run.load(tmp_path / "b.zip")
+    with pytest.raises(HandlensError, match=r"there is no run or bundle"):
+        run.load(tmp_path / "nothing.zip")
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_an_artifact_without_facts(tiny: ModuleType, tmp_path: Path, runtime: str) -> None:
+    bundle.write(tmp_path / "b", tiny.bundle(artifact=tiny.make(runtime, None), runtime=runtime))
+    with pytest.raises(HandlensError, match="carries no facts"):
+        run.load(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("facts", "named"),
+    [
+        ({"classes": ["花朵", "blue sky", "🌿 leaf"]}, "other classes"),
+        ({"preprocess": {}}, "other preprocess"),
+        ({"format_version": 7}, "an artifact of format 7"),
+    ],
+)
+def test_an_artifact_of_something_else(tiny: ModuleType, tmp_path: Path, facts: dict[str, Any], named: str) -> None:
+    inside = json.dumps(json.loads(tiny.FACTS) | facts)
+    bundle.write(tmp_path / "b", tiny.bundle(artifact=tiny.make("onnx", inside)))
+    with pytest.raises(HandlensError, match=named):
+        run.load(tmp_path / "b")
+
+
+def test_an_artifact_for_another_size(tiny: ModuleType, tmp_path: Path) -> None:
+    bundle.write(tmp_path / "b", tiny.bundle(artifact=tiny.onnx_file(px=64)))
+    with pytest.raises(HandlensError, match="cannot be run on photos of 1x32x32x3") as error:
+        run.load(tmp_path / "b").predict(tiny.photo(0))
+    assert "\n" not in str(error.value)
+
+
+def test_an_artifact_of_fewer_classes(tiny: ModuleType, tmp_path: Path) -> None:
+    classes = (*tiny.CLASSES, "one more")
+    inside = bundle.facts("tiny", classes, tiny.PREPROCESS)
+    bundle.write(tmp_path / "b", tiny.bundle(classes=classes, artifact=tiny.make("onnx", inside), golden=()))
+    with pytest.raises(HandlensError, match="answers 1 photos with 1x3 and 1x3 numbers, for 4 classes"):
+        run.load(tmp_path / "b").predict(tiny.photo(0))
+
+
+# ---- without torch ---------------------------------------------------------------------------------------------------
+NO_TORCH = """
+import sys
+sys.modules["torch"] = None  # an attempt to import it fails
+import handlens
+classifier = handlens.load(sys.argv[1])
+print([guess.name for guess in classifier.predict(sys.argv[2])])
+heavy = ("torch", "torchvision", "sklearn", "matplotlib", "scipy", "onnx", "jax")
+print([name for name in heavy if sys.modules.get(name)])
+"""
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "litert", "openvino"])
+def test_torch_is_not_loaded(tiny: ModuleType, tmp_path: Path, runtime: str) -> None:
+    bundle.write(tmp_path / "b.zip", tiny.bundle(runtime))
+    (tmp_path / "photo.png").write_bytes(tiny.photo(1))
+    arguments = [sys.executable, "-c", NO_TORCH, tmp_path / "b.zip", tmp_path / "photo.png"]
+    found = subprocess.run(arguments, capture_output=True, text=True, encoding="utf-8", env=utf8())
+    assert found.stderr == ""
+    names, heavy = found.stdout.splitlines()
+    assert names.startswith("['花朵'")
+    assert heavy == "[]"
+
+
+def utf8() -> dict[str, str]:
+    return os.environ | {"PYTHONIOENCODING": "utf-8"}
+
+
+@pytest.mark.slow
+def test_executorch_by_itself(tiny: ModuleType, tmp_path: Path) -> None:
+    """In a process that holds nothing else of the bundle; its library's reports stay off standard error."""
+    bundle.write(tmp_path / "b.zip", tiny.bundle("executorch"))
+    (tmp_path / "photo.png").write_bytes(tiny.photo(1))
+    code = "import sys, handlens; print(handlens.load(sys.argv[1]).predict(sys.argv[2])[0].name)"
+    arguments = [sys.executable, "-c", code, tmp_path / "b.zip", tmp_path / "photo.png"]
+    found = subprocess.run(arguments, capture_output=True, text=True, encoding="utf-8", env=utf8())
+    assert (found.stdout.strip(), found.stderr) == ("花朵", "")
+
+
+# ---- Core ML ---------------------------------------------------------------------------------------------------------
+def varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+
+def field(number: int, content: bytes | int) -> bytes:
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def mlpackage(facts: str | None, name: str = "handlens") -> dict[str, bytes]:
+    """A network's description as Apple's Model.proto has it, and what a package needs around it."""
+    entries = field(100, field(1, b"other") + field(2, b"value"))
+    if facts is not None:
+        entries += field(100, field(1, name.encode()) + field(2, facts.encode()))
+    description = field(1, b"input") + field(100, field(1, b"short") + entries)
+    fixed = varint(7 << 3 | 1) + bytes(8) + varint(8 << 3 | 5) + bytes(4)
+    return {
+        "model.mlpackage/Manifest.json": b"{}",
+        "model.mlpackage/Data/com.apple.CoreML/model.mlmodel": field(1, 9) + fixed + field(2, description),
+    }
+
+
+def test_core_ml_is_read_but_not_run(tiny: ModuleType, tmp_path: Path) -> None:
+    assert bundles.runtime_of("coreml").embedded(mlpackage(tiny.FACTS)) == tiny.FACTS
+    bundle.write(tmp_path / "b", tiny.bundle("coreml", artifact=mlpackage(tiny.FACTS)))
+    with pytest.raises(HandlensError, match="macOS"):
+        run.load(tmp_path / "b")
+    found = bundles.check(tmp_path / "b")
+    assert (found.facts_agree, found.answers) == (True, ())
+    assert "macOS" in found.left_out
+
+
+def test_core_ml_files_that_are_none(tiny: ModuleType, tmp_path: Path) -> None:
+    embedded = bundles.runtime_of("coreml").embedded
+    whole = mlpackage(tiny.FACTS)
+    name = "model.mlpackage/Data/com.apple.CoreML/model.mlmodel"
+    for facts, called in ((None, "handlens"), (tiny.FACTS, "another")):
+        with pytest.raises(HandlensError, match="no facts"):
+            embedded(mlpackage(facts, called))
+    for data in (*(whole[name][:length] for length in range(len(whole[name]))), b"\xff" * 50, b"text" * 9, b"\x12\xff"):
+        with pytest.raises(HandlensError):
+            embedded(whole | {name: data})
+    with pytest.raises(HandlensError, match="no facts"):
+        embedded({})
+    other = json.dumps(json.loads(tiny.FACTS) | {"net": "other"})
+    bundle.write(tmp_path / "b", tiny.bundle("coreml", artifact=mlpackage(other)))
+    with pytest.raises(HandlensError, match="other net"):
+        bundles.check(tmp_path / "b")
+
+
+# ---- checking --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("precision", "expected", "got", "ok"),
+    [
+        ("float32", (0.7, 0.2, 0.1), (0.7005, 0.1995, 0.1), True),
+        ("float32", (0.7, 0.2, 0.1), (0.702, 0.198, 0.1), False),
+        ("float32", (0.4005, 0.4, 0.1995), (0.4, 0.4005, 0.1995), True),  # too close to tell
+        ("float32", (0.4, 0.35, 0.25), (0.35, 0.4, 0.25), False),
+        ("float16", (0.7, 0.2, 0.1), (0.708, 0.192, 0.1), True),
+        ("float16", (0.7, 0.2, 0.1), (0.72, 0.18, 0.1), False),
+        ("int8", (0.7, 0.2, 0.1), (0.45, 0.3, 0.25), True),
+        ("int8", (0.7, 0.2, 0.1), (0.3, 0.45, 0.25), False),
+        ("int8", (0.45, 0.3, 0.25), (0.3, 0.45, 0.25), True),  # too close to tell
+        ("int8", (0.46, 0.25, 0.29), (0.4, 0.25, 0.35), True),
+        ("float32", (0.7, 0.2, 0.1), (float("nan"), 0.2, 0.1), False),
+        ("int8", (0.7, 0.2, 0.1), (float("nan"), 0.2, 0.1), False),
+    ],
+)
+def test_what_is_right(
+    tiny: ModuleType, precision: str, expected: tuple[float, ...], got: tuple[float, ...], ok: bool
+) -> None:
+    golden = Golden(photo=b"", probabilities=expected)
+    answer = bundles.compare("golden/0.jpg", golden, np.array(got, np.float32), tiny.bundle(precision=precision))
+    assert answer.ok is ok
+    assert answer.expected == tiny.CLASSES[0]
+
+
+def test_one_class_only(tiny: ModuleType) -> None:
+    alone = tiny.bundle(classes=("a",))
+    assert bundles.compare("p", Golden(photo=b"", probabilities=(1.0,)), np.ones(1, np.float32), alone).ok
