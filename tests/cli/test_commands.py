@@ -195,6 +195,27 @@ def test_env_without_torch(command: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     assert command("env")[0] == 0
 
 
+def test_an_extra_is_there_when_all_of_its_parts_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from handlens.cli import env
+
+    lines = [
+        "numpy>=2",
+        'onnxruntime<2,>=1.31; extra == "onnx"',
+        'handlens[onnx]; extra == "export-onnx"',
+        'onnx>=1.23; extra == "export-onnx"',
+        "handlens[export-coreml,export-onnx]; extra == 'export'",
+        'coremltools>=9; extra == "export-coreml"',
+    ]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: lines)
+    everything = {"onnx": True, "export-onnx": True, "export": True, "export-coreml": True}
+    monkeypatch.setattr(env, "_version", lambda package: "1")
+    assert env._extras() == everything
+    monkeypatch.setattr(env, "_version", lambda package: None if package == "onnxruntime" else "1")
+    assert env._extras() == everything | {"onnx": False, "export-onnx": False, "export": False}
+    monkeypatch.setattr(env, "_version", lambda package: None if package == "coremltools" else "1")
+    assert env._extras() == everything | {"export-coreml": False, "export": False}
+
+
 def test_signal_in_a_real_process_ends_it_quietly(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     code = (
