@@ -124,6 +124,18 @@ def test_report(evaluate: Run, run: Path, tmp_path: Path) -> None:
         assert expected in html
 
 
+def test_a_report_with_saliency(evaluate: Run, run: Path, tmp_path: Path, tiny_photos: Path) -> None:
+    wrong = tmp_path / "wrong"
+    shutil.copytree(tiny_photos / "花朵", wrong / "blue sky")
+    code, _, err = evaluate(run, wrong, "--report", tmp_path / "r.html", "--saliency", "--json")
+    assert code == 0, err
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert html.count("What speaks for 花朵 in this photo") == 12
+    code, out, err = evaluate(run, "--saliency", "--json")
+    assert (code, out) == (2, "")
+    assert "--saliency is shown in the report; add --report FILE" in err
+
+
 def test_a_nets_name_and_a_weight_file(evaluate: Run, tmp_path: Path, tiny_photos: Path) -> None:
     import safetensors.torch
 
@@ -154,7 +166,7 @@ def test_other_classes_are_refused_with_the_difference(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nope"], "there is no run nope"),
+        (["nope"], "there is no run or bundle nope"),
         (["RUN", "nope"], "there is no folder nope"),
         (["RUN"], "has no split.json; name a folder of photos"),
         (["RUN", "PHOTOS", "--split", "tset"], "--split is 'tset', expected one of train, validation, test, all"),

@@ -148,6 +148,33 @@ def test_a_photo_that_is_gone_leaves_its_words(tmp_path: Path, photos: Photos) -
     assert len(page.images()) == 2
 
 
+def test_what_speaks_for_the_mistakes(tmp_path: Path, photos: Photos) -> None:
+    asked: list[tuple[tuple[int, ...], int]] = []
+
+    def saliency(photo: np.ndarray, class_index: int) -> np.ndarray:
+        asked.append((photo.shape, class_index))
+        heat = np.zeros(photo.shape[:2], np.float32)
+        heat[: len(heat) // 2, : heat.shape[1] // 2] = 1  # the top left quarter
+        heat[-len(heat) // 4 :] = np.nan
+        return heat
+
+    photos.path(1).unlink()
+    scores = score(photos, [0, 1, 1, 1, 2, 3, 3, 3])
+    report.write(tmp_path / "r.html", scores, photos, title="t", saliency=saliency)
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert asked == [((205, 400, 3), 3)]  # the whole photo, and the wrong answer; the other photo is gone
+    _, thumbnail, looks = page.images()
+    assert looks["alt"] == "What speaks for a & b in this photo"
+    assert picture(looks).size == picture(thumbnail).size
+    pixels = np.asarray(picture(looks).convert("RGB")).astype(int)
+    height, width = pixels.shape[:2]
+    quarter, rest = pixels[: height // 3, : width // 3].mean((0, 1)), pixels[: height // 3, -width // 3 :].mean((0, 1))
+    assert quarter[0] > quarter[1] + 30  # red
+    assert abs(rest - rest.mean()).max() < 6  # grey
+    assert pixels[-height // 8 :].mean() < 0.5 * rest.mean()  # not seen
+    assert "what speaks for the wrong answer" in " ".join(page.words.split())
+
+
 def test_an_error_leaves_no_file(tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> bytes:
         raise MemoryError

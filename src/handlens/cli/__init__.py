@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from handlens.cli import demo, draw_flowers, env, evaluate, experiment, nets, predict, train
+from handlens.cli import demo, draw_flowers, env, evaluate, experiment, explain, nets, predict, train
 from handlens.errors import HandlensError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("nets")(nets.nets)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("explain")(explain.explain)
 app.command("experiment")(experiment.experiment)
 app.command("demo")(demo.demo)
 app.command("draw-flowers")(draw_flowers.draw_flowers)

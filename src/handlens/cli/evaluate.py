@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from handlens.evaluate import Scores
     from handlens.photos import Photos
     from handlens.run import Classifier
@@ -30,6 +33,7 @@ def evaluate(
         "", help="train, validation, test or all. Default: test where there are splits, else all."
     ),
     report: Path | None = typer.Option(None, help="Write the report, one HTML file, here."),
+    saliency: bool = typer.Option(False, "--saliency", help="Show in the report what speaks for the worst mistakes."),
     batch_size: int = typer.Option(32, min=1, help="Photos that go through the network at once."),
     json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
 ) -> None:
@@ -42,6 +46,7 @@ def evaluate(
     Examples:
       handlens evaluate runs/flowers                                 the run's own test split
       handlens evaluate runs/flowers new-photos --report report.html
+      handlens evaluate runs/flowers --report report.html --saliency
       handlens evaluate mobilenet_v2 --weights v2.safetensors photos --json
     """
     from handlens import evaluate as room
@@ -50,6 +55,8 @@ def evaluate(
 
     if split not in ("", "all", *SPLITS):
         raise HandlensError(f"--split is {split!r}, expected one of {', '.join(SPLITS)}, all")
+    if saliency and not report:
+        raise HandlensError("--saliency is shown in the report", "add --report FILE")
     classifier, chosen, how = _from_weights(run, weights, photos, split) if weights else _from_run(run, photos, split)
     if classifier.note:
         screen.note(classifier.note)
@@ -64,7 +71,10 @@ def evaluate(
 
         title = f"{classifier.net} on {len(scores.classes)} classes of photos"
         facts, pictures = _background(Path(run), weights, classifier)
-        report_room.write(report, scores, chosen, title=title, split=how, facts=facts, pictures=pictures)
+        looks = _saliency(run, weights) if saliency else None
+        report_room.write(
+            report, scores, chosen, title=title, split=how, facts=facts, pictures=pictures, saliency=looks
+        )
         screen.note(f"the report is {report}")
     if json:
         more = {"net": classifier.net, "split": how, "num_seen_in_training": num_seen, "note": classifier.note}
@@ -109,9 +119,7 @@ def _from_weights(net: str, weights: str, source: str, split: str) -> tuple[Clas
 
 
 def _from_run(run: str, source: str, split: str) -> tuple[Classifier, Photos, str]:
-    from handlens import checkpoint
     from handlens import run as run_room
-    from handlens.cli import screen
     from handlens.errors import HandlensError
 
     if split == "all" and not source:
@@ -121,6 +129,18 @@ def _from_run(run: str, source: str, split: str) -> tuple[Classifier, Photos, st
         found = _scan(source)
         if split in ("", "all", *(found.splits or ())):
             return classifier, *_own_split(found, split)
+    return classifier, *runs_split(run, source, split)
+
+
+def runs_split(run: str, source: str = "", split: str = "") -> tuple[Photos, str]:
+    """The photos of a run's own split (by default its test split), and a sentence on how they were chosen.
+
+    `source` is where the run's photos lie now, if elsewhere than in training.
+    """
+    from handlens import checkpoint
+    from handlens.cli import screen
+    from handlens.errors import HandlensError
+
     stored = Path(run) / SPLIT_FILE
     if not stored.is_file():
         raise HandlensError(f"{run} has no {SPLIT_FILE}", "name a folder of photos, without --split")
@@ -136,7 +156,15 @@ def _from_run(run: str, source: str, split: str) -> tuple[Classifier, Photos, st
     split = split or "test"
     sizes = ", ".join(f"{len(data.splits[name])} {name}" for name in SPLITS)
     how = f"the run's own {split} split ({sizes})" + ("; it chose nothing" if split == "test" else "")
-    return classifier, data.splits[split], how
+    return data.splits[split], how
+
+
+def _saliency(run: str, weights: str) -> Callable[[np.ndarray, int], np.ndarray]:
+    from handlens.cli import explain
+    from handlens.explain import saliency
+
+    subject = explain.load(run, weights)
+    return saliency.explainer(subject.net, subject.preprocess)
 
 
 def _scan(source: str) -> Photos:

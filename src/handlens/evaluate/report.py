@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from handlens import files
 from handlens.errors import PhotoError, missing_extra
 from handlens.evaluate import figures
 from handlens.evaluate.metrics import Scores
+from handlens.explain.overlay import overlay
 from handlens.photos import Photos
 from handlens.preprocess import open_photo
 
 THUMBNAIL_PX = 176
 MOST_MISTAKES = 24
+Saliency = Callable[[np.ndarray, int], np.ndarray]
 
 
 def write(
@@ -33,12 +35,15 @@ def write(
     split: str = "",
     facts: Mapping[str, Any] | None = None,
     pictures: Mapping[str, bytes] | None = None,
+    saliency: Saliency | None = None,
 ) -> None:
     """Write the report of `scores` as a self-contained HTML file, atomically.
 
     photos: those that were scored; their files give the thumbnails, made from pixels alone, so that neither GPS nor
     any other metadata gets in. split: a sentence on how these photos were chosen. facts: a table each, by heading,
     such as {"Recipe": {...}, "Versions": {...}}. pictures: PNG bytes by caption, such as the training curves.
+    saliency: (upright photo, uint8 RGB (H, W, 3); class) -> a map (H, W) in [0, 1] of what speaks for the class, NaN
+    where the network does not look; with it each of the worst mistakes is shown with the map for its wrong answer.
     """
     try:
         import jinja2
@@ -55,7 +60,8 @@ def write(
         scores=scores,
         split=split,
         confusion=_data_uri(figures.confusion(scores.confusion, scores.classes), "png"),
-        mistakes=[_mistake(scores, photos, int(index)) for index in wrong[:MOST_MISTAKES]],
+        mistakes=[_mistake(scores, photos, int(index), saliency) for index in wrong[:MOST_MISTAKES]],
+        saliency=saliency is not None,
         num_mistakes=len(wrong),
         pictures={caption: _data_uri(png, "png") for caption, png in (pictures or {}).items()},
         facts=facts or {},
@@ -65,15 +71,29 @@ def write(
         file.write(html.encode("utf-8", "replace").decode("utf-8"))
 
 
-def _mistake(scores: Scores, photos: Photos, index: int) -> dict[str, Any]:
+def _mistake(scores: Scores, photos: Photos, index: int, saliency: Saliency | None) -> dict[str, Any]:
     guess = int(scores.predicted[index])
+    path = photos.root / scores.paths[index]
     return {
         "photo": scores.paths[index],
-        "picture": thumbnail(photos.root / scores.paths[index]),
+        "picture": thumbnail(path),
+        "looks_at": _looks_at(path, guess, saliency) if saliency else "",
         "guess": scores.classes[guess],
         "truth": scores.classes[int(scores.labels[index])],
         "confidence": float(scores.confidence[index]),
     }
+
+
+def _looks_at(path: Path, class_index: int, saliency: Saliency) -> str:
+    """The thumbnail with the map of one class laid over; "" if the photo cannot be read."""
+    try:
+        photo = open_photo(path)
+    except PhotoError:
+        return ""
+    heat = saliency(np.array(photo), class_index)
+    photo.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    rows, columns = (np.arange(few) * many // few for few, many in zip(photo.size[::-1], heat.shape, strict=True))
+    return _jpeg(overlay(np.array(photo), heat[np.ix_(rows, columns)]))
 
 
 def thumbnail(path: Path) -> str:
@@ -83,8 +103,12 @@ def thumbnail(path: Path) -> str:
     except PhotoError:
         return ""
     photo.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return _jpeg(np.array(photo))
+
+
+def _jpeg(pixels: np.ndarray) -> str:
     jpeg = io.BytesIO()
-    Image.fromarray(np.array(photo)).save(jpeg, "JPEG", quality=80)  # a new image: no EXIF, comment or profile
+    Image.fromarray(pixels).save(jpeg, "JPEG", quality=80)  # a new image: no EXIF, comment or profile
     return _data_uri(jpeg.getvalue(), "jpeg")
 
 

@@ -56,9 +56,13 @@ class SqueezeExcite(nn.Module):
         self.fc1 = nn.Conv2d(channels, squeeze, 1)
         self.fc2 = nn.Conv2d(squeeze, channels, 1)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def gates(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, 1, 1) in [0, 1]."""
         squeezed = nn.functional.silu(self.fc1(images.mean((2, 3), keepdim=True)))
-        return images * self.fc2(squeezed).sigmoid()
+        return self.fc2(squeezed).sigmoid()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.gates(images)
 
 
 class MBConv(nn.Module):

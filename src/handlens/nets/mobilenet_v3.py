@@ -84,9 +84,13 @@ class SqueezeExcite(nn.Module):
         self.fc1 = nn.Conv2d(channels, squeeze, 1)
         self.fc2 = nn.Conv2d(squeeze, channels, 1)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def gates(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, 1, 1) in [0, 1]."""
         squeezed = self.fc1(images.mean((2, 3), keepdim=True)).relu()
-        return images * nn.functional.hardsigmoid(self.fc2(squeezed))
+        return nn.functional.hardsigmoid(self.fc2(squeezed))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.gates(images)
 
 
 class InvertedResidual(nn.Module):
