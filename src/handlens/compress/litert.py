@@ -42,7 +42,7 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray) 
     try:
         import ai_edge_quantizer  # noqa: F401
     except ImportError:
-        raise missing_extra("litert", "ai-edge-quantizer") from None
+        raise missing_extra("export-litert", "ai-edge-quantizer") from None
     plain = export.convert(net, preprocess, "litert", facts)[FILE]
     seen = Ranges(lambda: activations(plain, photos))
 

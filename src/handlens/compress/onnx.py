@@ -33,7 +33,7 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
         import onnx
         import onnxruntime.quantization  # noqa: F401
     except ImportError:
-        raise missing_extra("onnx", "onnx and onnxruntime") from None
+        raise missing_extra("export-onnx", "onnx and onnxruntime") from None
     plain = export.convert(net, preprocess, "onnx", facts)[FILE]
     model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(plain))
     nodes = list(model.graph.node)

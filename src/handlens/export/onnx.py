@@ -32,7 +32,7 @@ def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False)
         import onnx
         import onnxscript  # noqa: F401
     except ImportError:
-        raise missing_extra("onnx", "onnx and onnxscript") from None
+        raise missing_extra("export-onnx", "onnx and onnxscript") from None
     example = torch.zeros(2, preprocess.image_px, preprocess.image_px, 3, dtype=torch.uint8)
     with _quiet():
         try:
