@@ -69,7 +69,7 @@ class Decides(nn.Module):
 
 def test_what_is_still_counted_of_one_that_cannot_be_traced() -> None:
     report = cost.report_on(Decides(), 32)
-    assert report.stopped and "aten._local_scalar_dense in Decides" in report.stopped
+    assert report.stopped and "aten._local_scalar_dense) in Decides" in report.stopped
     assert (report.macs, report.peak_activation_bytes, report.peak_training_bytes) == (None, None, None)
     assert (report.receptive_field_px, report.sees_all) == (None, False)
     assert report.num_params == 224 + 18 and report.weight_bytes.float32 == 4 * 242

@@ -10,7 +10,22 @@ import sys
 
 import typer
 
-from handlens.cli import demo, draw_flowers, env, evaluate, experiment, explain, nets, predict, train
+from handlens.cli import (
+    bench,
+    check,
+    compare,
+    cost,
+    demo,
+    draw_flowers,
+    env,
+    evaluate,
+    experiment,
+    explain,
+    export,
+    nets,
+    predict,
+    train,
+)
 from handlens.errors import HandlensError
 
 app = typer.Typer(
@@ -23,10 +38,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("nets")(nets.nets)
+app.command("cost")(cost.cost)
+app.command("compare")(compare.compare)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("explain")(explain.explain)
+app.command("export")(export.export)
+app.command("bench")(bench.bench)
+app.command("check")(check.check)
 app.command("experiment")(experiment.experiment)
 app.command("demo")(demo.demo)
 app.command("draw-flowers")(draw_flowers.draw_flowers)

@@ -183,6 +183,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """One sentence about what could not run: the operation, in which module, and why."""
         path = self._path()
         what = self._now or "the forward method"
+        if what == "aten._local_scalar_dense":
+            what = f"reading a tensor's value ({what})"
         where = f"{path} ({type(self._inside[-1]).__name__})" if path else type(self._net).__name__
         if "data" in type(error).__name__.lower() or "DynamicOutput" in type(error).__name__:
             why = "what it gives depends on the values of the photo, not on its size alone"
