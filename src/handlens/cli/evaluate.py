@@ -21,12 +21,14 @@ SPLIT_FILE, CURVES_FILE = "split.json", "curves.png"  # of a run's folder
 
 
 def evaluate(
-    run: str = typer.Argument(..., metavar="RUN", help="A run's folder, or a net's name together with --weights."),
+    run: str = typer.Argument(
+        ..., metavar="RUN", help="A run's folder, a bundle, or a net's name together with --weights."
+    ),
     photos: str = typer.Argument(
         "",
         metavar="PHOTOS",
         show_default=False,
-        help="Photos with labels: a folder, a CSV or a published set. Without: the run's own.",
+        help="Photos with labels: a folder, a CSV or a published set. Without: the run's own; a bundle has none.",
     ),
     weights: str = typer.Option("", help="A weight file for the net named in place of a run, or `imagenet`."),
     split: str = typer.Option(
@@ -35,6 +37,7 @@ def evaluate(
     report: Path | None = typer.Option(None, help="Write the report, one HTML file, here."),
     saliency: bool = typer.Option(False, "--saliency", help="Show in the report what speaks for the worst mistakes."),
     batch_size: int = typer.Option(32, min=1, help="Photos that go through the network at once."),
+    threads: int = typer.Option(0, min=0, help="Threads that compute the network; 0: its runtime's choice."),
     json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
 ) -> None:
     """Score a trained classifier on labelled photos.
@@ -47,8 +50,10 @@ def evaluate(
       handlens evaluate runs/flowers                                 the run's own test split
       handlens evaluate runs/flowers new-photos --report report.html
       handlens evaluate runs/flowers --report report.html --saliency
+      handlens evaluate flowers.zip new-photos --threads 2
       handlens evaluate mobilenet_v2 --weights v2.safetensors photos --json
     """
+    from handlens import bundle
     from handlens import evaluate as room
     from handlens.cli import screen
     from handlens.errors import HandlensError
@@ -57,11 +62,18 @@ def evaluate(
         raise HandlensError(f"--split is {split!r}, expected one of {', '.join(SPLITS)}, all")
     if saliency and not report:
         raise HandlensError("--saliency is shown in the report", "add --report FILE")
-    classifier, chosen, how = _from_weights(run, weights, photos, split) if weights else _from_run(run, photos, split)
+    if saliency and not weights and bundle.is_bundle(run):
+        raise HandlensError("a bundle gives answers, but no gradients for --saliency", "name the run it was made from")
+    if weights:
+        classifier, chosen, how = _from_weights(run, weights, photos, split, threads)
+    elif bundle.is_bundle(run):
+        classifier, chosen, how = _from_bundle(run, photos, split, threads)
+    else:
+        classifier, chosen, how = _from_run(run, photos, split, threads)
     if classifier.note:
         screen.note(classifier.note)
     chosen = chosen.as_classes(classifier.classes)
-    num_seen = 0 if weights else _num_seen(Path(run), chosen)
+    num_seen = None if weights or classifier.runtime != "torch" else _num_seen(Path(run), chosen)
     if num_seen and split not in ("train", "validation"):
         screen.note(f"{num_seen} of these {len(chosen)} photos were trained on or chosen by: the figures flatter")
     with screen.progress("evaluating", len(chosen)) as update:
@@ -105,7 +117,16 @@ def show(scores: Scores, how: str) -> None:
     screen.table("", ("class", "precision", "recall", "F1", "photos"), lines)
 
 
-def _from_weights(net: str, weights: str, source: str, split: str) -> tuple[Classifier, Photos, str]:
+def _from_bundle(path: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
+    from handlens import run as run_room
+    from handlens.errors import HandlensError
+
+    if not source:
+        raise HandlensError("a bundle has no photos to be evaluated on", f"handlens evaluate {path} PHOTOS")
+    return run_room.load(path, threads), *_own_split(_scan(source), split)
+
+
+def _from_weights(net: str, weights: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
     from handlens import run as run_room
     from handlens.cli import screen
     from handlens.errors import HandlensError
@@ -114,17 +135,17 @@ def _from_weights(net: str, weights: str, source: str, split: str) -> tuple[Clas
         raise HandlensError("with --weights there is no run whose photos could be used", "name a folder of photos")
     found = _scan(source)
     with screen.progress("downloading") as update:
-        classifier = run_room.from_weights(net, weights, found.classes, update)
+        classifier = run_room.from_weights(net, weights, found.classes, update, threads)
     return classifier, *_own_split(found, split)
 
 
-def _from_run(run: str, source: str, split: str) -> tuple[Classifier, Photos, str]:
+def _from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
     from handlens import run as run_room
     from handlens.errors import HandlensError
 
     if split == "all" and not source:
         raise HandlensError("--split all needs photos", f"handlens evaluate {run} PHOTOS --split all")
-    classifier = run_room.load(run)
+    classifier = run_room.load(run, threads)
     if source:
         found = _scan(source)
         if split in ("", "all", *(found.splits or ())):
@@ -137,13 +158,13 @@ def runs_split(run: str, source: str = "", split: str = "") -> tuple[Photos, str
 
     `source` is where the run's photos lie now, if elsewhere than in training.
     """
-    from handlens import checkpoint
     from handlens.cli import screen
     from handlens.errors import HandlensError
 
     stored = Path(run) / SPLIT_FILE
     if not stored.is_file():
         raise HandlensError(f"{run} has no {SPLIT_FILE}", "name a folder of photos, without --split")
+    from handlens import checkpoint
     from handlens.train import Recipe, start
 
     recipe = Recipe(**checkpoint.read_facts(run)["recipe"])
@@ -203,13 +224,19 @@ def _num_seen(run: Path, photos: Photos) -> int:
 def _background(run: Path, weights: str, classifier: Classifier) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What the report tells of how the classifier was made: tables of facts, and the curves of its training."""
     import handlens
-    from handlens import checkpoint
     from handlens.cli.env import versions
 
     now = {"handlens": handlens.__version__, **{name: found for name, found in versions().items() if found}}
     contract = classifier.preprocess.to_dict()
     if weights:
         return {"Network": {"net": classifier.net, "weights": weights}, "Pixels": contract, "Versions": now}, {}
+    if classifier.runtime != "torch":
+        card = dict(classifier.card)
+        tables = {name: card.pop(name) for name in classifier.card if isinstance(card[name], dict)}
+        shipped = {"net": classifier.net, "runtime": classifier.runtime, "precision": classifier.precision, **card}
+        return {"Bundle": shipped, **tables, "Pixels": contract, "Versions": now}, {}
+    from handlens import checkpoint
+
     facts = checkpoint.read_facts(run)
     network = {"net": facts["net"], **facts["arguments"], "trained with handlens": facts["handlens_version"]}
     curves = run / CURVES_FILE
