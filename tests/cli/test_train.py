@@ -238,7 +238,7 @@ def huge_png(path: Path) -> None:
 def test_ctrl_c_says_how_to_go_on_and_that_works(
     call: Train, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, make, calls = tmp_path / "a run", loop._Batches.make, 0
+    run, make, calls = tmp_path / "a run", loop.Batches.make, 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal calls
@@ -248,7 +248,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(
         return make(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Batches, "make", interrupted)
+        patch.setattr(loop.Batches, "make", interrupted)
         code, out, err = call(tiny_photos, "--out", run, *SMALL)
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == f"saved; go on with: handlens train --resume --out {run}"

@@ -312,7 +312,7 @@ def test_patience_ends_a_run_that_no_longer_gains(
 def test_judge_counts_every_photo_once(splits: dict[str, photos.Photos]) -> None:
     net = small()
     fixed = Fixed(splits["train"], PREPROCESS, 64)
-    make = loop._Batches(Pixels(splits["train"], PREPROCESS, 64), QUICK, PREPROCESS, torch.device("cpu"))
+    make = loop.Batches(Pixels(splits["train"], PREPROCESS, 64), QUICK, PREPROCESS, torch.device("cpu"))
     loss, top1 = loop.judge(net, fixed, make, Fabric(accelerator="cpu", devices=1))
     images, labels = next(photos.batches(splits["train"], PREPROCESS, 64))
     with torch.no_grad():
@@ -331,7 +331,7 @@ def test_photos_without_augmentation_are_normalised_as_the_contract_says(
         channels=channels,
     )  # fmt: skip
     recipe = Recipe(augment="none", label_smoothing=0.3)
-    make = loop._Batches(Pixels(splits["train"], preprocess, 64), recipe, preprocess, torch.device("cpu"))
+    make = loop.Batches(Pixels(splits["train"], preprocess, 64), recipe, preprocess, torch.device("cpu"))
     images, targets = make.make(np.array([3, 0]), [0])
     whole = np.stack([preprocess.load(splits["train"].path(i)) for i in (3, 0)])
     expected = torch.from_numpy(preprocess.normalise(whole))

@@ -132,7 +132,7 @@ def test_ctrl_c_in_the_middle_of_a_step(
     fit: Fit, uninterrupted: tuple[State, Log], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """The signal comes where the weights have moved and the step is not counted: it waits for the step's end."""
-    place = {"make": loop._Batches, "update": loop.Average, "judge": loop}[where]
+    place = {"make": loop.Batches, "update": loop.Average, "judge": loop}[where]
     original, calls = getattr(place, where), 0
 
     def interrupted(*arguments: Any) -> Any:

@@ -125,7 +125,7 @@ def batches_of(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return np.split(order, cuts)
 
 
-class _Batches:
+class Batches:
     """Makes the augmented, normalised batch of a step on the device."""
 
     def __init__(self, pixels: Pixels, recipe: Recipe, preprocess: Preprocess, device: torch.device) -> None:
@@ -262,7 +262,7 @@ def as_good(top1: float, best_top1: float, num_photos: int) -> bool:
     return top1 >= best_top1 - math.sqrt(max(0.0, best_top1 * (1 - best_top1)) / max(1, num_photos))
 
 
-def judge(net: nn.Module, photos: Fixed, make: _Batches, fabric: Fabric) -> tuple[float, float]:
+def judge(net: nn.Module, photos: Fixed, make: Batches, fabric: Fabric) -> tuple[float, float]:
     """Mean cross-entropy and top-1 (a fraction) on photos as they are seen in use."""
     net.eval()
     loss, right, count = 0.0, 0, 0
@@ -293,7 +293,7 @@ def fit(
     Goes on from `folder`/state.pt when it is there; it is written after every epoch, every five minutes and at
     Ctrl-C, which raises KeyboardInterrupt. Raises HandlensError when the loss is no longer a number.
     """
-    make = _Batches(train, recipe, preprocess, fabric.device)
+    make = Batches(train, recipe, preprocess, fabric.device)
     weights = class_weights_of(make.labels, make.num_classes).to(fabric.device) if recipe.balance == "weights" else None
     model, optimizer = fabric.setup(net.to(fabric.device), optimizer_for(parameter_groups(net, recipe), recipe))
     model.mark_forward_method("forward_train")

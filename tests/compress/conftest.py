@@ -1,0 +1,43 @@
+"""Small networks whose statistics are not those of random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from handlens.nets import Net
+
+
+@pytest.fixture(scope="session")
+def shaken() -> Callable[..., Net]:
+    """Builds a network in evaluation mode with batch norms of uneven scale, as training leaves them."""
+    import copy
+    import functools
+
+    import torch
+
+    from handlens import nets
+
+    @functools.cache
+    def made(name: str, num_classes: int = 5, seed: int = 0, **arguments: Any) -> Net:
+        torch.manual_seed(seed)
+        net = nets.create(name, num_classes, **arguments)
+        norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        images = torch.randn(8, 3, 64, 64)
+        with torch.no_grad():
+            for norm in norms:
+                norm.momentum = 1.0
+                norm.weight.copy_(torch.rand_like(norm.weight) * 2 + 0.1)
+                norm.bias.copy_(torch.randn_like(norm.bias) * 0.3)
+            net.train()(images)
+            for norm in norms:
+                norm.momentum = 0.1
+                norm.running_var.mul_(torch.rand_like(norm.running_var) + 0.5)
+        return net.eval()
+
+    def build(name: str, **arguments: Any) -> Net:
+        return copy.deepcopy(made(name, **arguments))
+
+    return build
