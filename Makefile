@@ -28,6 +28,7 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/make.py
+	$(BIN)/python docs/cost.py
 	$(BIN)/python docs/sheet.py
 	$(BIN)/python benchmarks/table.py
 

@@ -69,7 +69,7 @@ def parse(command: str) -> dict[str, Any]:
 
 def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) > 25
-    assert {"README.md", "your-photos.md", "recipes.md"} == {page.name for page in STORIES}
+    assert {"README.md", "cost.md", "your-photos.md", "recipes.md"} <= {page.name for page in STORIES}
     assert len(PYTHON) == 2
 
 
