@@ -99,16 +99,16 @@ def test_batch_norm_and_ranges_stand_still_in_the_last_third(
 def test_the_loss_is_least_for_the_expected_answers() -> None:
     torch.manual_seed(0)
     expected, targets = torch.randn(8, 5), torch.eye(5)[torch.randint(5, (8,))]
-    best = qat.distillation(expected, expected, torch.softmax(expected, 1))
-    other = qat.distillation(expected + 0.3 * torch.randn(8, 5), expected, torch.softmax(expected, 1))
+    best = qat.loss_of(expected, expected, torch.softmax(expected, 1))
+    other = qat.loss_of(expected + 0.3 * torch.randn(8, 5), expected, torch.softmax(expected, 1))
     assert best < other
     hard = -(targets * expected.log_softmax(1)).sum(1).mean()
-    assert qat.distillation(expected, expected, targets) == pytest.approx(qat.HARD_SHARE * hard.item(), rel=1e-4)
+    assert qat.loss_of(expected, expected, targets) == pytest.approx(qat.HARD_SHARE * hard.item(), rel=1e-4)
 
 
 def test_a_loss_that_is_no_number_is_named(
     begun: Checkpoint, splits: dict[str, Photos], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qat, "distillation", lambda logits, *_: (logits * math.inf).sum())
+    monkeypatch.setattr(qat, "loss_of", lambda logits, *_: (logits * math.inf).sum())
     with pytest.raises(HandlensError, match=r"loss became (nan|-?inf) in epoch 1"):
         qat.train(begun.net, splits["train"], splits["validation"], begun.preprocess, epochs=1)

@@ -44,6 +44,12 @@ def train(
         None, "--continue", metavar="RUN", help="Go on from a finished run, with its test photos kept."
     ),
     add: Path | None = typer.Option(None, metavar="PHOTOS", help="With --continue: photos or classes to learn too."),
+    prune: float | None = typer.Option(
+        None, help="With --continue: share of the expansion channels to take out (MobileNetV2 and V3). [0]"
+    ),
+    teacher: Path | None = typer.Option(
+        None, metavar="RUN", help="A finished run on the same classes, whose answers are learned beside the labels."
+    ),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     devices: int = typer.Option(1, min=1, help="How many devices, or processes on the CPU."),
     num_nodes: int = typer.Option(1, min=1, help="How many machines (start the command on each, as torchrun does)."),
@@ -63,6 +69,8 @@ def train(
       handlens train --resume --out runs/quick
       handlens train --continue runs/quick --add corrected-photos --out runs/better
       handlens train --recipe runs/quick/recipe.toml --seed 1 --out runs/again
+      handlens train photos --net mobilenet_v3_small --teacher runs/big --out runs/small
+      handlens train --continue runs/quick --prune 0.3 --teacher runs/quick --out runs/smaller
     """
     given = _given(locals())
     from handlens.cli import screen
@@ -120,6 +128,7 @@ def show(run: Run) -> None:
 _RECIPE_OPTIONS = (
     "net", "mode", "weights", "width", "image_px", "normalisation", "epochs", "batch_size", "lr", "augment", "balance",
     "head_hidden", "last_blocks", "patience_epochs", "precision", "cache_mb", "seed", "continue_run", "add",
+    "prune", "teacher",
 )  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handlens.compress.fake import Rounded, ranges_of
@@ -22,7 +21,7 @@ from handlens.errors import HandlensError
 from handlens.nets import Net
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
-from handlens.train import Recipe, loop
+from handlens.train import Recipe, distil, loop
 from handlens.train.pixels import Fixed, Pixels
 
 TEMPERATURE = 2.0  # of the float network's answers
@@ -81,7 +80,7 @@ def train(
                 with torch.no_grad():
                     expected = teacher(images)
                 with Rounded(student, ranges, momentum=0.0 if done >= frozen_from else MOMENTUM):
-                    loss = distillation(student(images), expected, targets)
+                    loss = loss_of(student(images), expected, targets)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 optimizer.zero_grad()
@@ -102,15 +101,10 @@ def train(
     return trained
 
 
-def distillation(logits: Tensor, expected: Tensor, targets: Tensor) -> Tensor:
+def loss_of(logits: Tensor, expected: Tensor, targets: Tensor) -> Tensor:
     """The loss of logits (B, K): mostly their divergence from the expected ones, a little from the targets (B, K)."""
-    soft = F.kl_div(
-        F.log_softmax(logits / TEMPERATURE, 1),
-        F.log_softmax(expected / TEMPERATURE, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return (1 - HARD_SHARE) * TEMPERATURE**2 * soft + HARD_SHARE * loop.soft_cross_entropy(logits, targets)
+    soft = distil.divergence(logits, expected, TEMPERATURE)
+    return (1 - HARD_SHARE) * soft + HARD_SHARE * loop.soft_cross_entropy(logits, targets)
 
 
 def _recipe(

@@ -290,6 +290,16 @@ class StochasticDepth(nn.Module):
         return f"p={self.p:g}"
 
 
+def expansions(given: Sequence[int], blocks: int) -> Sequence[int]:
+    """The channels that each of so many blocks expands to, as given for a pruned network; 0s where none are.
+
+    Raises HandlensError where they are not as many, or not all above zero.
+    """
+    if given and (len(given) != blocks or not all(isinstance(channels, int) and channels > 0 for channels in given)):
+        raise HandlensError(f"expanded is {list(given)}, expected {blocks} numbers of channels, one a block")
+    return given or [0] * blocks
+
+
 def init_weights(net: nn.Module) -> None:
     """Kaiming-normal (fan out) for convolutions, N(0, 0.01) for linear layers, 1 and 0 for norms, biases 0."""
     for module in net.modules():

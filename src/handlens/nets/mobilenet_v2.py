@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from handlens.nets.layers import (
     Stages,
     StochasticDepth,
     conv_bn,
+    expansions,
     init_weights,
     round_channels,
     stage_ends,
@@ -44,9 +46,11 @@ TABLE = (  # Table 2
 class InvertedResidual(nn.Module):
     """1x1 expansion by t, 3x3 depthwise, 1x1 linear projection; added to its input where shapes agree (Figure 4)."""
 
-    def __init__(self, inp: int, out: int, stride: int, t: int, padding: Padding, bn_eps: float) -> None:
+    def __init__(
+        self, inp: int, out: int, stride: int, t: int, padding: Padding, bn_eps: float, pruned_to: int = 0
+    ) -> None:
         super().__init__()
-        exp = inp * t
+        exp = pruned_to if pruned_to and t > 1 else inp * t
         layers = [conv_bn(inp, exp, 1, act=ReLU6, bn_eps=bn_eps)] if t > 1 else []
         project = conv_bn(exp, out, 1, act=None, bn_eps=bn_eps)
         self.conv = nn.Sequential(
@@ -62,8 +66,17 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(Net):
     """The network of Table 2."""
 
-    def __init__(self, num_classes: int, width: float, padding: Padding, bn_eps: float, dropout: float) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        width: float,
+        padding: Padding,
+        bn_eps: float,
+        dropout: float,
+        expanded: Sequence[int] = (),
+    ) -> None:
         super().__init__()
+        pruned = iter(expansions(expanded, sum(row.n for row in TABLE)))
         channels = round_channels(STEM * width)
         last = round_channels(LAST * max(1.0, width))  # the paper widens the last convolution, never narrows it
         layers: list[nn.Module] = [conv_bn(3, channels, 3, 2, act=ReLU6, padding=padding, bn_eps=bn_eps)]
@@ -72,7 +85,7 @@ class MobileNetV2(Net):
             for repeat in range(n):
                 strides.append(s if repeat == 0 else 1)
                 out = round_channels(c * width)
-                layers.append(InvertedResidual(channels, out, strides[-1], t, padding, bn_eps))
+                layers.append(InvertedResidual(channels, out, strides[-1], t, padding, bn_eps, next(pruned)))
                 channels = out
         layers.append(conv_bn(channels, last, 1, act=ReLU6, bn_eps=bn_eps))
         self.features: Stages = Stages(layers, stage_ends([*strides, 1]))
@@ -89,6 +102,10 @@ def mobilenet_v2(
     padding: Padding = "symmetric",
     bn_eps: float = 1e-5,
     dropout: float = 0.2,
+    expanded: Sequence[int] = (),
 ) -> MobileNetV2:
-    """MobileNetV2 at any width multiplier: 3,504,872 parameters and 300,774,272 MACs at width 1, 224 px."""
-    return MobileNetV2(num_classes, width, padding, bn_eps, dropout)
+    """MobileNetV2 at any width multiplier: 3,504,872 parameters and 300,774,272 MACs at width 1, 224 px.
+
+    `expanded`: channels that each block expands to, where it has been pruned (`train.prune`).
+    """
+    return MobileNetV2(num_classes, width, padding, bn_eps, dropout, expanded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from handlens.nets.layers import (
     Stages,
     StochasticDepth,
     conv_bn,
+    expansions,
     init_weights,
     round_channels,
     stage_ends,
@@ -96,9 +97,13 @@ class SqueezeExcite(nn.Module):
 class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise, squeeze-and-excite, 1x1 linear projection; added to its input where shapes agree."""
 
-    def __init__(self, row: Bneck, inp: int, exp: int, out: int, padding: Padding, bn_eps: float) -> None:
+    def __init__(
+        self, row: Bneck, inp: int, exp: int, out: int, padding: Padding, bn_eps: float, pruned_to: int = 0
+    ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [conv_bn(inp, exp, 1, act=row.nl, bn_eps=bn_eps)] if exp != inp else []
+        expands = exp != inp
+        exp = pruned_to if pruned_to and expands else exp
+        layers: list[nn.Module] = [conv_bn(inp, exp, 1, act=row.nl, bn_eps=bn_eps)] if expands else []
         layers.append(conv_bn(exp, exp, row.k, row.s, groups=exp, act=row.nl, padding=padding, bn_eps=bn_eps))
         if row.se:
             layers.append(SqueezeExcite(exp))
@@ -125,6 +130,7 @@ class MobileNetV3(Net):
         dropout: float,
         scale_head: bool,
         minimalistic: bool,
+        expanded: Sequence[int] = (),
     ) -> None:
         super().__init__()
         nl = RE if minimalistic else HS
@@ -133,11 +139,11 @@ class MobileNetV3(Net):
         stem = STEM if width < 0.75 and not scale_head else round_channels(STEM * width)
         layers: list[nn.Module] = [conv_bn(3, stem, 3, 2, act=nl, padding=padding, bn_eps=bn_eps)]
         inp, inp_at_1 = stem, STEM
-        for row in table:
+        for row, pruned_to in zip(table, expansions(expanded, len(table)), strict=True):
             # The authors' code expands the rounded input by the table's ratio; torchvision scales the expansion itself.
             exp = round_channels(row.exp * width if scale_head else inp * row.exp / inp_at_1)
             out = round_channels(row.out * width)
-            layers.append(InvertedResidual(row, inp, exp, out, padding, bn_eps))
+            layers.append(InvertedResidual(row, inp, exp, out, padding, bn_eps, pruned_to))
             inp, inp_at_1 = out, row.out
         last = 6 * inp if scale_head else round_channels(6 * inp_at_1 * width)
         head = round_channels(head * width) if scale_head else head
@@ -159,15 +165,17 @@ def mobilenet_v3_large(
     scale_head: bool = False,
     minimalistic: bool = False,
     head: int = LARGE_HEAD,
+    expanded: Sequence[int] = (),
 ) -> MobileNetV3:
     """MobileNetV3-Large at any width multiplier: 5,483,032 parameters and 216,589,760 MACs at width 1, 224 px.
 
     `bn_eps` 1e-3 is the papers' code's and torchvision's; timm's files that do not begin with tf_ have 1e-5.
     At a width other than 1 the layer after the pooling keeps its `head` channels, as in the paper's figures, and the
     stem its 16 below 0.75; with `scale_head` everything is scaled, as by torchvision's width_mult. `minimalistic`:
-    no squeeze-and-excite, no h-swish, no 5x5 kernels.
+    no squeeze-and-excite, no h-swish, no 5x5 kernels. `expanded`: channels that each bneck expands to, where it has
+    been pruned (`train.prune`).
     """
-    return MobileNetV3(LARGE, head, num_classes, width, padding, bn_eps, dropout, scale_head, minimalistic)
+    return MobileNetV3(LARGE, head, num_classes, width, padding, bn_eps, dropout, scale_head, minimalistic, expanded)
 
 
 def mobilenet_v3_small(
@@ -179,9 +187,10 @@ def mobilenet_v3_small(
     scale_head: bool = False,
     minimalistic: bool = False,
     head: int = SMALL_HEAD,
+    expanded: Sequence[int] = (),
 ) -> MobileNetV3:
     """MobileNetV3-Small at any width multiplier: 2,542,856 parameters and 56,510,400 MACs at width 1, 224 px.
 
     The arguments are those of `mobilenet_v3_large`. With `head` 1280 it is the one of the paper's first draft.
     """
-    return MobileNetV3(SMALL, head, num_classes, width, padding, bn_eps, dropout, scale_head, minimalistic)
+    return MobileNetV3(SMALL, head, num_classes, width, padding, bn_eps, dropout, scale_head, minimalistic, expanded)

@@ -296,10 +296,12 @@ def _contract(
     """A file's pixel contract and arguments: from its row or its source's habit, corrected by its own metadata."""
     if source == _sources(net)[0] and (facts := path.with_name("handlens.json")).is_file():  # a run's own file
         stored = files.read_json(facts)
-        plain = isinstance(stored, dict) and isinstance(stored.get("arguments"), dict)
-        if not plain or not all(isinstance(value, (str, int, float)) for value in stored["arguments"].values()):
+        said = stored.get("arguments") if isinstance(stored, dict) else None
+        said = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()} if isinstance(said, dict) else None
+        values = [value for each in (said or {}).values() for value in (each if isinstance(each, tuple) else [each])]
+        if said is None or not all(isinstance(value, (str, int, float)) for value in values):
             raise HandlensError(f"{facts} beside it is no run's", "put the weight file into a folder of its own")
-        return Preprocess.from_dict(stored.get("preprocess")), dict(stored["arguments"])
+        return Preprocess.from_dict(stored.get("preprocess")), said
     image_px = nets.entry(net).image_px
     if row:
         preprocess, arguments = row.preprocess, dict(row.arguments)

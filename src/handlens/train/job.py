@@ -114,7 +114,7 @@ def fit(
     begun = start.start_of(recipe, data.classes)
     if recipe.mode != "head":  # a head's extra layer comes after the features are computed
         begun = _with_hidden(recipe, begun)
-    precision, step_s = loop.faster_precision(loop.prepare(begun.net, recipe), recipe, fabric.device)
+    precision, step_s = loop.faster_precision(loop.prepare(begun.net, recipe), recipe, fabric.device, begun.teacher)
     recipe = dataclasses.replace(recipe, precision=precision)
     watcher.note(_plan(recipe, data, begun, step_s, fabric))
     if not resume and fabric.global_rank == 0:
@@ -173,7 +173,13 @@ def _counting(watcher: Watcher, what: str) -> Any:
 def _settled(given: Mapping[str, Any]) -> dict[str, Any]:
     """Paths made absolute; mode and weights imply each other where one is left out."""
     given = dict(given)
-    for name in ("photos", "weights", "continue_run", "add"):  # absolute, so that the run can be used from anywhere
+    for name in (
+        "photos",
+        "weights",
+        "continue_run",
+        "add",
+        "teacher",
+    ):  # absolute, so that the run can be used from anywhere
         if isinstance(value := given.get(name), (str, os.PathLike)) and value and value not in ("imagenet", "none"):
             given[name] = os.path.abspath(value) if os.path.exists(value) else os.fspath(value)
     if given.get("mode") == "scratch":
@@ -193,6 +199,8 @@ def _draft(given: Mapping[str, Any]) -> Recipe:
     for name in given:
         if name not in known:
             raise HandlensError(f"a recipe has no {name!r}", f"it has {', '.join(sorted(known))}")
+    if given.get("prune") and not given.get("continue_run"):
+        raise HandlensError("--prune makes a trained network smaller", "name its run: --continue RUN --prune 0.3")
     if not given.get("photos") and not given.get("continue_run"):
         raise HandlensError("no photos were given", "name a folder of photos, or flower_photos")
     return choose([100, 100], given)
@@ -264,6 +272,7 @@ def _fit_all(
             fabric,
             on_step=watcher.step if fabric.global_rank == 0 else lambda step: None,
             on_epoch=on_epoch,
+            teacher=begun.teacher,
         )
     return dataclasses.replace(begun, net=net), log
 

@@ -29,6 +29,7 @@ from handlens.nets import Net, set_stochastic_depth
 from handlens.nets.pixels import by_photo
 from handlens.preprocess import Preprocess
 from handlens.train import augment
+from handlens.train.distil import Teacher
 from handlens.train.pixels import Fixed, Pixels
 from handlens.train.recipe import Precision, Recipe
 
@@ -198,7 +199,9 @@ def usual_precision(device: str) -> Precision:
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
-def faster_precision(net: Net, recipe: Recipe, device: torch.device) -> tuple[Precision, float]:
+def faster_precision(
+    net: Net, recipe: Recipe, device: torch.device, teacher: Teacher | None = None
+) -> tuple[Precision, float]:
     """The precision to train in, and its seconds a step, from a few steps on this device.
 
     On the CPU "auto" tries float32 and bfloat16, for which is faster differs by network and processor; mixed
@@ -207,13 +210,15 @@ def faster_precision(net: Net, recipe: Recipe, device: torch.device) -> tuple[Pr
     candidates: list[Precision] = [recipe.precision]
     if recipe.precision == "auto":
         candidates = ["32-true", "bf16-mixed"] if device.type == "cpu" else [usual_precision(device.type)]
-    seconds = {precision: _step_s(net, recipe, precision, device) for precision in candidates}
+    seconds = {precision: _step_s(net, recipe, precision, device, teacher) for precision in candidates}
     best = min(seconds, key=lambda precision: seconds[precision] * (1.0 if precision == "32-true" else 1.1))
     return best, seconds[best]
 
 
-def _step_s(net: Net, recipe: Recipe, precision: str, device: torch.device) -> float:
+def _step_s(net: Net, recipe: Recipe, precision: str, device: torch.device, teacher: Teacher | None = None) -> float:
     trial = copy.deepcopy(net).to(device)
+    if teacher:
+        teacher.to(device)
     _training_mode(trial, recipe)
     optimizer = optimizer_for(parameter_groups(trial, recipe), recipe)
     px = recipe.train_px or recipe.image_px
@@ -225,7 +230,9 @@ def _step_s(net: Net, recipe: Recipe, precision: str, device: torch.device) -> f
     for _ in range(4):
         start = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=precision != "32-true"):
-            loss, _ = loss_of(trial, images, targets, None)
+            loss, logits = loss_of(trial, images, targets, None)
+            if teacher:
+                loss = teacher.loss(images, logits, loss)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
@@ -286,6 +293,7 @@ def fit(
     fabric: Fabric,
     on_step: Callable[[Step], None] = lambda step: None,
     on_epoch: Callable[[list[dict[str, float]]], None] = lambda log: None,
+    teacher: Teacher | None = None,
 ) -> tuple[Net, list[dict[str, float]]]:
     """Train `net` (already `prepare`d); return it as of the latest epoch that validation finds as good as the best
     (`as_good`), and a row a epoch.
@@ -298,6 +306,8 @@ def fit(
     model, optimizer = fabric.setup(net.to(fabric.device), optimizer_for(parameter_groups(net, recipe), recipe))
     model.mark_forward_method("forward_train")
     average = Average(net, recipe.ema_decay) if recipe.ema_decay else None
+    if teacher:
+        teacher.to(fabric.device)
     best: dict[str, Any] = {"top1": -1.0, "loss": math.inf, "epoch": 0, "weights": {}}
     log: list[dict[str, float]] = []
     at = {"epoch": 0, "step": 0, "loss": 0.0, "right": 0.0, "seen": 0.0, "seconds": 0.0}
@@ -338,6 +348,8 @@ def fit(
                 images, targets = make.make(plan[step], seed)
                 with fabric.autocast():
                     loss, logits = loss_of(model, images, targets, weights)
+                    if teacher:
+                        loss = teacher.loss(images, logits, loss)
                 fabric.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()

@@ -29,6 +29,10 @@ class Recipe:
     """The folder of an earlier run to go on from, with its splits kept."""
     add: str = ""
     """Photos that a continued run learns in addition."""
+    prune: float = 0.0
+    """Share of the expansion channels that a continued run takes out before it goes on (MobileNetV2 and V3)."""
+    teacher: str = ""
+    """The folder of a finished run on the same classes, whose answers are learned beside the labels (distillation)."""
 
     net: str = "mobilenet_v3_small"
     mode: Mode = "full"
@@ -73,6 +77,10 @@ class Recipe:
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
     label_smoothing: float = 0.1
+    distil_weight: float = 0.7
+    """With a teacher: share of the loss that its answers have; the labels have the rest."""
+    distil_temperature: float = 2.0
+    """With a teacher: what logits are divided by, so that the answers' smaller probabilities count too."""
     dropout: float = 0.2
     stochastic_depth: float = 0.0
     ema_decay: float = 0.99
@@ -96,6 +104,7 @@ class Recipe:
                 raise HandlensError(f"{field.name} is {value!r}, expected {kind}")
         bounds = (
             ("seed", self.seed, 0, 2**32 - 1, False),
+            ("prune", self.prune, 0, 0.9, False),
             ("width", self.width, 0, 16, True),
             ("image_px", self.image_px, 1, 4096, False),
             ("train_px", self.train_px, 0, 4096, False),
@@ -112,6 +121,8 @@ class Recipe:
             ("mixup_alpha", self.mixup_alpha, 0, 100, False),
             ("cutmix_alpha", self.cutmix_alpha, 0, 100, False),
             ("label_smoothing", self.label_smoothing, 0, 0.9, False),
+            ("distil_weight", self.distil_weight, 0, 1, False),
+            ("distil_temperature", self.distil_temperature, 0, 100, True),
             ("dropout", self.dropout, 0, 0.95, False),
             ("stochastic_depth", self.stochastic_depth, 0, 0.95, False),
             ("ema_decay", self.ema_decay, 0, 0.999999, False),

@@ -19,6 +19,8 @@ from handlens.errors import HandlensError
 from handlens.nets import Net, weights
 from handlens.photos import Findings, Photos
 from handlens.preprocess import Preprocess
+from handlens.train.distil import Teacher
+from handlens.train.prune import shrink
 from handlens.train.recipe import Recipe
 
 SPLIT = "split.json"
@@ -149,16 +151,28 @@ def _below(root: Path, own_root: Path, path: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """A network ready to be trained: what `nets.create` needs to make it again, its contract, and a sentence."""
+    """A network ready to be trained: what `nets.create` needs to make it again, its contract, and a sentence.
+
+    teacher: whose answers it learns beside the labels, where the recipe names one.
+    """
 
     net: Net
     arguments: dict[str, Any]
     preprocess: Preprocess
     note: str
+    teacher: Teacher | None = None
 
 
 def start_of(recipe: Recipe, classes: Sequence[str]) -> Start:
-    """Build the network of a recipe for these classes, with the weights it names and a new classifier."""
+    """Build the network of a recipe for these classes, with the weights it names and a new classifier; its teacher."""
+    begun = _untaught(recipe, classes)
+    if not recipe.teacher:
+        return begun
+    note = f"{begun.note}, taught by {recipe.teacher}"
+    return dataclasses.replace(begun, teacher=Teacher(recipe, classes, begun.preprocess), note=note)
+
+
+def _untaught(recipe: Recipe, classes: Sequence[str]) -> Start:
     torch.manual_seed(recipe.seed)
     if recipe.continue_run:
         return _from_run(recipe, classes)
@@ -201,7 +215,13 @@ def _from_run(recipe: Recipe, classes: Sequence[str]) -> Start:
         with torch.no_grad():
             new.weight[: old.out_features] = old.weight
             new.bias[: old.out_features] = old.bias
-    return Start(net, earlier.arguments, earlier.preprocess, f"the weights of {recipe.continue_run}")
+    if not recipe.prune:
+        return Start(net, earlier.arguments, earlier.preprocess, f"the weights of {recipe.continue_run}")
+    if recipe.mode != "full":
+        raise HandlensError("a pruned network has to be trained as a whole again", "leave out --mode, or --prune")
+    net, widths = shrink(net, recipe.prune)
+    note = f"the weights of {recipe.continue_run} without {recipe.prune:.0%} of the expansion channels"
+    return Start(net, {**earlier.arguments, "expanded": widths}, earlier.preprocess, note)
 
 
 def defaults_from_run(run: str, given: Mapping[str, Any]) -> dict[str, Any]:
