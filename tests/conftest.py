@@ -7,8 +7,12 @@ import os
 import signal
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from handlens.export.job import Source
 
 SHARED = Path(os.environ.get("HANDLENS_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 
@@ -94,3 +98,29 @@ def tiny() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def split_run(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, tiny_photos: Path) -> Path:
+    """The tiny run, with a split of the tiny photos. Not to be changed."""
+    import shutil
+
+    from handlens import photos
+
+    run = tmp_path_factory.mktemp("split") / "run"
+    shutil.copytree(tiny_run, run)
+    found = photos.scan(tiny_photos)
+    sha256 = photos.examine(found).sha256
+    photos.write_split(run / "split.json", photos.split(found, sha256, fractions=(0.5, 0.25, 0.25)), sha256, 0)
+    return run
+
+
+@pytest.fixture(scope="session")
+def source(split_run: Path, tiny_photos: Path) -> Source:
+    """What is exported of the tiny run."""
+    from handlens import checkpoint, photos
+    from handlens.export.job import Source
+
+    found = photos.scan(tiny_photos)
+    splits = photos.read_split(split_run / "split.json", found, photos.examine(found).sha256)
+    return Source.of("tiny", checkpoint.load(split_run), splits)

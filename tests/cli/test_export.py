@@ -1,0 +1,114 @@
+"""`handlens export`, from a run to a bundle that is checked, by way of onnxruntime; the other targets are slow."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from handlens import bundle
+from handlens.cli import app
+from handlens.compress import ladder
+
+
+def export(*arguments: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, ["export", *map(str, arguments)], catch_exceptions=True)
+    if done.exception and not isinstance(done.exception, SystemExit):
+        return 2, done.stdout, str(done.exception)
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_a_float_bundle_is_written_and_checks(split_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "花 bundle.zip"
+    code, stdout, errors = export(split_run, "--photos", tiny_photos, "--out", out, "--json", "--licence", "mine")
+    assert code == 0, errors
+    card = json.loads(stdout)
+    made = bundle.read(out)
+    assert (made.runtime, made.precision, made.net) == ("onnx", "float32", "mobilenet_v2")
+    assert card["bundle"] == str(out) and card["licence"] == "mine" and "ladder" not in card
+    assert card["parity"]["num_photos"] == card["splits"]["test"] and card["parity"]["agreement"] == 1
+    assert card["parity"]["greatest_difference"] < 1e-3
+    assert card["test"]["network"]["top1"] == card["test"]["exported"]["top1"]
+    assert len(made.golden) == 8
+    checked = CliRunner().invoke(app, ["check", str(out), "--json"])
+    assert checked.exit_code == 0 and json.loads(checked.stdout)["ok"]
+    photo = next(tiny_photos.rglob("*.jpg"))
+    told = CliRunner().invoke(app, ["predict", str(out), str(photo), "--json"])
+    assert json.loads(told.stdout)[0]["guesses"][0]["name"] == photo.parent.name
+    code, _, errors = export(split_run, "--photos", tiny_photos, "--out", out)
+    assert code == 2 and "exists already" in errors
+
+
+def test_an_int8_bundle_tells_of_its_rungs(
+    split_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What eight bits do to so small a network is not judged here."""
+    monkeypatch.setattr(ladder, "MIN_AGREEMENT", 0.0)
+    out = tmp_path / "int8"
+    code, stdout, errors = export(split_run, "--int8", "--photos", tiny_photos, "--out", out, "--max-drop", "100")
+    assert code == 0, errors
+    made = bundle.read(out)
+    assert made.precision == "int8" and [rung["name"] for rung in made.card["ladder"]] == ["per channel, minmax"]
+    assert "per channel, minmax" in stdout and "per channel, minmax: validation top-1" in errors
+    assert made.card["size_bytes"] == len(made.artifact["model.onnx"])
+    photo = next(tiny_photos.rglob("*.jpg"))
+    assert CliRunner().invoke(app, ["predict", str(out), str(photo)]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--to", "onyx"], "there is no target 'onyx'; it is one of onnx"),
+        (["--int8", "--float16"], "--int8 and --float16 are both given"),
+        (["--to", "coreml", "--int8"], "makes no INT8 file for coreml"),
+    ],
+)
+def test_what_cannot_be_made(
+    options: list[str], sentence: str, split_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    code, _, errors = export(split_run, *options, "--photos", tiny_photos, "--out", tmp_path / "out")
+    assert code == 2 and sentence in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_photos_are_gone_says_so(split_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(split_run, tmp_path / "run")
+    code, _, errors = export(tmp_path / "run", "--out", tmp_path / "out")
+    assert code == 2 and errors.strip() and not (tmp_path / "out").exists()
+
+
+def test_a_run_without_its_split_says_so(split_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(split_run, tmp_path / "run")
+    (tmp_path / "run" / "split.json").unlink()
+    code, _, errors = export(tmp_path / "run", "--photos", tiny_photos, "--out", tmp_path / "out")
+    assert code == 2 and "has no split.json" in errors
+
+
+def test_calibration_photos_of_two_classes_are_refused(split_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    """Other photos than the run's own, so the run's own must be where its recipe says."""
+    from handlens import checkpoint, files
+
+    shutil.copytree(split_run, tmp_path / "run")
+    facts = checkpoint.read_facts(tmp_path / "run")
+    files.write_json(tmp_path / "run" / checkpoint.FACTS, facts | {"recipe": {"photos": str(tiny_photos)}})
+    for folder in sorted(path for path in tiny_photos.iterdir() if path.is_dir())[:2]:
+        shutil.copytree(folder, tmp_path / "two" / folder.name)
+    code, _, errors = export(tmp_path / "run", "--int8", "--photos", tmp_path / "two", "--out", tmp_path / "out")
+    assert code == 2 and "the calibration photos have none of" in errors and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["litert", "executorch", "openvino"])
+def test_int8_on_the_other_runtimes(
+    to: str, split_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "MIN_AGREEMENT", 0.0)
+    out = tmp_path / "bundle.zip"
+    options = ("--to", to, "--int8", "--photos", tiny_photos, "--out", out, "--max-drop", "100")
+    code, _, errors = export(split_run, *options)
+    assert code == 0, errors
+    made = bundle.read(out)
+    assert made.runtime == to and made.card["parity"]["num_photos"] > 0

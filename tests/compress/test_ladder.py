@@ -1,0 +1,143 @@
+"""The ladder stops at the first good rung, in order, and says what was best when there is none.
+
+The runtime is played by the float network, with as many wrong answers as each rung is told to give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from handlens import photos
+from handlens.compress import ladder
+from handlens.errors import HandlensError
+from handlens.export import job
+from handlens.export.job import Source
+from handlens.run import Classifier
+
+
+class Stage:
+    """What the rungs make in place of files, {"what": observer and layers in float}; and how many answers are wrong."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wrong: dict[Any, int] = {}  # by the rung's number, else "else"
+        self.made: list[str] = []
+        from handlens.compress import onnx, qat, repair, sensitivity
+
+        monkeypatch.setattr(onnx, "OBSERVERS", ("minmax", "mse"))
+        monkeypatch.setattr(onnx, "quantizer", self.quantizer)
+        monkeypatch.setattr(repair, "equalise", lambda net: net)
+        monkeypatch.setattr(repair, "correct_bias", lambda net, images: net)
+        monkeypatch.setattr(sensitivity, "rank", lambda net, images: [(f"layer{n}", 1.0 / (n + 1)) for n in range(20)])
+        monkeypatch.setattr(qat, "train", lambda net, *more, **options: net)
+        monkeypatch.setattr(job, "classifier", self.classifier)
+
+    def quantizer(self, net: Any, contract: Any, facts: str, images: np.ndarray, **options: Any) -> Any:
+        def quantize(observer: str, keep_float: Collection[str] = ()) -> dict[str, bytes]:
+            self.made.append(f"{observer} {len(keep_float)}")
+            return {"what": self.made[-1].encode() * 10}
+
+        return quantize
+
+    def classifier(self, source: Source, artifact: Any, to: str, precision: str, threads: int = 0) -> Classifier:
+        wrong = self.wrong.get(len(self.made), self.wrong.get("else", 0))
+        seen = 0
+
+        def infer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            nonlocal seen
+            probabilities, logits = source.reference.infer(images)
+            probabilities = probabilities.copy()
+            for row in range(len(images)):
+                if seen < wrong:
+                    probabilities[row] = np.roll(probabilities[row], 1)
+                seen += 1
+            return probabilities, logits
+
+        reference = source.reference
+        return Classifier(
+            classes=reference.classes, preprocess=reference.preprocess, infer=infer, precision="int8", runtime=to
+        )
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(monkeypatch)
+
+
+def climb(source: Source, **options: Any) -> ladder.Climbed:
+    return ladder.climb(source, "onnx", source.splits["validation"], **options)
+
+
+def test_the_first_good_rung_ends_it(source: Source, stage: Stage) -> None:
+    told: list[str] = []
+    climbed = climb(source, tried=lambda rung: told.append(rung.name))
+    assert told == [rung.name for rung in climbed.rungs] == ["per channel, minmax"]
+    assert (climbed.rung.drop, climbed.rung.agreement, climbed.rung.kept) == (0.0, 1.0, ())
+    assert climbed.artifact == {"what": b"minmax 0" * 10} and climbed.rung.size_bytes == 80
+
+
+def test_every_rung_in_its_order(source: Source, stage: Stage) -> None:
+    stage.wrong = {"else": 3}
+    with pytest.raises(ladder.NoRungError):
+        climb(source)
+    assert stage.made == [
+        "minmax 0", "mse 0", "minmax 0", "minmax 2", "minmax 5", "minmax 10", "minmax 0", "minmax 10",
+    ]  # fmt: skip
+
+
+def test_the_better_observer_goes_on(source: Source, stage: Stage) -> None:
+    stage.wrong = {1: 3, 2: 1, 3: 2, "else": 0}
+    climbed = climb(source)
+    assert stage.made == ["minmax 0", "mse 0", "mse 0", "mse 2"]
+    assert climbed.rung.kept == ("layer0", "layer1") and "2 layers in float" in climbed.rung.name
+
+
+def test_accuracy_alone_is_not_enough(source: Source, stage: Stage) -> None:
+    """With so much loss allowed, a rung whose answers are too often others is still not good."""
+    stage.wrong = {1: 1}
+    climbed = climb(source, max_drop=1.0)
+    assert [rung.agreement < 0.98 for rung in climbed.rungs] == [True, False]
+
+
+def test_when_none_is_good_the_best_is_named(source: Source, stage: Stage) -> None:
+    stage.wrong = {4: 1, "else": 4}
+    with pytest.raises(ladder.NoRungError, match="the best, '2 layers in float, minmax', loses") as caught:
+        climb(source)
+    best = caught.value.best
+    assert best.rung.kept == ("layer0", "layer1") and len(best.rungs) == 8
+    assert best.artifact == {"what": b"minmax 2" * 10}
+
+
+def test_core_ml_has_no_int8(source: Source) -> None:
+    with pytest.raises(HandlensError, match="makes no INT8 file for coreml"):
+        ladder.climb(source, "coreml", source.splits["validation"])
+
+
+def test_calibration_photos_are_of_all_classes_alike(source: Source) -> None:
+    part = source.splits["train"]
+    few = [np.flatnonzero(part.labels == label)[: 6 - 2 * label] for label in range(3)]  # 6, 4 and 2 of them
+    uneven = part.select(np.concatenate(few).tolist())
+    images = ladder.calibration_images(uneven, source, 6)
+    assert images.shape == (6, 32, 32, 3) and images.dtype == np.uint8
+    predicted = source.reference.predict_batch(images).argmax(1)
+    assert np.bincount(predicted, minlength=3).tolist() == [2, 2, 2]
+
+
+def test_calibration_photos_without_a_class_are_refused(source: Source) -> None:
+    part = source.splits["train"]
+    two = part.select(np.flatnonzero(part.labels != 1))
+    with pytest.raises(HandlensError, match=f"the calibration photos have none of {part.classes[1]}"):
+        ladder.calibration_images(two, source, 10)
+
+
+def test_calibration_photos_of_other_classes_are_refused(source: Source, tmp_path: Path, tiny_photos: Path) -> None:
+    import shutil
+
+    for index, folder in enumerate(sorted(path for path in tiny_photos.iterdir() if path.is_dir())):
+        shutil.copytree(folder, tmp_path / f"other {index}")
+    with pytest.raises(HandlensError, match="other 0"):
+        ladder.calibration_images(photos.scan(tmp_path), source, 10)
