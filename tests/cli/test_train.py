@@ -85,6 +85,8 @@ RECIPE_OPTIONS: dict[str, Any] = {
     "--seed": 5,
     "--continue": "runs/a",
     "--add": "more",
+    "--prune": 0.25,
+    "--teacher": "runs/big",
 }
 
 

@@ -173,13 +173,7 @@ def _counting(watcher: Watcher, what: str) -> Any:
 def _settled(given: Mapping[str, Any]) -> dict[str, Any]:
     """Paths made absolute; mode and weights imply each other where one is left out."""
     given = dict(given)
-    for name in (
-        "photos",
-        "weights",
-        "continue_run",
-        "add",
-        "teacher",
-    ):  # absolute, so that the run can be used from anywhere
+    for name in ("photos", "weights", "continue_run", "add", "teacher"):  # absolute: the run is used from anywhere
         if isinstance(value := given.get(name), (str, os.PathLike)) and value and value not in ("imagenet", "none"):
             given[name] = os.path.abspath(value) if os.path.exists(value) else os.fspath(value)
     if given.get("mode") == "scratch":
