@@ -142,8 +142,8 @@ class Broken(nn.Module):
 def test_it_stops_at_a_value() -> None:
     traced = layers.trace(Reads(), 32)
     assert traced.stopped == (
-        "reading a tensor's value (aten._local_scalar_dense) in Reads cannot be traced: what it gives depends on the values of the photo, "
-        "not on its size alone"
+        "reading a tensor's value (aten._local_scalar_dense) in Reads cannot be traced: "
+        "what it gives depends on the values of the photo, not on its size alone"
     )
     assert [(layer.name, layer.num_params, layer.macs) for layer in traced.layers][:1] == [("conv", 224, 216 * 900)]
     assert traced.layers[-1].name == "head" and traced.layers[-1].num_params == 18

@@ -175,6 +175,10 @@ def windows(maps: Tensor) -> Tensor:
     return maps.reshape(1, 4, 4, 8, 4, 8).permute(0, 2, 4, 3, 5, 1).reshape(16, 64, 4)
 
 
+def on_each(layer: nn.Module, maps: Tensor) -> Tensor:
+    return layer(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 def attend(tokens: Tensor) -> Tensor:
     return (tokens @ tokens.transpose(1, 2)).softmax(-1) @ tokens
 
@@ -193,14 +197,23 @@ CASES: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[Any, ...]]] = {
     "average pool": (lambda m, x: F.avg_pool2d(m.a(x), 2), (4, False, 2, 1.0)),
     "adaptive pool": (lambda m, x: F.adaptive_avg_pool2d(m.a(x), 8), (6, False, 4, 2.0)),
     "pooled to one": (lambda m, x: F.adaptive_avg_pool2d(m.a(x), 1), (None, True, None, None)),
+    "in another order of memory": (
+        lambda m, x: F.adaptive_avg_pool2d(m.a(x).contiguous(memory_format=torch.channels_last), 1) * 2,
+        (None, True, None, None),
+    ),
     "mean": (lambda m, x: m.a(x).mean((2, 3)), (None, True, None, None)),
     "mean by mean": (lambda m, x: m.a(x).mean(3).mean(2), (None, True, None, None)),
     "channel mean": (lambda m, x: m.a(x).mean(1, keepdim=True), (3, False, 1, 0.5)),
     "flattened into a layer": (lambda m, x: F.linear(m.a(x).flatten(1), x.new_ones(2, 4096)), (None, True, None, None)),
     "layer on each pixel": (lambda m, x: m.linear(m.a(x).permute(0, 2, 3, 1)), (3, False, 1, 0.5)),
+    "and windows after it": (lambda m, x: m.c(on_each(m.linear, m.a(x))), (5, False, 2, 0.5)),
+    "tokens made a map again": (lambda m, x: m.c((m.a(x).flatten(2) * 2).unflatten(2, (32, 32))), (5, False, 2, 0.5)),
+    "otherwise split": (lambda m, x: m.c(m.a(x).flatten(2).unflatten(2, (16, 64))), (None, False, None, None)),
     "tokens": (lambda m, x: m.linear(m.a(x).flatten(2).transpose(1, 2)), (3, False, 1, 0.5)),
     "tokens mixed": (lambda m, x: attend(m.a(x).flatten(2).transpose(1, 2)), (None, True, None, None)),
     "mixed and added": (lambda m, x: m.a(x) + m.a(x).mean((2, 3), keepdim=True), (None, True, None, None)),
+    "greater of two": (lambda m, x: torch.maximum(m.a(x), m.b(x)).max(m.a(x)), (5, False, 1, 0.5)),
+    "greatest": (lambda m, x: m.a(x).amax((2, 3)), (None, True, None, None)),
     "gate": (lambda m, x: m.a(x) * m.b(x).mean((2, 3), keepdim=True), (3, True, 1, 0.5)),
     "spatial gate": (lambda m, x: m.a(x) * m.b(x).sigmoid(), (5, False, 1, 0.5)),
     "group norm": (lambda m, x: F.group_norm(m.a(x), 2), (3, True, 1, 0.5)),
@@ -221,3 +234,10 @@ def test_by_arithmetic(case: str) -> None:
     assert traced.stopped is None
     last = [layer for layer in traced.layers if layer.output_shape][-1]
     assert (last.receptive_field_px, last.sees_all, last.stride_px, last.centre_px) == expected
+    assert not last.is_map or case not in (
+        "pooled to one",
+        "in another order of memory",
+        "mean",
+        "mean by mean",
+        "greatest",
+    )

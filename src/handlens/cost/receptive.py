@@ -49,6 +49,7 @@ class Field:
     sees_all: the whole photo reaches every unit, if only by a factor (a squeeze-and-excite gate, a norm's statistics).
     places:   the dimensions of the tensor that are the map's height and width, where there are two such.
     spread:   all dimensions along which units stand at different places of the photo.
+    folded:   height and width of the map where they became one dimension: splitting it so gives the places back.
 
     Without a window `sees_all` tells whole from unknown.
     """
@@ -57,6 +58,7 @@ class Field:
     sees_all: bool
     places: tuple[int, int] | None
     spread: frozenset[int]
+    folded: tuple[int, int] | None = None
 
 
 def photo() -> Field:
@@ -189,6 +191,8 @@ def _whole(out: Tensor, spread: Iterable[int]) -> Field:
 
 def _reduce(call: Call) -> Field:
     """A mean, sum or greatest value over some dimensions."""
+    if "other" in call.given:  # the greater of two
+        return _pointwise(call)
     tensor, field = call.first()
     dims = _dims(call.given.get("dim"), tensor.ndim)
     if field.spread and field.spread <= dims:
@@ -295,15 +299,16 @@ def _union(fields: Sequence[Field]) -> Field:
     sees_all = any(field.sees_all for field in fields)
     places = next((field.places for field in fields if field.places), None)
     spread = frozenset[int]().union(*(field.spread for field in fields))
+    folded = next((field.folded for field in fields if field.folded), None)
     windows = [field.window for field in fields if field.window is not None]
     strides = {(y.stride, x.stride) for y, x in windows}
     if len(windows) < len(fields) or len(strides) > 1:
-        return Field(None, sees_all, places, spread)
+        return Field(None, sees_all, places, spread, folded)
     axes = [
         Axis(min(axis.first for axis in side), max(axis.last for axis in side), side[0].stride)
         for side in zip(*windows, strict=True)
     ]
-    return Field((axes[0], axes[1]), sees_all, places, spread)
+    return Field((axes[0], axes[1]), sees_all, places, spread, folded)
 
 
 # ---- other shapes ------------------------------------------------------------------------------------------------
@@ -337,10 +342,26 @@ def _stretches(shape: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _same_places(field: Field, old: list[tuple[int, int]], new: list[tuple[int, int]]) -> Field:
-    if field.places is None or any(old[dim] not in new or old[dim][0] == old[dim][1] for dim in field.places):
-        return replace(field, places=None)
-    y, x = (new.index(old[dim]) for dim in field.places)
-    return replace(field, places=(y, x))
+    if field.places is None:
+        return _unfolded(field, old, new)
+    (y_inner, y_outer), (x_inner, x_outer) = (old[dim] for dim in field.places)
+    if all(old[dim] in new and old[dim][0] < old[dim][1] for dim in field.places):
+        y, x = (new.index(old[dim]) for dim in field.places)
+        return replace(field, places=(y, x))
+    together = y_inner == x_outer and (x_inner, y_outer) in new
+    return replace(field, places=None, folded=(y_outer // y_inner, x_outer // x_inner) if together else None)
+
+
+def _unfolded(field: Field, old: list[tuple[int, int]], new: list[tuple[int, int]]) -> Field:
+    """The field with its places again, if the one dimension that they became is split as they were."""
+    if field.folded is None or len(field.spread) != 1:
+        return field
+    height, width = field.folded
+    inner, outer = old[next(iter(field.spread))]
+    sides = (inner * width, outer), (inner, inner * width)
+    if outer != inner * width * height or any(side not in new for side in sides):
+        return field
+    return replace(field, places=(new.index(sides[0]), new.index(sides[1])), folded=None)
 
 
 def _permute(call: Call) -> Field:
@@ -357,6 +378,12 @@ def _permute(call: Call) -> Field:
 
 def _expand(call: Call) -> Field:
     return _aligned(call.first()[0], call)
+
+
+def _strided(call: Call) -> Field:
+    """Pooling to one pixel ends with this where the map is in channels-last order; its shape is the same."""
+    tensor, field = call.first()
+    return field if call.out.shape == tensor.shape else _unknown(call)
 
 
 def _take(call: Call) -> Field:
@@ -414,6 +441,7 @@ RULES: dict[str, Callable[[Call], Field]] = _rules(
     orders=(_permute, "permute transpose t"),
     repeats=(_expand, "expand"),
     picks=(_take, "select unbind"),
+    strided=(_strided, "as_strided"),
     splits=(_split, "split split_with_sizes chunk"),
     same=(_pointwise, "hardtanh hardswish clone _to_copy detach alias native_dropout lift_fresh contiguous"),
 )
