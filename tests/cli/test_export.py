@@ -46,7 +46,7 @@ def test_an_int8_bundle_tells_of_its_rungs(
     split_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What eight bits do to so small a network is not judged here."""
-    monkeypatch.setattr(ladder, "MIN_AGREEMENT", 0.0)
+    monkeypatch.setattr(ladder, "SURE_AGREEMENT", 0.0)
     out = tmp_path / "int8"
     code, stdout, errors = export(split_run, "--int8", "--photos", tiny_photos, "--out", out, "--max-drop", "100")
     assert code == 0, errors
@@ -105,7 +105,7 @@ def test_calibration_photos_of_two_classes_are_refused(split_run: Path, tiny_pho
 def test_int8_on_the_other_runtimes(
     to: str, split_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ladder, "MIN_AGREEMENT", 0.0)
+    monkeypatch.setattr(ladder, "SURE_AGREEMENT", 0.0)
     out = tmp_path / "bundle.zip"
     options = ("--to", to, "--int8", "--photos", tiny_photos, "--out", out, "--max-drop", "100")
     code, _, errors = export(split_run, *options)

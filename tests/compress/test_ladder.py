@@ -103,6 +103,16 @@ def test_accuracy_alone_is_not_enough(source: Source, stage: Stage) -> None:
     assert [rung.agreement < 0.98 for rung in climbed.rungs] == [True, False]
 
 
+def test_what_agrees_enough_is_kept_when_nothing_agrees_more(
+    source: Source, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "MIN_AGREEMENT", 0.5)
+    stage.wrong = {5: 1, "else": 2}
+    climbed = climb(source, max_drop=1.0)
+    assert len(climbed.rungs) == 8 and climbed.rung is climbed.rungs[4]
+    assert climbed.artifact == {"what": b"minmax 5" * 10}
+
+
 def test_when_none_is_good_the_best_is_named(source: Source, stage: Stage) -> None:
     stage.wrong = {4: 1, "else": 4}
     with pytest.raises(ladder.NoRungError, match="the best, '2 layers in float, minmax', loses") as caught:

@@ -104,13 +104,13 @@ def _text(name: bytes | str) -> str:
 
 
 def _recipe(model: bytes, keep_float: Collection[str]) -> list[dict[str, Any]]:
-    """ai-edge-quantizer's recipe: later lines overrule earlier ones."""
+    """The recipe, in which later lines overrule earlier ones. A ";" is put behind the name of an output."""
     lines = [
         {"regex": ".*", "operation": op, "algorithm_key": "min_max_uniform_quantize", "op_config": _INT8} for op in OPS
     ]
     kept = [_PIXELS, *(re.escape(name) for name in _tensors(model) if _module(name) in keep_float)]
     lines += [
-        {"regex": f"^(?:{'|'.join(kept)})$", "operation": op, "algorithm_key": "no_quantize", "op_config": {}}
+        {"regex": f"^(?:{'|'.join(kept)});?$", "operation": op, "algorithm_key": "no_quantize", "op_config": {}}
         for op in OPS
     ]
     return lines

@@ -1,0 +1,94 @@
+"""INT8 for OpenVINO: the float model quantised by NNCF."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from handlens import export
+from handlens.bundle import FACTS_KEY
+from handlens.compress.observe import Observer, Quantize
+from handlens.errors import missing_extra
+from handlens.export.converting import converting
+from handlens.export.openvino import FILE, WEIGHTS
+from handlens.nets import Net
+from handlens.preprocess import Preprocess
+
+OBSERVERS: tuple[Observer, ...] = ("minmax", "mse")  # those that NNCF has; it corrects biases by itself
+
+
+def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray) -> Quantize:
+    """What makes INT8 files of one folded network: (observer, names of modules kept in float32) -> artifact.
+
+    photos: uint8 (N, H, W, 3) to calibrate with. Weights are symmetric with a scale for each output channel,
+    activations asymmetric where they have both signs.
+    """
+    try:
+        import nncf
+        import openvino
+    except ImportError:
+        raise missing_extra("export-openvino", "openvino and nncf") from None
+    plain = export.convert(net, preprocess, "openvino", facts)
+    order = _convolutions(net, preprocess.image_px)
+
+    def quantize(observer: Observer, keep_float: Collection[str] = ()) -> dict[str, bytes]:
+        with converting("openvino", net), tempfile.TemporaryDirectory() as folder:
+            from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+            from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+            ranges = (
+                RangeEstimatorParametersSet.MINMAX if observer == "minmax" else RangeEstimatorParametersSet.HISTOGRAM
+            )
+            weights = openvino.Tensor(np.frombuffer(plain[WEIGHTS], np.uint8).copy())
+            model = openvino.Core().read_model(plain[FILE], weights)
+            made = nncf.quantize(
+                model,
+                nncf.Dataset([photo[None] for photo in photos]),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(photos),
+                ignored_scope=nncf.IgnoredScope(names=_kept(model, order, keep_float)),
+                advanced_parameters=AdvancedQuantizationParameters(activations_range_estimator_params=ranges),
+            )
+            made.set_rt_info(facts, FACTS_KEY)
+            openvino.save_model(made, Path(folder, FILE), compress_to_fp16=False)
+            return {name: Path(folder, name).read_bytes() for name in (FILE, WEIGHTS)}
+
+    return quantize
+
+
+def _convolutions(net: Net, image_px: int) -> list[str]:
+    """The names of the convolutions in the order in which they run, which is how OpenVINO numbers them."""
+    names: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: names.append(name))
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    with torch.inference_mode():
+        net(torch.zeros(1, 3, image_px, image_px))
+    for hook in hooks:
+        hook.remove()
+    return names
+
+
+def _kept(model: Any, order: list[str], keep_float: Collection[str]) -> list[str]:
+    """OpenVINO's names of what stays float: the scaling of pixels, and the convolutions of the named modules."""
+    kept = []
+    begun = False
+    for op in model.get_ordered_ops():
+        name = op.get_friendly_name()
+        if found := re.match(r"convolution(?:_(\d+))?/", name):
+            begun = True
+            module = order[int(found[1] or 0)]
+            if any(module == given or module.startswith(f"{given}.") for given in keep_float):
+                kept.append(name)
+        elif not begun and op.get_type_name() in ("Multiply", "Add"):
+            kept.append(name)
+    return kept
