@@ -22,6 +22,7 @@ from handlens.errors import HandlensError
 _OPERATION = (  # how the converters' errors name the operation that they cannot express
     r"\b((?:aten|prims|higher_order)(?:\.|::)\w+(?:\.[A-Za-z]\w*)?)",
     r"convert function for op '(\w+)'",
+    r"Unsupported fx node (\w+)",
 )
 
 

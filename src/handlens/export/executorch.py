@@ -22,8 +22,9 @@ LARGEST_BATCH = 16  # memory for this many photos is set aside in whatever runs 
 def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False) -> dict[str, bytes]:
     """{"model.pte": ...}: photos uint8 (batch, H, W, 3) -> (probabilities, logits) float32 (batch, K), batch 1 to 16.
 
-    The runtime refuses more photos at once. Method "forward" is the network, method "handlens" gives the facts. With
-    `float16` weights and arithmetic are halves; photos and answers keep their types.
+    The largest batch, 16 or 17, is the size of the input in the file's metadata; the runtime refuses more at once.
+    Method "forward" is the network, method "handlens" gives the facts. With `float16` weights and arithmetic are
+    halves; photos and answers keep their types.
     Raises HandlensError naming the operation that ExecuTorch cannot express.
     """
     try:

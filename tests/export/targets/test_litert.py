@@ -64,14 +64,16 @@ def test_equal_to_the_network(
     assert batch_is_free(data)
     for count in (1, 5):
         probabilities, logits = differences(runner(data), net, preprocess, count)
-        assert probabilities < 1e-4 and logits < 1e-3
+        assert probabilities < 1e-4 and logits < 3e-3
     assert metadata(data)["handlens"] == facts
     assert not net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-def test_loaded_it_takes_one_photo(settled: Any, facts: str) -> None:
+def test_loaded_it_takes_one_photo_and_is_as_the_page_says(settled: Any, facts: str, page: Any) -> None:
     net, preprocess = settled("mobilenet_v2", 64, width=0.25)
-    interpreter = Interpreter(model_content=litert.convert(net, preprocess, facts)["model.tflite"])
+    artifact = litert.convert(net, preprocess, facts)
+    page("LiteRT", artifact, net, preprocess)
+    interpreter = Interpreter(model_content=artifact["model.tflite"])
     (photos,) = interpreter.get_input_details()
     assert (photos["name"], photos["shape"].tolist(), photos["dtype"]) == ("photos", [1, 64, 64, 3], np.uint8)
     assert [output["name"] for output in interpreter.get_output_details()] == ["probabilities", "logits"]

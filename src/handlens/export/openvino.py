@@ -1,0 +1,43 @@
+"""OpenVINO: a network's description in XML beside a file of its weights."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from handlens.bundle import FACTS_KEY
+from handlens.errors import missing_extra
+from handlens.export.converting import converting
+from handlens.nets import Net
+from handlens.nets.pixels import FromPixels
+from handlens.preprocess import Preprocess
+
+FILE, WEIGHTS = "model.xml", "model.bin"
+
+
+def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False) -> dict[str, bytes]:
+    """{"model.xml": ..., "model.bin": ...}: uint8 photos (batch, H, W, 3) -> probabilities, logits, float32 (batch, K).
+
+    The names are `photos`, `probabilities`, `logits`; the batch is free. The facts are in the runtime info under
+    "handlens". With `float16` weights are stored as halves; what either file is computed in is the runtime's choice
+    (INFERENCE_PRECISION_HINT).
+    Raises HandlensError naming the operation that OpenVINO cannot express.
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise missing_extra("export-openvino", "openvino") from None
+    network = FromPixels(net, preprocess).eval()
+    shape = (image_px := preprocess.image_px, image_px, 3)
+    photos, batch = torch.zeros(2, *shape, dtype=torch.uint8), torch.export.Dim("batch", min=1, max=1024)
+    with converting("openvino", net), tempfile.TemporaryDirectory() as folder:
+        program = torch.export.export(network, (photos,), dynamic_shapes=({0: batch},))
+        model = openvino.convert_model(program, input=[(openvino.PartialShape([-1, *shape]), openvino.Type.u8)])
+        model.inputs[0].get_tensor().set_names({"photos"})
+        for output, name in zip(model.outputs, ("probabilities", "logits"), strict=True):
+            output.get_tensor().set_names({name})
+        model.set_rt_info(facts, FACTS_KEY)
+        openvino.save_model(model, Path(folder, FILE), compress_to_fp16=float16)
+        return {name: Path(folder, name).read_bytes() for name in (FILE, WEIGHTS)}

@@ -1,0 +1,114 @@
+"""ExecuTorch files on the real runtime: equal to the network, batches up to the bound, in one piece, facts inside."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("executorch.exir")
+
+from handlens.errors import HandlensError
+from handlens.export import executorch
+
+
+@pytest.fixture(scope="module")
+def load() -> Callable[[bytes], Any]:
+    from executorch.runtime import Runtime
+
+    return lambda data: Runtime.get().load_program(data)
+
+
+def runner(program: Any) -> Callable[[np.ndarray], list[np.ndarray]]:
+    def infer(photos: np.ndarray) -> list[np.ndarray]:
+        forward = program.load_method("forward")  # once; the program holds the file, and a method alone does not
+        return [answers.clone().numpy() for answers in forward.execute([torch.from_numpy(photos)])]
+
+    return infer
+
+
+def pieces(data: bytes) -> tuple[int, list[str]]:
+    """How many pieces XNNPACK runs, and the names of the operations that it does not run."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    (plan,) = (x for x in deserialize_pte_binary(data).program.execution_plan if x.name == "forward")
+    calls = [step.instr_args for chain in plan.chains for step in chain.instructions]
+    kernels = [plan.operators[call.op_index].name for call in calls if type(call).__name__ == "KernelCall"]
+    return len(plan.delegates), kernels
+
+
+SMALL = [
+    ("mobilenet_v3_small", 32, {}, {"width": 0.35}),
+    ("shufflenet_v2_x0_5", 32, {"channels": "bgr"}, {}),
+    ("mobilenet_v1", 32, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, {"width": 0.25, "padding": "tensorflow"}),
+]
+
+
+@pytest.mark.parametrize(("name", "px", "contract", "arguments"), SMALL)
+def test_equal_to_the_network(
+    name: str,
+    px: int,
+    contract: Any,
+    arguments: Any,
+    settled: Any,
+    differences: Any,
+    facts: str,
+    untouched: Any,
+    load: Any,
+) -> None:
+    net, preprocess = settled(name, px, contract, **arguments)
+    before = copy.deepcopy(net.state_dict())
+    artifact = untouched(lambda: executorch.convert(net, preprocess, facts))
+    assert set(artifact) == {"model.pte"}
+    program = load(artifact["model.pte"])
+    for count in (1, 5, 16):
+        probabilities, logits = differences(runner(program), net, preprocess, count)
+        assert probabilities < 1e-4 and logits < 3e-3
+    assert program.load_method("handlens").execute([])[0] == facts
+    assert not net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_in_one_piece_and_as_the_page_says(settled: Any, facts: str, page: Any) -> None:
+    net, preprocess = settled("mobilenet_v2", 32, width=0.25)
+    artifact = executorch.convert(net, preprocess, facts)
+    page("ExecuTorch", artifact, net, preprocess)
+    count, kernels = pieces(artifact["model.pte"])
+    print(f"XNNPACK runs {count} piece(s); other operations: {kernels}")
+    assert (count, kernels) == (1, ["dim_order_ops::_to_dim_order_copy"])  # uint8 to float32
+
+
+def test_the_largest_batch(settled: Any, facts: str, load: Any) -> None:
+    net, preprocess = settled("mobilenet_v2", 32, width=0.25)
+    program = load(executorch.convert(net, preprocess, facts)["model.pte"])
+    run = runner(program)
+    largest = program.metadata("forward").input_tensor_meta(0).sizes()[0]
+    assert largest in (16, 17)
+    assert run(np.zeros((largest, 32, 32, 3), np.uint8))[0].shape == (largest, 5)
+    with pytest.raises(RuntimeError):
+        run(np.zeros((largest + 1, 32, 32, 3), np.uint8))
+
+
+def test_halves(settled: Any, differences: Any, facts: str, load: Any) -> None:
+    net, preprocess = settled("vit_ti_32", 32, image_px=32)
+    half = executorch.convert(net, preprocess, facts, float16=True)["model.pte"]
+    assert len(half) < 0.6 * 4 * sum(parameter.numel() for parameter in net.parameters())
+    assert 1e-5 < differences(runner(load(half)), net, preprocess, 5)[0] < 1e-2
+    assert next(net.parameters()).dtype == torch.float32
+
+
+def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:
+    with pytest.raises(HandlensError, match=r"executorch cannot express aten\.special_bessel_j0.*MobileNetV2"):
+        executorch.convert(*odd, facts)
+
+
+@pytest.mark.slow
+def test_every_family(family: Any, differences: Any, facts: str, load: Any) -> None:
+    net, preprocess = family
+    data = executorch.convert(net, preprocess, facts)["model.pte"]
+    found = [differences(runner(load(data)), net, preprocess, count) for count in (1, 5)]
+    print(f"{len(data)} bytes, differences {found}, pieces {pieces(data)}")
+    assert max(probabilities for probabilities, _ in found) < 1e-4

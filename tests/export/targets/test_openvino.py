@@ -1,0 +1,89 @@
+"""OpenVINO files on the real runtime: equal to the network, any batch, the facts where others find them."""
+
+from __future__ import annotations
+
+import copy
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("openvino")
+
+import openvino as ov
+
+from handlens.errors import HandlensError
+from handlens.export.openvino import convert
+
+
+def load(artifact: Mapping[str, bytes]) -> Any:
+    return ov.Core().read_model(artifact["model.xml"], artifact["model.bin"])
+
+
+def runner(artifact: Mapping[str, bytes]) -> Callable[[np.ndarray], list[np.ndarray]]:
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = ov.compile_model(load(artifact), "CPU", settings)
+
+    def infer(photos: np.ndarray) -> list[np.ndarray]:
+        answers = compiled({"photos": photos})
+        return [answers["probabilities"].copy(), answers["logits"].copy()]
+
+    return infer
+
+
+SMALL = [
+    ("mobilenet_v3_small", 64, {}, {"width": 0.35}),
+    ("shufflenet_v2_x0_5", 64, {"channels": "bgr"}, {}),
+    ("mobilenet_v1", 64, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, {"width": 0.25, "padding": "tensorflow"}),
+    ("vit_ti_32", 64, {"normalisation": "z-score"}, {"image_px": 64}),
+]
+
+
+@pytest.mark.parametrize("small", SMALL)
+def test_equal_to_the_network(small: Any, settled: Any, differences: Any, facts: str, untouched: Any) -> None:
+    name, px, contract, arguments = small
+    net, preprocess = settled(name, px, contract, **arguments)
+    before = copy.deepcopy(net.state_dict())
+    artifact = untouched(lambda: convert(net, preprocess, facts))
+    assert set(artifact) == {"model.xml", "model.bin"}
+    for count in (1, 5):
+        probabilities, logits = differences(runner(artifact), net, preprocess, count)
+        assert probabilities < 1e-4 and logits < 3e-3
+    model = load(artifact)
+    assert model.get_rt_info(["handlens"]).value == facts
+    element = ElementTree.fromstring(artifact["model.xml"]).find("rt_info/handlens")
+    assert element is not None and element.get("value") == facts
+    assert [(x.get_any_name(), x.get_partial_shape().to_string()) for x in model.inputs] == [
+        ("photos", f"[?,{px},{px},3]")
+    ]
+    assert [x.get_any_name() for x in model.outputs] == ["probabilities", "logits"]
+    assert not net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_as_the_page_says(settled: Any, facts: str, page: Any) -> None:
+    net, preprocess = settled("mobilenet_v1", 64, width=0.25)
+    page("OpenVINO", convert(net, preprocess, facts), net, preprocess)
+
+
+def test_halves(settled: Any, differences: Any, facts: str) -> None:
+    net, preprocess = settled("vit_ti_32", 64, {"normalisation": "z-score"}, image_px=64)
+    half = convert(net, preprocess, facts, float16=True)
+    assert len(half["model.bin"]) < 0.55 * 4 * sum(parameter.numel() for parameter in net.parameters())
+    assert 1e-6 < differences(runner(half), net, preprocess, 5)[0] < 1e-2
+
+
+def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:
+    with pytest.raises(HandlensError, match=r"openvino cannot express aten\.special_bessel_j0.*MobileNetV2"):
+        convert(*odd, facts)
+
+
+@pytest.mark.slow
+def test_every_family(family: Any, differences: Any, facts: str) -> None:
+    net, preprocess = family
+    artifact = convert(net, preprocess, facts)
+    found = [differences(runner(artifact), net, preprocess, count) for count in (1, 5)]
+    print(f"{len(artifact['model.bin'])} bytes, differences {found}")
+    assert max(probabilities for probabilities, _ in found) < 1e-4
