@@ -34,7 +34,7 @@ docs: $(VENV)/.dev
 
 $(VENV)/.train: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[train]'
+	$(PIP) -e '.[train,export-onnx]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt

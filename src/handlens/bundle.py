@@ -308,7 +308,7 @@ def _zip_members(path: Path, zip_: zipfile.ZipFile) -> dict[str, int]:
             raise _refusal(path, f"holds {entry.filename!r}, a link or device", "a bundle has only files and folders")
         if not _is_plain(entry.filename.removesuffix("/")):
             raise _refusal(path, f"holds {entry.filename!r}, which is no name of a bundle's member", "do not trust it")
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others take what memory they ask for
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others take any memory they ask for
             raise _refusal(path, f"holds {entry.filename!r} packed in an unusual way", "store or deflate it")
         if entry.filename in sizes:
             raise _refusal(path, f"holds {entry.filename!r} twice", "pack it again")

@@ -14,20 +14,21 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import typer.main
 
 import handlens
-from handlens import checkpoint, cli, files, train
+from handlens import bundle, checkpoint, cli, files, train
 from handlens import photos as photos_room
 from handlens.cli import nets as nets_command
 from handlens.train.recipe import choose
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LONG = ("demo", "draw-flowers")  # have tests of their own: here they are parsed
+LONG = ("demo", "draw-flowers", "export")  # have tests of their own: here they are parsed
 
 
 def shell_lines(page: Path) -> list[str]:
@@ -69,7 +70,7 @@ def parse(command: str) -> dict[str, Any]:
 
 def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) > 25
-    assert {"README.md", "cost.md", "your-photos.md", "recipes.md"} <= {page.name for page in STORIES}
+    assert {"README.md", "cost.md", "int8.md", "your-photos.md", "recipes.md"} <= {page.name for page in STORIES}
     assert len(PYTHON) == 2
 
 
@@ -95,11 +96,12 @@ def test_a_wrong_command_is_seen(wrong: str) -> None:
 
 # ---- running them ----------------------------------------------------------------------------------------------------
 @pytest.fixture
-def place(tmp_path: Path, tiny_photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, tiny_photos: Path, tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with all that the pages speak of."""
     monkeypatch.chdir(tmp_path)
     classes = [folder for folder in sorted(tiny_photos.iterdir()) if folder.is_dir()]
     shutil.copytree(tiny_photos, tmp_path / "photos")
+    bundle.write(tmp_path / "flowers-int8.zip", tiny.bundle())
     rows = [f"photos/{path.parent.name}/{path.name},{path.parent.name}" for path in sorted(tiny_photos.rglob("*.jpg"))]
     (tmp_path / "photos.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
     (tmp_path / "recipe.toml").write_text("mixup_alpha = 0.2\n")

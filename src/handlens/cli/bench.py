@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def _here(paths: list[Path], threads: list[int], batch: int, runs: int) -> list[
                 classifier = run.load(path, count)
                 px = classifier.preprocess.image_px
                 photos = np.random.default_rng(0).integers(0, 256, (batch, px, px, 3), dtype=np.uint8)
-                one = latency.measure(lambda c=classifier, p=photos[:1]: c.infer(p), count, runs)
-                many = latency.measure(lambda c=classifier, p=photos: c.infer(p), count, max(3, runs // 10))
+                one = latency.measure(functools.partial(classifier.infer, photos[:1]), count, runs)
+                many = latency.measure(functools.partial(classifier.infer, photos), count, max(3, runs // 10))
                 rows.append(
                     {
                         "bundle": str(path),

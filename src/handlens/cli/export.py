@@ -130,11 +130,12 @@ def show(made: Exported) -> None:
         screen.say("not checked on photos: Core ML runs on Apple's systems only; check it there before it is used")
     else:
         network, exported = card["test"]["network"], card["test"]["exported"]
-        rows = [
-            (name, f"{line['top1']:.1%}", "{:.1%} to {:.1%}".format(*line["top1_ci95"]))
-            for name, line in (("the network", network), (f"{made.bundle.runtime} {made.bundle.precision}", exported))
-        ]
-        screen.table(f"{card['parity']['num_photos']} test photos", ("", "top-1", "95 % interval"), rows)
+        both = (("the network", network), (f"{made.bundle.runtime} {made.bundle.precision}", exported))
+        screen.table(
+            f"{card['parity']['num_photos']} test photos",
+            ("", "top-1", "95 % interval"),
+            [(name, f"{line['top1']:.1%}", "{:.1%} to {:.1%}".format(*line["top1_ci95"])) for name, line in both],
+        )
         latency = card["latency"]
         screen.say(
             f"same answer on {card['parity']['agreement']:.1%}; probabilities differ by "

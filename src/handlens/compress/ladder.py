@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from handlens import photos as photos_room
 from handlens.compress.observe import Observer, Quantize
 from handlens.errors import HandlensError
 from handlens.export import fold_batch_norm, job, parity
-from handlens.export.job import Progress, Source
+from handlens.export.job import Progress, Source, named
 from handlens.nets import Net
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
@@ -104,8 +105,7 @@ def climb(
         artifact = make()
         exported = job.classifier(source, artifact, to, "int8", threads)
         assert exported is not None
-        told = progress and (lambda finished, total, name=name: progress(name, finished, total))
-        found = parity.compare(source.reference, exported, validation, told)
+        found = parity.compare(source.reference, exported, validation, named(progress, name))
         rung = Rung(
             name=name,
             top1=found.top1,
@@ -156,7 +156,7 @@ def _rungs(
     plain = quantizer(folded)
     observers: Sequence[Observer] = target.OBSERVERS
     for observer in observers:
-        yield f"per channel, {observer}", folded, (), lambda observer=observer: plain(observer, ())
+        yield f"per channel, {observer}", folded, (), functools.partial(plain, observer)
     observer = observers[_best(done)]
 
     from handlens.compress import qat, repair, sensitivity
@@ -164,26 +164,30 @@ def _rungs(
     inputs = _inputs(images[:RANKED_PHOTOS], contract)
     repaired = repair.correct_bias(repair.equalise(folded), inputs)
     again = quantizer(repaired)
-    yield f"equalised and bias corrected, {observer}", repaired, (), lambda: again(observer, ())
+    yield f"equalised and bias corrected, {observer}", repaired, (), functools.partial(again, observer)
     if _best(done) == len(done) - 1:
         folded, plain = repaired, again
 
     ranked = [name for name, _ in sensitivity.rank(folded, inputs)]
     for count in SENSITIVE:
         kept = tuple(ranked[:count])
-        yield f"{count} layers in float, {observer}", folded, kept, lambda kept=kept: plain(observer, kept)
+        yield f"{count} layers in float, {observer}", folded, kept, functools.partial(plain, observer, kept)
 
     parts = source.splits
-    told = progress and (lambda finished, total: progress("quantisation-aware training", finished, total))
     trained = fold_batch_norm(
         qat.train(
-            source.checkpoint.net, parts["train"], parts["validation"], contract, epochs=QAT_EPOCHS, progress=told
+            source.checkpoint.net,
+            parts["train"],
+            parts["validation"],
+            contract,
+            epochs=QAT_EPOCHS,
+            progress=named(progress, "quantisation-aware training"),
         )
     )
     after = quantizer(trained)
-    yield f"quantisation-aware training, {observer}", trained, (), lambda: after(observer, ())
+    yield f"quantisation-aware training, {observer}", trained, (), functools.partial(after, observer)
     kept = tuple(ranked[: SENSITIVE[-1]])
-    yield f"the same, {len(kept)} layers in float", trained, kept, lambda: after(observer, kept)
+    yield f"the same, {len(kept)} layers in float", trained, kept, functools.partial(after, observer, kept)
 
 
 def _best(done: Sequence[Rung]) -> int:

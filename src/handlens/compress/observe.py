@@ -48,10 +48,10 @@ class Ranges:
             for batch in self._activations():
                 for name, values in batch.items():
                     counts = np.histogram(values, BINS, self._extremes[name])[0]
-                    self._histograms[name] = self._histograms.get(name, 0) + counts
+                    self._histograms[name] = self._histograms.get(name, np.zeros(BINS)) + counts
         choose = {"percentile": _percentile, "mse": _mse, "entropy": _entropy}[observer]
         return {
-            name: choose(self._histograms[name].astype(np.float64), low, high) if high > low else (low, high)
+            name: choose(self._histograms[name], low, high) if high > low else (low, high)
             for name, (low, high) in self._extremes.items()
         }
 
@@ -60,7 +60,7 @@ def _percentile(histogram: np.ndarray, low: float, high: float) -> tuple[float, 
     edges = np.linspace(low, high, BINS + 1)
     share = np.cumsum(histogram) / histogram.sum()
     cut = 1 - PERCENTILE / 100
-    below, above = np.searchsorted(share, cut, side="right"), np.searchsorted(share, 1 - cut)
+    below, above = int(np.searchsorted(share, cut, side="right")), int(np.searchsorted(share, 1 - cut))
     return min(0.0, float(edges[below])), max(0.0, float(edges[min(above + 1, BINS)]))
 
 
@@ -102,6 +102,6 @@ def _divergence(histogram: np.ndarray, low: float, high: float, a: float, b: flo
 def _least(low: float, high: float, cost: Callable[[float, float], float]) -> tuple[float, float]:
     """The clipping of [low, high] of least cost; each side is tried in turn, zero stays inside."""
     shares = np.linspace(1, 0.2, CANDIDATES)
-    best_high = min(shares, key=lambda share: cost(low, high * share)) * high if high > 0 else high
-    best_low = min(shares, key=lambda share: cost(low * share, best_high)) * low if low < 0 else low
-    return float(best_low), float(best_high)
+    best_high = high * float(shares[np.argmin([cost(low, high * share) for share in shares])]) if high > 0 else high
+    best_low = low * float(shares[np.argmin([cost(low * share, best_high) for share in shares])]) if low < 0 else low
+    return best_low, best_high

@@ -41,4 +41,4 @@ def runtime(to: str) -> Any:
 def runner(to: str, threads: int = 0) -> Callable[[Mapping[str, bytes]], Callable[[np.ndarray], Any]]:
     """artifact -> the function of uint8 photos that it is on its runtime."""
     module = runtime(to)
-    return lambda artifact: module.predictor(artifact, threads)  # type: ignore[no-any-return]
+    return lambda artifact: module.predictor(artifact, threads)

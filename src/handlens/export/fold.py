@@ -22,10 +22,11 @@ def fold_batch_norm(net: Net) -> Net:
     folded = copy.deepcopy(net).eval()
     names = {module: name for name, module in folded.named_modules()}
     for conv, norm in pairs(folded):
-        scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
         bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.detach()
         conv.weight = nn.Parameter(conv.weight.detach() * scale.reshape(-1, 1, 1, 1))
-        conv.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias.detach())  # type: ignore[operator]
+        conv.bias = nn.Parameter((bias - norm.running_mean) * scale + norm.bias.detach())
         folded.set_submodule(names[norm], nn.Identity())
     return folded
 

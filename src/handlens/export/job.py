@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -28,6 +29,11 @@ LATENCY_RUNS = 50
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
+
+
+def named(progress: Progress | None, label: str) -> Callable[[int, int], None] | None:
+    """The `progress` of one step of several: (done, total) of the one called `label`."""
+    return functools.partial(progress, label) if progress else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +118,7 @@ def finish(
             source.reference,
             exported,
             test,
-            progress and (lambda done, total: progress("checking parity", done, total)),
+            named(progress, "checking parity"),
         )
         if precision == "int8":
             _judge(found, max_drop)
