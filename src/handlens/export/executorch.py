@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from handlens.bundle import FACTS_KEY
-from handlens.errors import missing_extra
+from handlens.errors import HandlensError, missing_extra
 from handlens.export.converting import converting
 from handlens.nets import Net
 from handlens.nets.pixels import FromPixels
@@ -23,17 +22,20 @@ def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False)
     """{"model.pte": ...}: photos uint8 (batch, H, W, 3) -> (probabilities, logits) float32 (batch, K), batch 1 to 16.
 
     The largest batch, 16 or 17, is the size of the input in the file's metadata; the runtime refuses more at once.
-    Method "forward" is the network, method "handlens" gives the facts. With `float16` weights and arithmetic are
-    halves; photos and answers keep their types.
-    Raises HandlensError naming the operation that ExecuTorch cannot express.
+    Method "forward" is the network, method "handlens" gives the facts.
+    Raises HandlensError naming the operation that ExecuTorch cannot express, and for `float16`.
     """
     try:
         import executorch.exir  # noqa: F401
     except ImportError:
         raise missing_extra("export-executorch", "executorch") from None
-    network = FromPixels(copy.deepcopy(net).half() if float16 else net, preprocess).eval()
+    if float16:  # a network in float16 does compute in it, with errors of nearly 0.01
+        raise HandlensError(
+            "executorch stores the weights of convolutions in float32 only, so float16 makes no file smaller",
+            "use --int8, or another --to",
+        )
     with converting("executorch", net):
-        return {FILE: lower(export(network, preprocess), facts)}
+        return {FILE: lower(export(FromPixels(net, preprocess).eval(), preprocess), facts)}
 
 
 def export(network: torch.nn.Module, preprocess: Preprocess) -> torch.export.ExportedProgram:
