@@ -55,7 +55,8 @@ class _InOnePiece(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given, kwargs = args[0] if args else None, kwargs or {}
+        given: Any = args[0] if args else None
+        kwargs = kwargs or {}
         if func is torch.Tensor.permute and given.dtype == torch.uint8:
             return given.to(torch.float32).permute(*args[1:])
         if func in (torch.mean, torch.Tensor.mean) and args[1:] == ((2, 3),) and not kwargs:
