@@ -136,7 +136,8 @@ def test_activations() -> None:
     share = (1 + math.sqrt(1 / 3)) / 2
     where = math.log(share / (1 - share))
     assert sigmoid["at_x"] == pytest.approx(where, abs=1e-4)
-    assert all(row["distance_at_minus_x"] == pytest.approx(row["greatest_distance"], abs=1e-9) for row in (swish, sigmoid))
+    for row in (swish, sigmoid):
+        assert row["distance_at_minus_x"] == pytest.approx(row["greatest_distance"], abs=1e-9)
     assert sigmoid["greatest_distance"] == pytest.approx(abs(share - (where + 3) / 6), abs=1e-8)
     x = np.array(result.numbers["x"])
     assert (x.min(), x.max()) == (-8, 8)
@@ -231,4 +232,4 @@ def test_conventions(keep: float, steps: int) -> None:
     assert (row["torch_momentum"], row["keras_momentum"]) == (pytest.approx(1 - keep), keep)
     assert row["steps_to_1_percent"] == steps
     assert keep**steps <= 0.01 < keep ** (steps - 1)
-    assert row["noise_measured"] == pytest.approx(row["noise_by_formula"], rel=0.15)
+    assert row["noise_measured"] == pytest.approx(row["noise_by_formula"], rel=0.1)

@@ -21,9 +21,9 @@ from handlens.preprocess import NORMALISATIONS, Preprocess
 TINY: dict[str, dict[str, Any]] = {
     "linear-bottleneck": {"draws": 1, "image_px": 32},
     "residual": {"image_px": 16},
-    "batch-norm": {"batch_sizes": (2, 8), "image_px": 32},
+    "batch-norm": {"batch_sizes": (2, 8), "image_px": 16},
     "multipliers": {"widths": (0.25,), "sizes_px": (32,)},
-    "normalisation": {"image_px": 32},
+    "normalisation": {"image_px": 16},
 }
 Ran = Callable[[str], experiments.Report]
 
@@ -122,7 +122,7 @@ def test_normalisation(ran: Ran) -> None:
     assert values["fixed"]["moved_by_dimming"] > 0.5
     assert len(table(report, 1)) == 2 * len(NORMALISATIONS)
     for histogram in report.result.numbers["histograms"].values():
-        assert sum(histogram["counts"]) == 3 * 32 * 32
+        assert sum(histogram["counts"]) == 3 * 16 * 16
         assert len(histogram["edges"]) == len(histogram["counts"]) + 1
 
 

@@ -16,9 +16,9 @@ from handlens.experiments.result import Result, panels
 from handlens.preprocess import Preprocess
 
 KEEPS = (0.5, 0.9, 0.99, 0.999)  # share of the old value in running = keep * running + (1 - keep) * batch
-BATCH_SIZES = (2, 4, 8, 16, 32, 64)
-NET, WIDTH = "mobilenet_v1", 0.25
-LR_PER_PHOTO = 0.1 / 64
+BATCH_SIZES = (2, 4, 8, 16, 32)
+NET = "resnet20"
+LR_PER_PHOTO = 0.05 / 16
 
 
 class Running(NamedTuple):
@@ -61,7 +61,7 @@ def experiment(
     epochs: int = 6,
     photos: str | None = None,
     batch_sizes: tuple[int, ...] = BATCH_SIZES,
-    image_px: int = 32,
+    image_px: int = 24,
     most: int = small.MOST_PHOTOS,
     progress: small.Progress = None,
 ) -> Result:
@@ -86,7 +86,7 @@ def experiment(
         tables={
             "running = keep * running + (1 - keep) * batch": momentum,
             "Statistics of a batch against those of all photos": noise,
-            f"{NET} at width {WIDTH}, {image_px} px, {epochs} epochs": trained,
+            f"{NET}, {image_px} px, {epochs} epochs": trained,
         },
         numbers={"difference_from_torch": agreement, "difference_by_bias": bias},
         data={**data.facts, "seed": seed, "epochs": epochs, "lr": f"{LR_PER_PHOTO:.5f} a photo of the batch"},
@@ -142,21 +142,22 @@ def with_and_without_bias(seed: int) -> dict[str, float]:
     }
 
 
-def conventions(keep: float, seed: int, steps: int = 20_000) -> dict[str, Any]:
-    """One way of keeping a running mean, named both ways: how slowly it forgets, how much it shakes."""
+def conventions(keep: float, seed: int, layers: int = 2000) -> dict[str, Any]:
+    """One way of keeping a running mean, named both ways: how slowly it forgets, how much it shakes.
+
+    The noise is that of `layers` running means of random batches, in deviations of one batch's mean.
+    """
+    steps = math.ceil(math.log(0.01) / math.log(keep))
     generator = torch.Generator().manual_seed(seed)
-    batches = torch.randn(steps, generator=generator, dtype=torch.float64).tolist()
-    running, kept = 0.0, []
-    for value in batches:
-        running = keep * running + (1 - keep) * value
-        kept.append(running)
-    settled = torch.tensor(kept[steps // 4 :], dtype=torch.float64)
+    running = torch.zeros(layers, dtype=torch.float64)
+    for _ in range(steps):
+        running = keep * running + (1 - keep) * torch.randn(layers, generator=generator, dtype=torch.float64)
     return {
         "keep": keep,
         "torch_momentum": round(1 - keep, 6),
         "keras_momentum": keep,
-        "steps_to_1_percent": math.ceil(math.log(0.01) / math.log(keep)),
-        "noise_measured": float(settled.std()),  # in deviations of one batch's mean
+        "steps_to_1_percent": steps,
+        "noise_measured": float(running.std()),
         "noise_by_formula": math.sqrt((1 - keep) / (1 + keep)),
     }
 
@@ -181,8 +182,7 @@ def noise_of(data: small.Small, batch_size: int, seed: int, batches: int = 200) 
 
 
 def _trained(data: small.Small, batch_size: int, epochs: int, seed: int, tick: Any) -> dict[str, Any]:
-    build = functools.partial(nets.create, NET, data.num_classes, width=WIDTH, dropout=0.0)
-    net = small.create(build, seed)
+    net = small.create(functools.partial(nets.create, NET, data.num_classes), seed)
     rate = LR_PER_PHOTO * batch_size
     log = small.fit(net, data, epochs, tick, seed=seed, lr=rate, batch_size=batch_size)
     top1 = log[-1]["test_top1"]
@@ -226,6 +226,9 @@ def _figure(momentum: list[Any], noise: list[Any], trained: list[Any]) -> Any:
         sizes, [row["test_top1_low"] for row in trained], [row["test_top1_high"] for row in trained], alpha=0.2
     )
     right.set(xlabel="photos a batch", ylabel="test top-1, 95 % interval")
+    for panel in (middle, right):
+        panel.set_xticks(sizes, [str(size) for size in sizes])
+        panel.minorticks_off()
     for panel in (left, middle, right):
         panel.grid(alpha=0.3)
     return figure

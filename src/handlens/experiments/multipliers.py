@@ -55,8 +55,8 @@ def experiment(
     whole, by_width, by_px = rows[0], rows[len(widths)], rows[-1]
     return Result(
         finding=f"Whole (width {whole['width']}, {whole['image_px']} px, {whole['macs'] / 1e6:.1f} M MACs): top-1 "
-        f"{whole['test_top1']:.1%}. {_shrunk(by_width, whole)}; {_shrunk(by_px, whole)}. MACs fall with the square of "
-        f"both; weights fall with the width alone. The interval of each top-1 is about ± "
+        f"{whole['test_top1']:.1%}. {_shrunk(by_width, whole)}; {_shrunk(by_px, whole)}. MACs fall nearly with the "
+        f"square of both; weights fall with the width alone. The interval of each top-1 is about ± "
         f"{(whole['test_top1_high'] - whole['test_top1_low']) / 2:.1%}: smaller differences say nothing.",
         tables={f"{NET}, {epochs} epochs each": rows},
         numbers={},
@@ -80,7 +80,7 @@ def _figure(rows: list[dict[str, Any]]) -> Any:
                 [row["test_top1_high"] - row["test_top1"] for row in of])  # fmt: skip
         for panel, key, label in ((axes[0], "macs", "million MACs"), (axes[1], "weights", "million weights")):
             panel.errorbar([row[key] / 1e6 for row in of], top1, ends, marker="o", capsize=3, label=f"by {by}")
-            panel.set(xlabel=label, ylabel="test top-1, 95 % interval", xscale="log")
-            panel.grid(alpha=0.3, which="both")
+            panel.set(xlabel=label, ylabel="test top-1, 95 % interval", xlim=(0, None))
+            panel.grid(alpha=0.3)
     axes[0].legend()
     return figure
