@@ -185,11 +185,18 @@ def table(results: dict[str, Any]) -> str:
             f"{plain['size_bytes'] / 1e6:.2f} → {small['size_bytes'] / 1e6:.2f} "
             f"({small['size_bytes'] / plain['size_bytes']:.0%})",
             *(latencies(plain, small, threads) for threads in THREADS),
-            cell["ladder"][-1]["name"] if not cell["why"].startswith("no way") else "none",
+            chosen(cell) if not cell["why"].startswith("no way") else "none",
             "yes" if cell["met"] else f"**no**: {cell['why']}",
         )
         rows.append("| " + " | ".join(cells) + " |\n")
     return HEADER + "".join(rows)
+
+
+def chosen(cell: dict[str, Any]) -> str:
+    """The rung that was kept: of those of its file's size, the most agreeing one."""
+    same = [rung for rung in cell["ladder"] if rung["size_bytes"] == cell["int8"]["size_bytes"]]
+    name: str = max(same, key=lambda rung: rung["agreement"])["name"]
+    return name
 
 
 def latencies(plain: dict[str, Any], small: dict[str, Any], threads: int) -> str:
