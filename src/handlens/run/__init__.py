@@ -17,11 +17,12 @@ import numpy as np
 
 from handlens import bundle
 from handlens.errors import HandlensError, PhotoError, missing_extra
+from handlens.evaluate.unknown import Rejection
 from handlens.photos import in_threads
 from handlens.preprocess import Preprocess, Source
 from handlens.run.artifact import Infer
 
-__all__ = ["Classifier", "Guess", "from_weights", "load"]
+__all__ = ["Answer", "Classifier", "Guess", "from_weights", "load"]
 
 
 class Guess(NamedTuple):
@@ -29,6 +30,19 @@ class Guess(NamedTuple):
 
     name: str
     probability: float
+
+
+class Answer(NamedTuple):
+    """What is said of one photo.
+
+    guesses: the most probable classes, best first.
+    score:   how much the photo is like the classes (`Rejection.scores`); None where no threshold travels with the net.
+    unknown: whether the score is below the threshold: the photo shows none of the classes.
+    """
+
+    guesses: list[Guess]
+    score: float | None
+    unknown: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +54,7 @@ class Classifier:
     net: the network's name.  runtime: "torch", "onnx", "litert", "executorch" or "openvino".
     precision: "float32", "float16" or "int8".  card: what a bundle tells of its network, else empty.
     note: what its user should know of how it was put together, or "".
+    rejection: which score and threshold tell photos of none of the classes, or None.
     """
 
     classes: tuple[str, ...]
@@ -50,6 +65,18 @@ class Classifier:
     precision: str = "float32"
     card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
+    rejection: Rejection | None = None
+
+    def answers(self, photos: np.ndarray, top: int = 5) -> list[Answer]:
+        """What is said of each of uint8 RGB (B, image_px, image_px, 3), as `preprocess.load` gives it."""
+        probabilities, logits = self.infer(photos)
+        guesses = [self._guesses(row, top) for row in probabilities]
+        if self.rejection is None:
+            return [Answer(best, None, False) for best in guesses]
+        scores = self.rejection.scores(probabilities, logits).tolist()
+        return [
+            Answer(best, score, score < self.rejection.threshold) for best, score in zip(guesses, scores, strict=True)
+        ]
 
     def predict_batch(self, photos: np.ndarray) -> np.ndarray:
         """uint8 RGB (B, image_px, image_px, 3), as `preprocess.load` gives it -> float32 (B, K) probabilities."""
