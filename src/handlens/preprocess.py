@@ -94,11 +94,11 @@ class Preprocess:
         resize_px = max(image_px, int(image_px * self.resize_px / self.image_px))
         return dataclasses.replace(self, image_px=image_px, resize_px=resize_px)
 
-    def load(self, source: Source) -> np.ndarray:
+    def load(self, source: Source, most_pixels: int | None = None) -> np.ndarray:
         """Read a photo and cut it to size: uint8 RGB of shape (image_px, image_px, 3), not yet normalised."""
         px = self.resize_px if self.resize == "crop" else self.image_px
         # "nearest" takes single pixels, which a decoder's averages would not be.
-        return self.fit(open_photo(source, at_least_px=None if self.interpolation == "nearest" else px))
+        return self.fit(open_photo(source, None if self.interpolation == "nearest" else px, most_pixels))
 
     def fit(self, photo: Image.Image) -> np.ndarray:
         """Resize and crop an upright RGB image: uint8 of shape (image_px, image_px, 3)."""
@@ -192,23 +192,31 @@ def shorter_side_to(width: int, height: int, px: int) -> tuple[int, int]:
     return max(px, int(width * px / height)), px
 
 
-def open_photo(source: Source, at_least_px: int | None = None) -> Image.Image:
+def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int | None = None) -> Image.Image:
     """Decode one photo to an upright RGB image.
 
     Takes a path, the file's bytes or an open binary file: JPEG, PNG, WebP, BMP, TIFF, the first frame of a GIF, and
     HEIC with the `heic` extra. EXIF orientation is applied. Grey, palette and CMYK become RGB; what is transparent is
     laid over white; 16-bit grey is brought to 8 bits. With `at_least_px`, a JPEG far larger than that is decoded at a
     half, quarter or eighth of its size, with the shorter side still at least twice `at_least_px`.
-    Raises PhotoError when the photo is missing, broken, truncated, not a photo, or larger than Pillow's limit.
+    Raises PhotoError when the photo is missing, broken, truncated, not a photo, or larger than Pillow's limit; with
+    `most_pixels` also, before its pixels are read, when it has more than these.
     """
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the photo"
     formats = (*_FORMATS, "HEIF") if "HEIF" in Image.OPEN else _FORMATS
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+            if most_pixels and image.width * image.height > most_pixels:
+                raise PhotoError(
+                    f"{name} has {image.width} x {image.height} pixels, the limit is {most_pixels / 1e6:g} million",
+                    "make it smaller first",
+                )
             if at_least_px and image.format in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a second picture inside
                 image.draft(None, shorter_side_to(*image.size, 2 * at_least_px))
             ImageOps.exif_transpose(image, in_place=True)  # loads the pixels first
             return _to_rgb(image)
+    except PhotoError:
+        raise
     except FileNotFoundError:
         raise PhotoError(f"{name} does not exist", "check the path") from None
     except IsADirectoryError:
@@ -220,7 +228,7 @@ def open_photo(source: Source, at_least_px: int | None = None) -> Image.Image:
     except UnidentifiedImageError:
         if "HEIF" not in formats and _is_heif(source):
             _register_heif(name)
-            return open_photo(source, at_least_px)
+            return open_photo(source, at_least_px, most_pixels)
         raise PhotoError(f"{name} is not a photo that can be read", "use JPEG, PNG, WebP, BMP, TIFF or GIF") from None
     except MemoryError as error:
         raise PhotoError(f"{name} is too large for this machine's memory", "make it smaller first") from error
