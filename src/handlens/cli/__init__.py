@@ -14,6 +14,7 @@ from handlens.cli import (
     bench,
     check,
     compare,
+    compare_runs,
     cost,
     demo,
     draw_flowers,
@@ -24,6 +25,7 @@ from handlens.cli import (
     export,
     nets,
     predict,
+    serve,
     train,
 )
 from handlens.errors import HandlensError
@@ -42,11 +44,13 @@ app.command("cost")(cost.cost)
 app.command("compare")(compare.compare)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare-runs")(compare_runs.compare_runs)
 app.command("predict")(predict.predict)
 app.command("explain")(explain.explain)
 app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("check")(check.check)
+app.command("serve")(serve.serve)
 app.command("experiment")(experiment.experiment)
 app.command("demo")(demo.demo)
 app.command("draw-flowers")(draw_flowers.draw_flowers)

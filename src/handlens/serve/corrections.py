@@ -1,0 +1,46 @@
+"""Photos that were answered wrongly, kept by their right class: a folder that the next training takes as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from handlens import files
+from handlens.bundle import strip
+from handlens.serve.limits import RefusedError
+
+LONGEST_PX = 1024  # longer side of a photo that is kept
+
+
+class Corrections:
+    """The folder for them, with a bound on how many there are."""
+
+    def __init__(self, folder: Path, most: int) -> None:
+        files.make_folder(folder)
+        self.folder = folder
+        self.most = most
+        self.count = sum(len(names) for _, _, names in os.walk(folder))
+
+    def save(self, photo: bytes, name: str, classes: Sequence[str]) -> None:
+        """Keep a readable photo as a JPEG without metadata, whole or not at all; twice the same photo is kept once.
+
+        Raises RefusedError for a name that is none of the classes, and when the folder is full.
+        """
+        if name not in classes:
+            raise RefusedError(400, "there is no class of that name", "GET /v1/model lists them")
+        folder = files.safe_name(name)
+        if sum(files.safe_name(other).casefold() == folder.casefold() for other in classes) > 1:
+            raise RefusedError(400, "two classes would have the same folder", "name them differently when training")
+        path = self.folder / folder / f"{hashlib.sha256(photo).hexdigest()}.jpg"
+        if path.exists():
+            return
+        if self.count >= self.most:
+            raise RefusedError(
+                507, f"{self.most:,} corrected photos are kept already", "train with them, and empty the folder"
+            )
+        jpeg = strip(photo, LONGEST_PX)
+        with files.atomic(path) as file:
+            file.write(jpeg)
+        self.count += 1

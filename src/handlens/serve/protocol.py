@@ -1,0 +1,77 @@
+"""HTTP/1.1 as uvicorn speaks it by h11, with a bound on connections and on how slowly a request's headers may come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from typing import Any, cast
+
+import h11
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+
+from handlens.serve.limits import Limits, RefusedError, busy
+
+HEADER_BYTES = 32_768  # of a request's first line and headers together
+
+
+class Protocol(H11Protocol):
+    """One connection."""
+
+    limits = Limits()  # of this process, set before it serves
+    _due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Refused when there are as many as there may be."""
+        super().connection_made(cast(asyncio.Transport, transport))
+        if len(self.connections) > self.limits.connections:
+            self._refuse(busy("too many connections are open"))
+        else:
+            self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Called with each piece that arrives."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called once, at the end."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP gets a sentence, too."""
+        if not self.transport.is_closing():
+            self._refuse(RefusedError(400, "this is no proper HTTP request, or its headers are too long"))
+
+    def _watch(self) -> None:
+        """While a request's headers have not come to their end, the time runs."""
+        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+            self._forget()
+        elif self._due is None and self.timeout_keep_alive_task is None:
+            self._due = self.loop.call_later(self.limits.header_s, self._too_slow)
+
+    def _forget(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def _too_slow(self) -> None:
+        if not self.transport.is_closing():
+            seconds = self.limits.header_s
+            self._refuse(RefusedError(408, f"the request's headers did not arrive within {seconds:g} seconds"))
+
+    def _refuse(self, refused: RefusedError) -> None:
+        """Answer past the application, and close."""
+        body = json.dumps(refused.to_dict()).encode()
+        headers: dict[str, Any] = {
+            "Content-Type": "application/json",
+            "Content-Length": len(body),
+            "Connection": "close",
+            "X-Request-Id": secrets.token_hex(8),
+            **refused.headers,
+        }
+        lines = [f"HTTP/1.1 {refused.status} {STATUS_PHRASES[refused.status].decode()}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.transport.close()

@@ -1,0 +1,141 @@
+"""The process: an address, certificates, uvicorn, and an orderly end."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from handlens import files
+from handlens.errors import HandlensError
+from handlens.serve import lan, logs
+from handlens.serve.app import create
+from handlens.serve.limits import Settings
+from handlens.serve.models import Models
+from handlens.serve.protocol import HEADER_BYTES, Protocol
+
+BACKLOG = 256
+
+
+def run(settings: Settings) -> None:
+    """See `handlens.serve.run`."""
+    host = "0.0.0.0" if settings.lan and settings.host == "127.0.0.1" else settings.host
+    listening = listen(host, settings.port)
+    with listening:
+        port = listening.getsockname()[1]
+        local = lan.addresses() if settings.lan else []
+        if settings.lan and not local:
+            raise HandlensError(
+                "this machine has no address on a local network", "connect it to one, or leave out --lan"
+            )
+        cert, key, authority = settings.tls_cert, settings.tls_key, None
+        if settings.lan and not cert:
+            cert, key, authority = lan.certificate(files.cache_folder() / "lan", local)
+        if cert and key:
+            _check(cert, key)
+        models = Models(settings.bundles, settings.threads)
+        Protocol.limits = settings.limits
+        config = uvicorn.Config(
+            create(settings, models, authority),
+            http=Protocol,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=int(2 * settings.limits.time_s) + 1,
+            ssl_certfile=cert,
+            ssl_keyfile=key,
+        )
+        logs.begin()
+        if threading.current_thread() is threading.main_thread():
+            # uvicorn stops in good order at SIGTERM and then raises it once more, for whoever was there before: nobody.
+            signal.signal(signal.SIGTERM, lambda number, frame: None)
+        _Server(config, lambda: tell(settings, host, port, bool(cert), local)).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at the address, which nobody can connect to yet. Raises HandlensError when it is not to be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        found = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if sys.platform != "win32":  # there it would share the port with whoever has it
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+        except BaseException:
+            found.close()
+            raise
+        return found
+    except socket.gaierror:
+        raise HandlensError(f"{host} is no address of this machine", "try --host 127.0.0.1") from None
+    except (OSError, OverflowError) as error:
+        number = getattr(error, "errno", None)
+        if number == errno.EADDRINUSE:
+            raise HandlensError(
+                f"port {port} of {host} is in use already", f"stop what uses it, or try --port {port + 1}"
+            ) from None
+        if number == errno.EACCES:
+            raise HandlensError(f"port {port} is reserved by the system", "choose one from 1024 on") from None
+        raise HandlensError(f"cannot serve at {host}, port {port}", "try --host 127.0.0.1 --port 8000") from None
+
+
+def _check(cert: Path, key: Path) -> None:
+    """Raise HandlensError unless the files are a certificate and its key."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except (OSError, ValueError):
+        raise HandlensError(
+            f"{cert} and {key} are no certificate and its key",
+            "give PEM files that belong together, without a password",
+        ) from None
+
+
+def tell(settings: Settings, host: str, port: int, tls: bool, local: list[lan.Address]) -> None:
+    """Say on standard output where it is served, and on a local network how a phone gets there."""
+    scheme = "https" if tls else "http"
+    said = []
+    if settings.lan:
+        urls = [f"{scheme}://{f'[{ip}]' if ip.version == 6 else ip}:{port}/" for ip in local]
+        said += [
+            f"On this network: {'  '.join(urls)}",
+            lan.qr(urls[0]),
+            "Everybody on this network can use it"
+            + ("" if settings.api_key else ", also without a key (--api-key-file)."),
+        ]
+        if not settings.tls_cert:
+            said += [
+                "The phone's browser will say that the connection is not private: the certificate was made by this",
+                "machine, and no phone knows it. Either go on all the same (Advanced, Proceed; in Safari Show Details,",
+                f"visit this website): the camera works then. Or trust it for good: open {urls[0]}handlens.crt on the",
+                "phone, install it as a CA certificate in the settings, and on an iPhone switch it on under General,",
+                "About, Certificate Trust Settings. It can vouch for private addresses only, never for other sites.",
+            ]
+    else:
+        shown = f"[{host}]" if ":" in host else host
+        said.append(f"Serving at {scheme}://{shown}:{port}/  (Ctrl-C stops it)")
+    encoding = sys.stdout.encoding or "utf-8"
+    text = "\n".join(said) + "\n"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
