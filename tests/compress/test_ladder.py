@@ -5,6 +5,7 @@ The runtime is played by the float network, with as many wrong answers as each r
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -20,25 +21,35 @@ from handlens.export.job import Source
 from handlens.run import Classifier
 
 
+def ranked(net: Any, images: Any) -> list[tuple[str, float]]:
+    """Every module but the network itself, in its order: those without weights too."""
+    return [(name, 1.0) for name, _ in net.named_modules() if name]
+
+
 class Stage:
     """What the rungs make in place of files, {"what": observer and layers in float}; and how many answers are wrong."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wrong: dict[Any, int] = {}  # by the rung's number, else "else"
         self.made: list[str] = []
+        self.kept: list[tuple[str, ...]] = []
+        self.fails = 0  # the number of the rung of which no file can be made
         from handlens.compress import onnx, qat, repair, sensitivity
 
         monkeypatch.setattr(onnx, "OBSERVERS", ("minmax", "mse"))
         monkeypatch.setattr(onnx, "quantizer", self.quantizer)
         monkeypatch.setattr(repair, "equalise", lambda net: net)
         monkeypatch.setattr(repair, "correct_bias", lambda net, images: net)
-        monkeypatch.setattr(sensitivity, "rank", lambda net, images: [(f"layer{n}", 1.0 / (n + 1)) for n in range(20)])
+        monkeypatch.setattr(sensitivity, "rank", ranked)
         monkeypatch.setattr(qat, "train", lambda net, *more, **options: net)
         monkeypatch.setattr(job, "classifier", self.classifier)
 
     def quantizer(self, net: Any, contract: Any, facts: str, images: np.ndarray, **options: Any) -> Any:
         def quantize(observer: str, keep_float: Collection[str] = ()) -> dict[str, bytes]:
             self.made.append(f"{observer} {len(keep_float)}")
+            self.kept.append(tuple(keep_float))
+            if len(self.made) == self.fails:
+                raise HandlensError("this cannot be expressed")
             return {"what": self.made[-1].encode() * 10}
 
         return quantize
@@ -93,7 +104,10 @@ def test_the_better_observer_goes_on(source: Source, stage: Stage) -> None:
     stage.wrong = {1: 3, 2: 1, 3: 2, "else": 0}
     climbed = climb(source)
     assert stage.made == ["minmax 0", "mse 0", "mse 0", "mse 2"]
-    assert climbed.rung.kept == ("layer0", "layer1") and "2 layers in float" in climbed.rung.name
+    assert climbed.rung.kept == stage.kept[-1] and all(
+        list(source.folded.get_submodule(name).parameters()) for name in climbed.rung.kept
+    )
+    assert "2 layers in float" in climbed.rung.name
 
 
 def test_accuracy_alone_is_not_enough(source: Source, stage: Stage) -> None:
@@ -118,7 +132,7 @@ def test_when_none_is_good_the_best_is_named(source: Source, stage: Stage) -> No
     with pytest.raises(ladder.NoRungError, match="the best, '2 layers in float, minmax', loses") as caught:
         climb(source)
     best = caught.value.best
-    assert best.rung.kept == ("layer0", "layer1") and len(best.rungs) == 8
+    assert best.rung.kept == stage.kept[3] and len(best.rungs) == 8
     assert best.artifact == {"what": b"minmax 2" * 10}
 
 
@@ -151,3 +165,39 @@ def test_calibration_photos_of_other_classes_are_refused(source: Source, tmp_pat
         shutil.copytree(folder, tmp_path / f"other {index}")
     with pytest.raises(HandlensError, match="other 0"):
         ladder.calibration_images(photos.scan(tmp_path), source, 10)
+
+
+def test_four_views_of_each_photo(source: Source, stage: Stage) -> None:
+    images = np.arange(2 * 32 * 48 * 3, dtype=np.uint32).astype(np.uint8).reshape(2, 32, 48, 3)
+    own, mirrored, moved, back = ladder.views(images)
+    assert np.array_equal(own, images) and np.array_equal(mirrored, images[:, :, ::-1])
+    assert np.array_equal(moved[:, 2:, 3:], images[:, :-2, :-3])
+    assert np.array_equal(back[:, :-2, :-3], mirrored[:, 2:, 3:])
+    assert np.array_equal(moved[:, :2, 3:], images[:, 2:0:-1, :-3])  # reflected
+    asked: list[int] = []
+    reference = source.reference
+
+    def infer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(len(images))
+        return reference.infer(images)
+
+    object.__setattr__(source, "reference", dataclasses.replace(reference, infer=infer))
+    stage.wrong = {1: 10**6, 2: 0}
+    try:
+        found = climb(source)
+    finally:
+        object.__setattr__(source, "reference", reference)
+    assert [rung.agreement for rung in found.rungs] == [0, 1]
+    # the network once a view and photo, for all rungs; the stage as often a rung, and one by one for the latency
+    assert sum(count for count in asked if count > 1) == (1 + 2) * 4 * len(source.splits["validation"])
+
+
+def test_a_rung_that_cannot_be_made_is_told_and_left(source: Source, stage: Stage) -> None:
+    stage.wrong, stage.fails = {1: 3, "else": 0}, 2
+    told: list[ladder.Rung] = []
+    found = climb(source, tried=told.append)
+    assert [rung.failed for rung in told] == ["", "this cannot be expressed", ""] and found.rungs == told
+    assert found.rung is told[2]
+    stage.made, stage.fails = [], 1
+    with pytest.raises(HandlensError, match="this cannot be expressed"):  # a net that the target cannot express at all
+        climb(source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def export(
     run: Path = typer.Argument(..., metavar="RUN", help="The folder of a trained run."),
-    to: str = typer.Option("onnx", help="onnx, litert, executorch, openvino or coreml."),
+    to: str = typer.Option("onnx", help="onnx, litert, executorch, openvino, coreml or web."),
     int8: bool = typer.Option(False, "--int8", help="8-bit integers: a quarter of the size; the accuracy is checked."),
     float16: bool = typer.Option(False, "--float16", help="Half the size, nearly the same probabilities."),
     photos: Path | None = typer.Option(
@@ -34,18 +34,23 @@ def export(
     ),
     threads: int = typer.Option(0, min=0, help="Threads of the runtime that checks the file; 0 for all cores."),
     licence: str = typer.Option("", help="What the bundle's card says of the licence."),
+    runtime_files: Path | None = typer.Option(
+        None, help="A folder with onnxruntime-web's files, for --to web.", show_default="its npm package, by npm"
+    ),
     json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
 ) -> None:
     """Turn a trained network into one file for another runtime, and prove on photos that it answers the same.
 
     The file takes uint8 RGB photos, resized already, and gives probabilities; classes and pixel contract are inside.
     The test photos of the run, which chose nothing, are answered by both; if the answers differ, nothing is written.
+    With --to web it is a folder for any web server, whose page classifies in the browser; RUN may be an ONNX bundle.
 
     \b
     Examples:
       handlens export runs/flowers --out flowers.zip
       handlens export runs/flowers --to litert --int8 --out flowers-int8.zip
       handlens export runs/flowers --to openvino --float16 --out flowers-openvino
+      handlens export runs/flowers --to web --int8 --out site
     """
     from handlens import compress
     from handlens.cli import screen
@@ -54,32 +59,71 @@ def export(
     if int8 and float16:
         raise HandlensError("--int8 and --float16 are both given", "choose one of them")
     precision = "int8" if int8 else "float16" if float16 else "float32"
-    target = out or Path(f"{run.resolve().name}-{to}-{precision}.zip")
-    with bars() as progress:
-        made = compress.export(
-            run,
-            to,
-            precision,
-            out=target,
-            photos=photos,
-            max_drop=max_drop / 100,
-            num_calibration=calibration_photos,
-            reduce_range=reduce_range,
-            threads=threads,
-            licence=licence,
-            tried=tell,
-            progress=progress,
-        )
+
+    def made_at(target: Path, to: str) -> Exported:
+        with bars() as progress:
+            return compress.export(
+                run,
+                to,
+                precision,
+                out=target,
+                photos=photos,
+                max_drop=max_drop / 100,
+                num_calibration=calibration_photos,
+                reduce_range=reduce_range,
+                threads=threads,
+                licence=licence,
+                tried=tell,
+                progress=progress,
+            )
+
+    if to == "web":
+        export_site(run, out or Path(f"{run.resolve().name}-site"), made_at, runtime_files, json)
+        return
+    made = made_at(out or Path(f"{run.resolve().name}-{to}-{precision}.zip"), to)
     if json:
         screen.print_json(made.to_dict())
         return
     show(made)
 
 
+def export_site(
+    source: Path, out: Path, made_at: Callable[[Path, str], Exported], runtime_files: Path | None, as_json: bool
+) -> None:
+    """The site of a run, by way of an ONNX bundle that passes the gate, or of such a bundle itself."""
+    import tempfile
+
+    from handlens import bundle
+    from handlens.cli import screen
+    from handlens.export import job, web
+
+    job.check_out(out)
+    runtime = web.runtime_files(runtime_files)  # first: it takes a connection, what comes next takes minutes
+    if bundle.is_bundle(source):
+        site = web.write(out, bundle.read(source), source.name.removesuffix(".zip"), runtime)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            made = made_at(Path(temporary, "bundle"), "onnx")
+        if not as_json:
+            show(made, of_a_site=True)
+        site = web.write(out, made.bundle, source.resolve().name, runtime)
+    if as_json:
+        screen.print_json(site.to_dict())
+        return
+    mb = {part: f"{size / 1e6:.2f} MB" for part, size in site.size_bytes.items()}
+    screen.say(f"{out}: page {mb['page']}, model {mb['model']}, onnxruntime-web {mb['runtime']}")
+    screen.say(
+        f"\nnext    python -m http.server --bind 127.0.0.1 --directory {out}\n        open http://127.0.0.1:8000/"
+    )
+
+
 def tell(rung: Rung) -> None:
     """A line for a rung of the ladder, when it has been tried."""
     from handlens.cli import screen
 
+    if rung.failed:
+        screen.note(f"{rung.name}: {rung.failed}")
+        return
     screen.note(
         f"{rung.name}: validation top-1 {rung.top1:.1%} ({-100 * rung.drop:+.1f} points), agreement "
         f"{rung.agreement:.1%}, {rung.size_bytes / 1e6:.2f} MB, {rung.latency_ms:.2f} ms"
@@ -107,14 +151,16 @@ def bars() -> Iterator[Progress]:
         yield progress
 
 
-def show(made: Exported) -> None:
-    """The figures of an export as a table, and where the bundle is."""
+def show(made: Exported, of_a_site: bool = False) -> None:
+    """The figures of an export as a table, and where the bundle is unless it is only a site's."""
     from handlens.cli import screen
 
     card = made.bundle.card
     if "ladder" in card:
         rows = [
-            (
+            (rung["name"], "failed", "", "", "", "")
+            if rung["failed"]
+            else (
                 rung["name"],
                 f"{rung['top1']:.1%}",
                 f"{-100 * rung['drop']:+.1f}",
@@ -141,6 +187,8 @@ def show(made: Exported) -> None:
             f"same answer on {card['parity']['agreement']:.1%}; probabilities differ by "
             f"{card['parity']['greatest_difference']:.1e} at most; {latency['median_ms']:.2f} ms a photo here"
         )
+    if of_a_site:
+        return
     share = card["size_bytes"] / card["weights_float32_bytes"]
     screen.say(f"{made.path}: {card['size_bytes'] / 1e6:.2f} MB, {share:.0%} of the float32 weights")
     screen.say(f"\nnext    handlens check {made.path}\n        handlens predict {made.path} PHOTO")

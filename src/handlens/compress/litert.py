@@ -10,6 +10,7 @@ import numpy as np
 
 from handlens import export
 from handlens.compress import observe
+from handlens.compress.calls import inside
 from handlens.compress.observe import Observer, Quantize, Ranges
 from handlens.errors import missing_extra
 from handlens.export.converting import converting
@@ -108,7 +109,10 @@ def _recipe(model: bytes, keep_float: Collection[str]) -> list[dict[str, Any]]:
     lines = [
         {"regex": ".*", "operation": op, "algorithm_key": "min_max_uniform_quantize", "op_config": _INT8} for op in OPS
     ]
-    kept = [_PIXELS, *(re.escape(name) for name in _tensors(model) if _module(name) in keep_float)]
+    kept = [
+        _PIXELS,
+        *(re.escape(name) for name in _tensors(model) if any(inside(_module(name), module) for module in keep_float)),
+    ]
     lines += [
         {"regex": f"^(?:{'|'.join(kept)});?$", "operation": op, "algorithm_key": "no_quantize", "op_config": {}}
         for op in OPS

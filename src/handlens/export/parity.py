@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,10 +128,12 @@ def compare(
     photos: Photos,
     progress: Callable[[int, int], None] | None = None,
     batch_size: int = 32,
+    views: Callable[[np.ndarray], Sequence[np.ndarray]] = lambda images: [images],
 ) -> Parity:
     """Ask both about each photo, each through its own pixel contract.
 
-    `photos` are labelled in the reference's classes. Raises HandlensError when the two do not name the same classes.
+    `photos` are labelled in the reference's classes. With `views`, which makes several batches of uint8 (B, H, W, 3)
+    from one, each photo counts once a view. Raises HandlensError when the two do not name the same classes.
     """
     if set(exported.classes) != set(reference.classes):
         raise HandlensError(
@@ -140,19 +142,27 @@ def compare(
             "export it again",
         )
     order = [exported.classes.index(name) for name in reference.classes]
-    expected, got, labels = [], [], []
+    expected: list[np.ndarray] = []
+    got: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    paths: list[str] = []
+    done = 0
     same_pixels = exported.preprocess == reference.preprocess
     theirs = photos_room.batches(photos, exported.preprocess, batch_size) if not same_pixels else None
     for images, batch_labels in photos_room.batches(photos, reference.preprocess, batch_size):
-        expected.append(reference.predict_batch(images))
-        got.append(exported.predict_batch(next(theirs)[0] if theirs else images)[:, order])
-        labels.append(batch_labels)
+        own = views(images)
+        other = views(next(theirs)[0]) if theirs else own
+        expected += [reference.predict_batch(view) for view in own]
+        got += [exported.predict_batch(view)[:, order] for view in other]
+        labels += [batch_labels] * len(own)
+        paths += photos.paths[done : done + len(images)] * len(own)
+        done += len(images)
         if progress:
-            progress(sum(map(len, labels)), len(photos))
+            progress(done, len(photos))
     return Parity(
         precision=exported.precision,
         classes=reference.classes,
-        paths=photos.paths,
+        paths=tuple(paths),
         labels=np.concatenate(labels),
         expected=np.concatenate(expected),
         got=np.concatenate(got),
