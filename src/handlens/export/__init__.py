@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from handlens.errors import HandlensError
-from handlens.export.fold import fold_batch_norm
 from handlens.nets import Net
+from handlens.nets.fold import fold_batch_norm
 from handlens.preprocess import Preprocess
 
 __all__ = ["TARGETS", "check_target", "convert", "fold_batch_norm", "runtime"]
@@ -21,7 +21,7 @@ TARGETS = ("onnx", "litert", "executorch", "openvino", "coreml")
 def check_target(to: str) -> None:
     """Raise HandlensError for a name that is no target."""
     if to not in TARGETS:
-        raise HandlensError(f"there is no target {to!r}", f"it is one of {', '.join(TARGETS)}")
+        raise HandlensError(f"there is no target {to!r}", f"it is one of {', '.join(TARGETS)} or web")
 
 
 def convert(net: Net, preprocess: Preprocess, to: str, facts: str = "{}", float16: bool = False) -> dict[str, bytes]:

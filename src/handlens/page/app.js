@@ -1,0 +1,301 @@
+// The page: photos come in by file, drop, paste and camera; answers go to the screen, the table and the status line.
+
+import { Alone, Service, Trouble, frame } from "./engines.js";
+import { STRINGS, firstLanguage, say } from "./strings.js";
+
+const $ = (id) => document.getElementById(id);
+const engine = document.querySelector("meta[name=handlens-engine]").content === "browser" ? new Alone() : new Service();
+const visit = []; // {name, file, url, answer, trouble, right}
+let facts = null;
+let language = firstLanguage();
+let shown = null; // the visit's photo whose answer is on the screen
+let status = () => t("loading");
+
+const t = (key, values) => say(language, key, values);
+const percent = (share) => share.toLocaleString(language, { style: "percent", maximumFractionDigits: share < 0.1 ? 1 : 0 });
+const why = (trouble) => (trouble instanceof Trouble ? trouble.told || t(trouble.key, trouble.values) : String(trouble));
+
+/** Say a sentence on the status line, where screen readers hear it, in whatever language is chosen later too. */
+function tell(sentence) {
+  status = sentence;
+  $("said").textContent = sentence();
+}
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+// ---- language --------------------------------------------------------------------------------------------------
+function translate() {
+  document.documentElement.lang = language;
+  for (const element of document.querySelectorAll("[data-text]")) element.textContent = t(element.dataset.text);
+  for (const element of document.querySelectorAll("[data-label]")) element.ariaLabel = t(element.dataset.label);
+  const other = language === "en" ? "zh" : "en";
+  Object.assign($("language"), { textContent: STRINGS[other].language, lang: other });
+  $("said").textContent = status();
+  if (facts) describe();
+  if (shown) show(shown);
+  $("rows").replaceChildren(...visit.map(row).reverse());
+}
+
+$("language").onclick = () => {
+  language = language === "en" ? "zh" : "en";
+  try {
+    localStorage.setItem("handlens-language", language);
+  } catch {
+    // storage may be forbidden
+  }
+  translate();
+};
+
+// ---- answers ---------------------------------------------------------------------------------------------------
+function bars(list, { guesses, unknown }) {
+  list.classList.toggle("unknown", unknown);
+  list.replaceChildren(
+    ...guesses.map(({ name, probability }) => {
+      const fill = make("i");
+      fill.style.width = `${100 * probability}%`;
+      const bar = make("span", { className: "bar", ariaHidden: "true" }, fill);
+      return make("li", {}, make("span", { textContent: name }), make("span", { className: "share", textContent: percent(probability) }), bar);
+    }),
+  );
+}
+
+function show(entry) {
+  shown = entry;
+  $("answer").hidden = false;
+  if ($("photo").src !== entry.url) $("photo").src = entry.url;
+  $("photo").alt = entry.name;
+  const { answer } = entry;
+  $("verdict").textContent = answer.unknown ? t("unknown") : answer.guesses[0].name;
+  bars($("guesses"), answer);
+  const took = t("took", { name: entry.name, ms: Math.round(answer.ms) });
+  $("took").textContent = answer.unknown ? `${t("unknownHint")} ${took}` : took;
+}
+
+function sentenceOf({ name, answer }) {
+  const [best] = answer.guesses;
+  return answer.unknown ? t("saidUnknown", { name }) : t("said", { name, answer: best.name, share: percent(best.probability) });
+}
+
+let queue = Promise.resolve();
+
+/** Answer a photo after those before it. */
+function add(file, name = file.name) {
+  const entry = { name, file, url: URL.createObjectURL(file), answer: null, trouble: null, right: "" };
+  queue = queue.then(async () => {
+    tell(() => t("working", { name }));
+    try {
+      entry.answer = await engine.predict(file);
+      show(entry);
+      tell(() => sentenceOf(entry));
+    } catch (trouble) {
+      entry.trouble = trouble;
+      tell(() => t("wrong", { name, why: why(trouble) }));
+      if (trouble.status === 401) $("key-form").hidden = false;
+    }
+    visit.push(entry);
+    $("visit").hidden = false;
+    $("rows").prepend(row(entry));
+  });
+}
+
+// ---- the visit's table -----------------------------------------------------------------------------------------
+function row(entry) {
+  const { name, url, answer } = entry;
+  const thumbnail = make("img", { src: url, alt: "", loading: "lazy" });
+  thumbnail.onerror = () => thumbnail.remove(); // a format that only the service reads
+  const title = make("th", { scope: "row" }, thumbnail, name);
+  if (!answer) return make("tr", {}, title, make("td", { colSpan: 3, textContent: why(entry.trouble) }));
+  const [best] = answer.guesses;
+  const right = make("select", { ariaLabel: t("rightOf", { name }) }, make("option", { value: "", textContent: t("asAnswered") }));
+  right.append(...facts.classes.map((known) => make("option", { value: known, textContent: known })));
+  right.value = entry.right;
+  right.onchange = () => mark(entry, right.value);
+  return make(
+    "tr",
+    {},
+    title,
+    make("td", { textContent: answer.unknown ? t("unknown") : best.name }),
+    make("td", { className: "share", textContent: percent(best.probability) }),
+    make("td", {}, right),
+  );
+}
+
+async function mark(entry, right) {
+  entry.right = right;
+  if (!right) return;
+  const { name, file } = entry;
+  try {
+    if (await engine.save(file, right)) return tell(() => t("savedService", { name, right }));
+    download(file, `${right}--${name}`);
+    tell(() => t("savedHere", { name, right }));
+  } catch (trouble) {
+    download(file, `${right}--${name}`);
+    tell(() => t("notSaved", { why: why(trouble) }));
+  }
+}
+
+function download(blob, name) {
+  const types = { "image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp" };
+  const ending = /\.\w{2,5}$/.test(name) ? "" : (types[blob.type] ?? "");
+  const link = make("a", { href: URL.createObjectURL(blob), download: name.replace(/[\\/:*?"<>|\x00-\x1f]/g, "_") + ending });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+/** The table as CSV: quoted, and nothing in it taken for a formula by a spreadsheet. */
+export function csv(entries, { name, version }) {
+  const cell = (value) => `"${String(value ?? "").replace(/^(?=[=+\-@\t\r])/, "'").replaceAll('"', '""')}"`;
+  const head = ["photo", "answer", "probability", "unknown", "score", "right_class", "ms", "model", "version", "error"];
+  const lines = entries.map(({ name: photo, answer, trouble, right }) => {
+    const best = answer?.guesses[0];
+    const figures = [best?.name, best?.probability.toFixed(6), answer && Number(answer.unknown), answer?.score?.toFixed(6)];
+    return [photo, ...figures, right, answer?.ms.toFixed(1), name, version, trouble && why(trouble)];
+  });
+  return [head, ...lines].map((cells) => `${cells.map(cell).join(",")}\r\n`).join("");
+}
+
+$("csv").onclick = () => download(new Blob(["\ufeff", csv(visit, facts)], { type: "text/csv" }), "handlens.csv");
+
+// ---- photos in -------------------------------------------------------------------------------------------------
+$("files").onchange = ({ target }) => {
+  for (const file of target.files) add(file);
+  target.value = ""; // the same file may be chosen again
+};
+
+addEventListener("paste", ({ clipboardData }) => {
+  const files = [...clipboardData.files];
+  for (const file of files) add(file, files.length === 1 && /^image\.\w+$/.test(file.name) ? t("pasted") : file.name);
+  if (!files.length && !["INPUT", "TEXTAREA"].includes(document.activeElement?.tagName)) tell(() => t("noPhoto"));
+});
+
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("over");
+});
+addEventListener("dragleave", ({ relatedTarget }) => {
+  if (!relatedTarget) document.body.classList.remove("over");
+});
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("over");
+  const files = [...event.dataTransfer.files];
+  for (const file of files) add(file);
+  if (!files.length) tell(() => t("noPhoto"));
+});
+
+$("key-form").onsubmit = (event) => {
+  event.preventDefault();
+  engine.useKey($("key").value.trim());
+  $("key-form").hidden = true;
+  if (!facts) begin();
+};
+
+// ---- the camera ------------------------------------------------------------------------------------------------
+const video = $("video");
+let stream = null;
+let taken = 0;
+
+$("camera").onclick = async () => {
+  if (!navigator.mediaDevices) return tell(() => t("cameraInsecure"));
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: { ideal: "environment" } } });
+  } catch (error) {
+    const keys = { NotAllowedError: "cameraDenied", NotFoundError: "noCamera", NotReadableError: "cameraBusy" };
+    return tell(() => t(keys[error.name] ?? "noCamera"));
+  }
+  video.srcObject = stream;
+  await video.play().catch(() => {});
+  $("live").hidden = false;
+  $("camera").hidden = true;
+  $("keep").focus();
+  watch(stream);
+};
+
+/** Guess what the camera sees, no more often than the engine wants and for at most half of the time. */
+async function watch(own) {
+  let said = "";
+  let saidAt = 0;
+  while (stream === own && own.active) {
+    const begun = performance.now();
+    if (!document.hidden && video.videoWidth) {
+      try {
+        const answer = await engine.look(video);
+        if (stream !== own) break;
+        bars($("live-guesses"), answer);
+        const best = answer.unknown ? t("unknown") : answer.guesses[0].name;
+        if (best !== said && begun - saidAt > 2000) { // often enough for who listens
+          [said, saidAt] = [best, begun];
+          tell(() => best);
+        }
+      } catch (trouble) {
+        tell(() => why(trouble));
+      }
+    }
+    const spent = performance.now() - begun;
+    await new Promise((resolve) => setTimeout(resolve, Math.max(spent, engine.everyMs - spent)));
+  }
+}
+
+$("keep").onclick = async () => {
+  const photo = await frame(video);
+  if (photo) add(photo, t("taken", { number: ++taken }));
+};
+
+$("stop").onclick = () => {
+  for (const track of stream?.getTracks() ?? []) track.stop();
+  stream = null;
+  video.srcObject = null;
+  $("live").hidden = true;
+  $("camera").hidden = false;
+  $("camera").focus();
+};
+
+// ---- the beginning ---------------------------------------------------------------------------------------------
+function describe() {
+  document.title = `${facts.name} · handlens`;
+  $("title").textContent = facts.name;
+  const names = facts.classes.length > 12 ? [...facts.classes.slice(0, 12), "…"] : facts.classes;
+  $("about").textContent = `${facts.net} ${facts.precision} ${facts.version} · ${facts.classes.length}: ${names.join(", ")}`;
+  $("where").textContent = engine.alone ? t("onThisDevice", { engine: facts.engine }) : t("onService", { host: location.host });
+}
+
+let total = 0;
+
+async function begin() {
+  try {
+    facts = await engine.load((done, all) => {
+      total = Math.max(total, all);
+      const mb = (bytes) => (bytes / 1e6).toFixed(1);
+      if (!facts) tell(() => t("loadingBytes", { done: mb(done), total: mb(total) }));
+    });
+  } catch (trouble) {
+    if (trouble.status === 401) $("key-form").hidden = false;
+    $("trouble").hidden = false;
+    $("trouble").textContent = why(trouble);
+    return tell(() => "");
+  }
+  $("trouble").hidden = true;
+  describe();
+  tell(() => t("ready"));
+  release();
+  if (engine.alone && "serviceWorker" in navigator) {
+    try {
+      await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
+      await navigator.serviceWorker.ready;
+      Object.assign($("offline").dataset, { text: "offline" });
+      $("offline").textContent = t("offline");
+    } catch {
+      // not a secure context, or storage is forbidden: it works while there is a connection
+    }
+  }
+}
+
+let release;
+queue = new Promise((resolve) => (release = resolve)); // photos that come before the network wait for it
+
+translate();
+begin();
