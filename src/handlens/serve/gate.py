@@ -143,11 +143,14 @@ class _Answer:
             added = [*self._added, (b"connection", b"close")] if self._unread else self._added
             message = {**message, "headers": [*message["headers"], *added]}
         elif not message.get("more_body", False):
+            self._ended = True
             if self._unread:
                 await self._send({**message, "more_body": True})
-                await self._linger()
-                message = {"type": "http.response.body", "body": b""}
-            self._ended = True
+                try:
+                    await self._linger()
+                finally:  # also when the whole request has run out of time
+                    await self._send({"type": "http.response.body", "body": b""})
+                return
         await self._send(message)
 
     async def _linger(self) -> None:

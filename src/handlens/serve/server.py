@@ -26,10 +26,20 @@ BACKLOG = 256
 
 def run(settings: Settings) -> None:
     """See `handlens.serve.run`."""
+    server, listening = make(settings)
+    with listening:
+        logs.begin()
+        if threading.current_thread() is threading.main_thread():
+            # uvicorn stops in good order at SIGTERM and then raises it once more, for whoever was there before: nobody.
+            signal.signal(signal.SIGTERM, lambda number, frame: None)
+        server.run(sockets=[listening])
+
+
+def make(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
+    """All that is needed to serve, with the address taken and the bundles loaded. Raises what `run` does."""
     host = "0.0.0.0" if settings.lan and settings.host == "127.0.0.1" else settings.host
     listening = listen(host, settings.port)
-    with listening:
-        port = listening.getsockname()[1]
+    try:
         local = lan.addresses() if settings.lan else []
         if settings.lan and not local:
             raise HandlensError(
@@ -56,11 +66,11 @@ def run(settings: Settings) -> None:
             ssl_certfile=cert,
             ssl_keyfile=key,
         )
-        logs.begin()
-        if threading.current_thread() is threading.main_thread():
-            # uvicorn stops in good order at SIGTERM and then raises it once more, for whoever was there before: nobody.
-            signal.signal(signal.SIGTERM, lambda number, frame: None)
-        _Server(config, lambda: tell(settings, host, port, bool(cert), local)).run(sockets=[listening])
+    except BaseException:
+        listening.close()
+        raise
+    port = listening.getsockname()[1]
+    return _Server(config, lambda: tell(settings, host, port, bool(cert), local)), listening
 
 
 class _Server(uvicorn.Server):
@@ -78,8 +88,10 @@ class _Server(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """A socket at the address, which nobody can connect to yet. Raises HandlensError when it is not to be had."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        found = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind, protocol)  # with its protocol named, else asyncio sets no TCP_NODELAY
         try:
             if sys.platform != "win32":  # there it would share the port with whoever has it
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,0 +1,109 @@
+"""`handlens serve` on the command line: what it is told, and what it refuses."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from handlens import bundle, cli
+from handlens import serve as serve_room
+from handlens.cli.serve import names
+from handlens.errors import HandlensError
+from handlens.serve import Settings
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def handlens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["handlens", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0), capsys.readouterr().err
+
+    return call
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """In place of serving: what would be served."""
+    found: list[Settings] = []
+    monkeypatch.setattr(serve_room, "run", found.append)
+    return found
+
+
+def test_the_options_arrive(handlens: Run, told: list[Settings], tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("a-key-of-many-letters\n")
+    code, err = handlens(
+        "serve", "a.zip", "--bundle", "other=b.zip", "--host", "::1", "--port", 9000, "--threads", 2, "--keep", "kept",
+        "--api-key-file", tmp_path / "key", "--max-body-mb", 2, "--max-megapixels", 1.5, "--max-files", 4,
+        "--timeout-s", 3, "--queue", 8, "--wait-ms", 1,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    (settings,) = told
+    assert settings.bundles == {"a": Path("a.zip"), "other": Path("b.zip")}
+    assert (settings.host, settings.port, settings.threads, settings.keep) == ("::1", 9000, 2, Path("kept"))
+    assert settings.api_key == "a-key-of-many-letters"
+    limits = settings.limits
+    assert (limits.body_bytes, limits.pixels, limits.files, limits.photos) == (2_000_000, 1_500_000, 4, 8)
+    assert (limits.time_s, limits.wait_s) == (3, 0.001)
+
+
+def test_loopback_without_a_key_by_default(
+    handlens: Run, told: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlens("serve", "a.zip")
+    assert (told[0].host, told[0].lan, told[0].api_key, told[0].keep) == ("127.0.0.1", False, "", None)
+    monkeypatch.setenv("HANDLENS_API_KEY", "a-key-of-many-letters")
+    handlens("serve", "a.zip")
+    assert told[1].api_key == "a-key-of-many-letters"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["serve"], "no bundle was named"),
+        (["serve", "a.zip", "b/a.zip"], "two bundles are named a"),
+        (["serve", "--bundle", "a.zip"], "is no NAME=PATH"),
+        (["serve", "--bundle", "a b=a.zip"], "cannot be a model's name"),
+        (["serve", "a.zip", "--api-key-file", "none"], "the API key in none cannot be read"),
+        (["serve", "a.zip", "--tls-cert", "c.pem"], "a certificate and its key are needed together"),
+        (["serve", "none.zip", "--port", "0"], "none.zip does not exist"),
+        (["serve", "a.zip", "--max-files", "100"], "raise --queue or lower --max-files"),
+    ],
+)
+def test_one_sentence(
+    handlens: Run, arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, err = handlens(*arguments)
+    assert code == 2
+    assert sentence in err and err.count("\n") == 1
+
+
+def test_a_bundle_that_fails_its_golden_photos(handlens: Run, tiny: ModuleType, tmp_path: Path) -> None:
+    swapped = tuple(
+        bundle.Golden(photo=tiny.golden(index).photo, probabilities=tiny.golden(1 - index).probabilities)
+        for index in range(2)
+    )
+    bundle.write(tmp_path / "b.zip", tiny.bundle(golden=swapped))
+    code, err = handlens("serve", tmp_path / "b.zip", "--port", 0, "--threads", 1)
+    assert code == 2
+    assert "2 of its 2 golden photos" in err and "golden/0.jpg" in err and "golden/1.jpg" in err
+
+
+def test_a_missing_part_is_named(handlens: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "segno", None)
+    code, err = handlens("serve", "a.zip")
+    assert (code, "pip install 'handlens[serve]'" in err) == (2, True)
+
+
+def test_names_of_folders_and_zips() -> None:
+    assert names(["x/flowers-v1.2", "y/b.zip"], []) == {"flowers-v1.2": Path("x/flowers-v1.2"), "b": Path("y/b.zip")}
+    with pytest.raises(HandlensError):
+        names(["花.zip"], [])

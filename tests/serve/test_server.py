@@ -1,0 +1,256 @@
+"""The process: its address, its certificates, its end, its logs."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import ipaddress
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from handlens.errors import HandlensError
+from handlens.serve import Limits, Settings, lan, logs, server
+
+HANDLENS = [sys.executable, "-m", "handlens"]
+
+
+@pytest.fixture
+def process(tiny_bundle: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """`handlens serve` as people start it, and its port."""
+    with (tmp_path / "log").open("w") as log:
+        made = subprocess.Popen(
+            [*HANDLENS, "serve", tiny_bundle, "--port", "0", "--threads", "1"],
+            stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
+    try:
+        line = made.stdout.readline() if made.stdout else ""
+        found = re.fullmatch(r"Serving at http://127\.0\.0\.1:(\d+)/  \(Ctrl-C stops it\)\n", line)
+        assert found, (line, (tmp_path / "log").read_text())
+        yield made, int(found[1])
+    finally:
+        made.kill()
+        made.communicate()
+
+
+def test_it_stops_in_good_order(process: tuple[subprocess.Popen[str], int], tiny: ModuleType, tmp_path: Path) -> None:
+    made, port = process
+    photo = tiny.photo(1)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as half:
+        head = (
+            f"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: {len(photo)}\r\n\r\n"
+        )
+        half.sendall(head.encode() + photo[:100])
+        time.sleep(0.2)
+        made.send_signal(signal.SIGTERM)
+        time.sleep(0.4)
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        half.sendall(photo[100:])
+        said = b""
+        while data := half.recv(65536):
+            said += data
+    assert said.startswith(b"HTTP/1.1 200")
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["answers"][0]["guesses"][0]["name"] == "花朵"
+    assert made.wait(20) == 0
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    request = next(line for line in lines if line["message"] == "request")
+    assert request["status"] == 200 and request["photos"] == 1 and request["bytes"] == len(photo)
+    assert request["id"] in said.decode()
+    assert request["ms"] > 0 and request["time"].endswith("Z")
+
+
+def test_torch_is_not_loaded_for_other_runtimes(tiny_bundle: Path) -> None:
+    script = """if True:
+        import sys
+        from handlens.serve import Settings, server
+        from pathlib import Path
+        made, listening = server.make(Settings(bundles={"b": Path(sys.argv[1])}, port=0, threads=1))
+        listening.close()
+        loaded = {name.partition(".")[0] for name in sys.modules}
+        print(sorted(loaded & {"torch", "matplotlib", "sklearn", "onnxruntime"}))
+    """
+    done = subprocess.run([sys.executable, "-c", script, tiny_bundle], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "['onnxruntime']", done.stderr
+
+
+def test_a_port_in_use(tiny_bundle: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(HandlensError, match=f"port {port} of 127.0.0.1 is in use already; .*--port {port + 1}"):
+            server.listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.7"])
+def test_an_address_of_another_machine(host: str) -> None:
+    with pytest.raises(HandlensError, match=r"--host 127\.0\.0\.1"):
+        server.listen(host, 0)
+
+
+def test_answers_come_without_nagles_delay() -> None:
+    with server.listen("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP  # what asyncio sets TCP_NODELAY by
+
+
+def test_files_that_are_no_certificate(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "cert").write_text("hello")
+    settings = Settings(bundles={"b": tiny_bundle}, port=0, tls_cert=tmp_path / "cert", tls_key=tmp_path / "none")
+    with pytest.raises(HandlensError, match="are no certificate and its key"):
+        server.make(settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bundles": {}}, "no bundle"),
+        ({"tls_cert": Path("a")}, "needed together"),
+        ({"api_key": "short"}, "16 or more"),
+    ],
+)
+def test_settings_that_cannot_be(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(HandlensError, match=message):
+        Settings(**{"bundles": {"b": Path("b")}, **given})
+
+
+@pytest.mark.parametrize(
+    "given", [{"files": 0}, {"files": 17, "photos": 16}, {"body_bytes": 300_000_000}, {"wait_s": -1}, {"time_s": 0}]
+)
+def test_limits_that_cannot_be(given: dict[str, Any]) -> None:
+    with pytest.raises(HandlensError):
+        Limits(**given)
+
+
+# ---- phones ----------------------------------------------------------------------------------------------------------
+LOCAL = [ipaddress.ip_address("192.168.1.20"), ipaddress.ip_address("fd00::7")]
+
+
+def greet(cert: Path, key: Path, authority: Path, name: str) -> str:
+    """The service's certificate looked at by a client that trusts the authority; "" when it is content."""
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(cert, key)
+    theirs = ssl.create_default_context(cafile=str(authority))
+    theirs.verify_flags |= ssl.VERIFY_X509_STRICT
+    here, there = ssl.MemoryBIO(), ssl.MemoryBIO()
+    service = ours.wrap_bio(there, here, server_side=True)
+    client = theirs.wrap_bio(here, there, server_hostname=name)
+    for _ in range(4):
+        for side in (client, service):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError as error:
+                return error.verify_message
+    return ""
+
+
+def test_a_phone_that_trusts_the_authority_trusts_the_machine(tmp_path: Path) -> None:
+    made = lan.certificate(tmp_path / "lan", LOCAL)
+    for name in ("192.168.1.20", "fd00::7", "127.0.0.1", "localhost"):
+        assert greet(made.cert, made.key, made.authority, name) == "", name
+    assert "mismatch" in greet(made.cert, made.key, made.authority, "192.168.1.21")
+    assert {path.name: path.stat().st_mode & 0o077 for path in made.cert.parent.glob("*.key")} == {
+        "machine.key": 0,
+        "authority.key": 0,
+    }
+    machine = x509.load_pem_x509_certificate(made.cert.read_bytes())
+    assert machine.not_valid_after_utc - machine.not_valid_before_utc <= datetime.timedelta(days=398)
+
+
+def test_the_authority_can_vouch_for_no_other_site(tmp_path: Path) -> None:
+    made = lan.certificate(tmp_path, LOCAL)
+    issuer = x509.load_pem_x509_certificate(made.authority.read_bytes())
+    issuer_key = serialization.load_pem_private_key((tmp_path / "authority.key").read_bytes(), None)
+    assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
+    for address in ("8.8.8.8", "2606:4700::1"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        forged = lan._machine(key, issuer, issuer_key, [ipaddress.ip_address(address)])
+        (tmp_path / "forged.pem").write_bytes(forged.public_bytes(serialization.Encoding.PEM))
+        lan._write_key(tmp_path / "forged.key", key)
+        refused = greet(tmp_path / "forged.pem", tmp_path / "forged.key", made.authority, address)
+        assert refused == "permitted subtree violation"
+
+
+def test_certificates_are_kept_and_renewed_when_the_address_changes(tmp_path: Path) -> None:
+    first = lan.certificate(tmp_path, LOCAL)
+    cert, authority = first.cert.read_bytes(), first.authority.read_bytes()
+    assert lan.certificate(tmp_path, LOCAL[::-1]).cert.read_bytes() == cert
+    moved = lan.certificate(tmp_path, LOCAL[:1])
+    assert moved.cert.read_bytes() != cert
+    assert moved.authority.read_bytes() == authority  # what the phone trusts stays
+    (tmp_path / "machine.pem").write_text("damaged")
+    with pytest.raises(HandlensError, match="remove that folder"):
+        lan.certificate(tmp_path, LOCAL)
+
+
+def test_on_the_local_network(
+    listening: Callable[..., Any], tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lan, "addresses", lambda: [ipaddress.ip_address("127.0.0.2")])
+    with listening(lan=True) as port:
+        authority = Path(os.environ["HANDLENS_CACHE"]) / "lan" / "authority.crt"
+        trusting = ssl.create_default_context(cafile=str(authority))
+        url = f"https://127.0.0.1:{port}"
+        with urllib.request.urlopen(f"{url}/handlens.crt", context=trusting) as found:
+            assert found.headers["content-type"] == "application/x-x509-ca-cert"
+            assert found.read() == authority.read_bytes()
+        asked = urllib.request.Request(f"{url}/v1/predict", tiny.photo(0), {"Content-Type": "image/png"})
+        with urllib.request.urlopen(asked, context=trusting) as found:
+            assert json.load(found)["answers"][0]["guesses"][0]["name"] == "blue sky"
+        with pytest.raises(OSError):
+            urllib.request.urlopen(f"{url}/healthz")  # who does not trust the authority
+
+
+def test_what_a_person_with_a_phone_is_told(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.tell(Settings(bundles={"b": tiny_bundle}, lan=True), "0.0.0.0", 8000, True, LOCAL)
+    said = capsys.readouterr().out
+    assert "https://192.168.1.20:8000/  https://[fd00::7]:8000/" in said
+    assert "▄" in said and "█" in said
+    for words in ("Everybody on this network", "/handlens.crt", "Certificate Trust Settings"):
+        assert words in said
+
+
+def test_without_a_network(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lan, "addresses", list)
+    with pytest.raises(HandlensError, match="no address on a local network"):
+        server.make(Settings(bundles={"b": tiny_bundle}, lan=True, port=0))
+
+
+def test_this_machines_addresses_are_private() -> None:
+    assert all(address.is_private and not address.is_loopback for address in lan.addresses())
+
+
+# ---- logs ------------------------------------------------------------------------------------------------------------
+def test_a_log_line_is_one_json_object() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.JsonLines())
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        logger.exception("it %s", "failed", extra={"id": "a\nb", "photos": 2})
+    assert stream.getvalue().count("\n") == 1
+    line = json.loads(stream.getvalue())
+    assert (line["level"], line["message"], line["id"], line["photos"]) == ("error", "it failed", "a\nb", 2)
+    assert "ValueError: two\nlines" in line["traceback"]
