@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from handlens.compress.calls import Calls
 from handlens.compress.fake import Rounded, ranges_of, round_activation, round_weight
 from handlens.errors import HandlensError
-from handlens.export.fold import fold_batch_norm, pairs
+from handlens.nets.fold import fold_batch_norm, pairs
 from handlens.nets import Net
 
 Build = Callable[..., Net]

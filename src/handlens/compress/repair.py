@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from handlens.compress.calls import Calls, inside, tensors_in
 from handlens.compress.fake import LINEAR, round_weight
-from handlens.export.fold import SQUARE_PX
+from handlens.nets.fold import SQUARE_PX
 from handlens.nets import Net
 
 _PASSES = frozenset(("relu", "relu_", "pad", "max_pool2d", "dropout"))  # scaling channels before or after is the same

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from handlens.nets import Net
+from handlens.nets.fold import fold_batch_norm
 from handlens.nets.pixels import FromPixels
 from handlens.preprocess import Preprocess
 from handlens.run.artifact import Infer
@@ -17,6 +18,7 @@ from handlens.run.artifact import Infer
 def predictor(net: Net, preprocess: Preprocess, device: str = "", threads: int = 0) -> Infer:
     """uint8 RGB (B, H, W, 3) -> (probabilities, logits), float32 (B, K), in evaluation mode and float32.
 
+    Batch norm is folded into the convolutions, which makes MobileNetV2 half as fast again on a CPU.
     `device` is one of torch's names; by default the accelerator torch finds, else the CPU. A number of `threads` holds
     for all of the process; 0 leaves it as it is.
     """
@@ -24,7 +26,7 @@ def predictor(net: Net, preprocess: Preprocess, device: str = "", threads: int =
     if threads:
         torch.set_num_threads(threads)
     place = torch.device(device) if device else default_device()
-    wrapped = FromPixels(net, preprocess).eval().to(place).to(memory_format=torch.channels_last)
+    wrapped = FromPixels(fold_batch_norm(net), preprocess).eval().to(place).to(memory_format=torch.channels_last)
 
     def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():

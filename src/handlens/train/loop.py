@@ -202,13 +202,15 @@ def usual_precision(device: str) -> Precision:
 def faster_precision(
     net: Net, recipe: Recipe, device: torch.device, teacher: Teacher | None = None
 ) -> tuple[Precision, float]:
-    """The precision to train in, and its seconds a step, from a few steps on this device.
+    """The precision to train in, and its seconds a step (of mode "head": a pass forward), from trials on this device.
 
     On the CPU "auto" tries float32 and bfloat16, for which is faster differs by network and processor; mixed
     precision has to win by a tenth. Elsewhere, or with a precision given, only the time is measured.
     """
     candidates: list[Precision] = [recipe.precision]
-    if recipe.precision == "auto":
+    if recipe.precision == "auto" and recipe.mode == "head":
+        candidates = ["32-true"] if device.type == "cpu" else [usual_precision(device.type)]
+    elif recipe.precision == "auto":
         candidates = ["32-true", "bf16-mixed"] if device.type == "cpu" else [usual_precision(device.type)]
     seconds = {precision: _step_s(net, recipe, precision, device, teacher) for precision in candidates}
     best = min(seconds, key=lambda precision: seconds[precision] * (1.0 if precision == "32-true" else 1.1))
@@ -217,6 +219,8 @@ def faster_precision(
 
 def _step_s(net: Net, recipe: Recipe, precision: str, device: torch.device, teacher: Teacher | None = None) -> float:
     trial = copy.deepcopy(net).to(device)
+    if recipe.mode == "head":
+        return _pass_s(trial.eval(), recipe, device)
     if teacher:
         teacher.to(device)
     _training_mode(trial, recipe)
@@ -239,6 +243,18 @@ def _step_s(net: Net, recipe: Recipe, precision: str, device: torch.device, teac
         loss.item()
         times.append(time.perf_counter() - start)
     return min(times[1:])
+
+
+@torch.inference_mode()
+def _pass_s(net: Net, recipe: Recipe, device: torch.device) -> float:
+    images = torch.zeros((4, 3, recipe.image_px, recipe.image_px), device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        net(images).sum().item()
+        times.append(time.perf_counter() - start)
+    return min(times) / len(images) * recipe.batch_size
 
 
 class Average:

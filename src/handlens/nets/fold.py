@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it: the same function with fewer operations, for every target alike."""
+"""Batch norm folded into the convolution before it: the same function with fewer operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from handlens.nets import Net
+from handlens.nets.layers import Net
 
 SQUARE_PX = 64  # of the photo that is pushed through to see which layer feeds which; enlarged where the net needs more
 
