@@ -31,7 +31,11 @@ COREML = {
     "changes",
     [
         {},
-        {"precision": "int8", "calibration": {"temperature": 1.5}, "threshold": 0.25},
+        {
+            "precision": "int8",
+            "calibration": {"temperature": 1.5},
+            "rejection": {"kind": "energy", "threshold": 0.25},
+        },
         {"runtime": "litert", "artifact": {"model.tflite": b"\x00\xff" * 1000}, "golden": ()},
         {"runtime": "executorch", "artifact": {"model.pte": b"p"}, "precision": "float16"},
         {"runtime": "openvino", "artifact": {"model.xml": b"<net/>", "model.bin": b""}},

@@ -36,6 +36,7 @@ PRECISIONS = ("float32", "float16", "int8")
 LIMIT_BYTES = 2 << 30  # all members together; neither protobuf nor flatbuffers can hold more
 MANIFEST_LIMIT_BYTES = 16 << 20
 MOST_MEMBERS = 1000
+SCORES = ("max-softmax", "energy")  # by which a photo is found to be unknown: see evaluate/unknown.py
 DENSEST = 200  # a zip whose members are together this many times its size is a bomb
 GOLDEN_PX = 512  # longer side of a golden photo
 _ARTIFACTS = {  # members of each runtime's artifact
@@ -57,7 +58,7 @@ _MEMBERS: dict[str, tuple[type, ...]] = {  # of the manifest, with the kinds of 
     "card": (dict,),
     "golden": (list,),
     "calibration": (dict, type(None)),
-    "threshold": (int, float, type(None)),
+    "rejection": (dict, type(None)),
     "files": (dict,),
     "manifest_sha256": (str,),
 }
@@ -80,6 +81,8 @@ class Bundle:
     artifact:  content by member: "model.onnx"; "model.tflite"; "model.pte"; "model.xml" and "model.bin"; or the
                members of "model.mlpackage/".
     card:      JSON-ready: data, splits, figures with intervals, sizes, processor, dates, versions, licence.
+    calibration: {"temperature": T, ...}: what the artifact divides its logits by before its softmax, or None.
+    rejection: {"kind": one of SCORES, "threshold": number}: a photo with a lower score is unknown; or None.
     """
 
     runtime: str
@@ -91,7 +94,7 @@ class Bundle:
     card: dict[str, Any]
     golden: tuple[Golden, ...] = ()
     calibration: dict[str, Any] | None = None
-    threshold: float | None = None
+    rejection: dict[str, Any] | None = None
     handlens_version: str = handlens.__version__
 
 
@@ -174,7 +177,7 @@ def write(path: str | os.PathLike[str], bundle: Bundle) -> None:
             for index, golden in enumerate(bundle.golden)
         ],
         "calibration": bundle.calibration,
-        "threshold": bundle.threshold,
+        "rejection": bundle.rejection,
         "files": {
             name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
             for name, content in members.items()
@@ -255,7 +258,7 @@ def read(path: str | os.PathLike[str]) -> Bundle:
         card=manifest["card"],
         golden=golden,
         calibration=manifest["calibration"],
-        threshold=None if manifest["threshold"] is None else float(manifest["threshold"]),
+        rejection=manifest["rejection"],
         handlens_version=manifest["handlens_version"],
     )
 
@@ -391,13 +394,25 @@ def _check_what_it_is(path: Path, manifest: dict[str, Any]) -> None:
         raise _wrong(path, "classes", "not all names: text without control characters")
     if not classes or len(set(classes)) != len(classes):
         raise _wrong(path, "classes", "empty" if not classes else "naming a class twice")
-    threshold = manifest["threshold"]
-    if threshold is not None and abs(threshold) > 1e9:
-        raise _wrong(path, "threshold", "beyond all logits")
+    _check_confidence(path, manifest)
     try:
         manifest["preprocess"] = Preprocess.from_dict(manifest["preprocess"])
     except (HandlensError, OverflowError) as error:
         raise _refusal(path, f"has an improper pixel contract: {error}") from error
+
+
+def _check_confidence(path: Path, manifest: dict[str, Any]) -> None:
+    calibration, rejection = manifest["calibration"], manifest["rejection"]
+    if calibration is not None:
+        temperature = calibration.get("temperature")
+        if type(temperature) not in (int, float) or not 0 < temperature <= 1e9:
+            raise _wrong(path, "calibration", "without a temperature above 0")
+    if rejection is None:
+        return
+    if rejection.keys() != {"kind", "threshold"} or rejection["kind"] not in SCORES:
+        raise _wrong(path, "rejection", f"not of a kind, {' or '.join(SCORES)}, and a threshold")
+    if type(rejection["threshold"]) not in (int, float) or not abs(rejection["threshold"]) <= 1e9:
+        raise _wrong(path, "rejection", "of a threshold beyond all scores")
 
 
 def _check_files(path: Path, runtime: str, listed: dict[str, Any]) -> None:

@@ -1,13 +1,15 @@
 """What a training run leaves: `model.safetensors` with the weights and `handlens.json` with everything else.
 
-The JSON holds the net's name and arguments, the classes in order, the pixel contract, the recipe and the metrics. No
-pickle: a checkpoint from a stranger can be loaded safely.
+The JSON holds the net's name and arguments, the classes in order, the pixel contract, the recipe and the metrics; how
+its probabilities are calibrated, and below which score a photo is unknown. No pickle: a checkpoint from a stranger can
+be loaded safely.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +46,8 @@ class Checkpoint:
 
     `arguments` are those of `nets.create` beside the number of classes; the optional "head_hidden" is the width of an
     extra fully connected layer before the last, as `nets.replace_head` makes it. `recipe` and `metrics` are JSON-ready.
+    `calibration` holds at least "temperature", a number above 0, and `rejection` is `evaluate.unknown.Rejection` as a
+    dict; None where they were not fitted. The network is given the temperature, by which `nets.pixels` divides logits.
     """
 
     net: Net
@@ -53,6 +57,11 @@ class Checkpoint:
     preprocess: Preprocess
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
+    rejection: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.net.temperature = float(self.calibration["temperature"]) if self.calibration else 1.0
 
 
 def build(name: str, num_classes: int, arguments: dict[str, Any]) -> Net:
@@ -87,6 +96,8 @@ def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dt
         "preprocess": checkpoint.preprocess.to_dict(),
         "recipe": checkpoint.recipe,
         "metrics": checkpoint.metrics,
+        "calibration": checkpoint.calibration,
+        "rejection": checkpoint.rejection,
         "weights_sha256": hashlib.sha256(data).hexdigest(),
     }
     files.write_json(Path(folder, FACTS), facts)
@@ -119,7 +130,16 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
             raise HandlensError(f"{path} has no proper {member!r}", "it may be damaged; train again")
     if not facts["classes"] or not all(isinstance(name, str) for name in facts["classes"]):
         raise HandlensError(f"{path} has no proper 'classes'", "it may be damaged; train again")
+    for member in ("calibration", "rejection"):  # runs from before there were these lack them
+        if not isinstance(facts.setdefault(member, None), (dict, type(None))):
+            raise HandlensError(f"{path} has no proper {member!r}", "it may be damaged; train again")
+    if facts["calibration"] is not None and not _is_temperature(facts["calibration"].get("temperature")):
+        raise HandlensError(f"{path} has no proper temperature, a number above 0", "it may be damaged; train again")
     return facts
+
+
+def _is_temperature(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def load(folder: str | os.PathLike[str]) -> Checkpoint:
@@ -159,6 +179,8 @@ def load(folder: str | os.PathLike[str]) -> Checkpoint:
         preprocess=Preprocess.from_dict(facts["preprocess"]),
         recipe=facts["recipe"],
         metrics=facts["metrics"],
+        calibration=facts["calibration"],
+        rejection=facts["rejection"],
     )
 
 

@@ -109,7 +109,9 @@ def test_classes_are_matched_by_name_not_by_position(
     assert code == 0
     facts = json.loads(out)
     assert facts["top1"] == 1.0
-    assert facts["per_class"]["blue sky"] == {"precision": None, "recall": None, "f1": None, "support": 0}
+    assert facts["per_class"]["blue sky"] == {
+        "precision": None, "recall": None, "f1": None, "support": 0, "precision_ci95": None, "recall_ci95": None,
+    }  # fmt: skip
 
 
 def test_report(evaluate: Run, run: Path, tmp_path: Path) -> None:

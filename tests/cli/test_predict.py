@@ -42,7 +42,8 @@ def test_json_is_what_scripts_rely_on(predict: Run, tiny_run: Path, tiny_photos:
     assert [answer["photo"] for answer in answers] == [str(photo) for photo in photos]
     assert [answer["guesses"][0]["name"] for answer in answers] == ["花朵", "blue sky"]
     for answer in answers:
-        assert set(answer) == {"photo", "guesses"}
+        assert set(answer) == {"photo", "guesses", "unknown", "score"}
+        assert (answer["unknown"], answer["score"]) == (False, None)  # nothing says from which score on
         assert len(answer["guesses"]) == 2
         assert all(
             set(guess) == {"name", "probability"} and 0 <= guess["probability"] <= 1 for guess in answer["guesses"]
@@ -111,13 +112,16 @@ def test_csv(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) ->
     assert code == 0
     with table.open(encoding="utf-8", newline="") as file:
         header, good, absent = csv.reader(file)
-    assert header == ["photo", "guess_1", "probability_1", "guess_2", "probability_2", "error"]
+    assert header == [
+        "photo", "guess_1", "probability_1", "guess_2", "probability_2", "unknown", "score", "error",
+    ]  # fmt: skip
+    assert good[5:7] == ["false", ""]
     assert good[:2] == [str(odd), "花朵"]
     assert 0.5 < float(good[2]) <= 1
     assert good[-1] == ""
-    assert absent[1:5] == [""] * 4
-    assert "does not exist" in absent[5]
-    assert len(absent) == 6
+    assert absent[1:7] == [""] * 6
+    assert "does not exist" in absent[7]
+    assert len(absent) == 8
 
 
 def test_sort_into(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ RECIPE_OPTIONS: dict[str, Any] = {
     "--add": "more",
     "--prune": 0.25,
     "--teacher": "runs/big",
+    "--unknown": "other-photos",
 }
 
 
@@ -96,7 +97,7 @@ def field(option: str) -> str:
 
 def test_the_table_has_every_option_of_a_recipe() -> None:
     assert {field(option) for option in RECIPE_OPTIONS} == set(command._RECIPE_OPTIONS)
-    others = {"photos", "out", "recipe", "resume", "device", "devices", "num_nodes", "json"}
+    others = {"photos", "out", "recipe", "resume", "device", "devices", "num_nodes", "json", "repeats"}
     assert set(inspect.signature(command.train).parameters) - others == set(command._RECIPE_OPTIONS)
 
 
@@ -223,7 +224,9 @@ def test_photos_that_cannot_be_used_are_listed(call: Train, tiny_photos: Path, t
     assert code == 0
     assert "left out 花朵/00.jpg" in err
     assert any("left out 花朵/huge.png" in line and "too many pixels" in line for line in err.splitlines())
-    assert len(json.loads(out)["metrics"]["notes"]) == 2
+    notes = json.loads(out)["metrics"]["notes"]
+    assert sum("left out" in note for note in notes) == 2
+    assert sum("are needed" in note for note in notes) == 2  # a validation set of three photos
 
 
 def huge_png(path: Path) -> None:

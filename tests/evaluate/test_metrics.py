@@ -33,9 +33,15 @@ def test_by_hand() -> None:
     assert found.top1 == pytest.approx(4 / 6)
     assert found.confusion.tolist() == [[2, 1, 0], [1, 2, 0], [0, 0, 0]]
     first, second, third = found.per_class
-    assert first == {"name": "class 0", "precision": 2 / 3, "recall": 2 / 3, "f1": pytest.approx(2 / 3), "support": 3}
+    assert first == {
+        "name": "class 0", "precision": 2 / 3, "recall": 2 / 3, "f1": pytest.approx(2 / 3), "support": 3,
+        "precision_ci95": list(wilson(2, 3)), "recall_ci95": list(wilson(2, 3)),
+    }  # fmt: skip
     assert second["support"] == 3
-    assert third == {"name": "class 2", "precision": None, "recall": None, "f1": None, "support": 0}
+    assert third == {
+        "name": "class 2", "precision": None, "recall": None, "f1": None, "support": 0, "precision_ci95": None,
+        "recall_ci95": None,
+    }  # fmt: skip
     own = 0.8 + 0.2 / 3
     assert found.loss == pytest.approx(-(4 * math.log(own) + 2 * math.log(0.2 / 3)) / 6, rel=1e-5)
 
@@ -86,6 +92,15 @@ def test_equal_probabilities_do_not_pass_for_right() -> None:
     assert found.top5 == 5 / 8
 
 
+def test_what_is_mixed_up_most_comes_first() -> None:
+    found = scores(sure([1, 1, 1, 0, 2, 2, 2]), [0, 0, 1, 2, 2, 1, 1]).confusions(2)
+    assert [(line["class"], line["taken_for"], line["num_photos"]) for line in found] == [
+        ("class 0", "class 1", 2), ("class 1", "class 2", 2),
+    ]  # fmt: skip
+    assert found[1]["share"] == 2 / 3
+    assert scores(sure([0, 1]), [0, 1]).confusions() == []
+
+
 def test_mistakes_are_sorted_by_confidence() -> None:
     table = [[0.6, 0.4, 0], [0.9, 0.1, 0], [0.5, 0.3, 0.2], [0.99, 0.01, 0]]
     assert scores(table, [1, 1, 2, 0]).mistakes().tolist() == [1, 0, 2]
@@ -100,7 +115,13 @@ def test_to_dict_is_json_with_what_scripts_rely_on() -> None:
     assert read["top5"] is None
     assert read["num_photos"] == 3
     assert list(read["per_class"]) == read["classes"] == ["<script>", "🌼", "花朵"]
-    assert set(read["per_class"]["🌼"]) == {"precision", "recall", "f1", "support"}
+    assert set(read["per_class"]["🌼"]) == {
+        "precision", "recall", "f1", "support", "precision_ci95", "recall_ci95",
+    }  # fmt: skip
+    assert read["confusions"] == [
+        {"class": "<script>", "taken_for": "🌼", "num_photos": 1, "share": 0.5, "share_ci95": list(wilson(1, 2))}
+    ]
+    assert {"ece", "ece_ci95", "ece_by_chance", "brier", "bins"} == set(read["calibration"])
     assert read["per_class"]["花朵"]["recall"] is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import re
 import warnings
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from handlens.evaluate import Scores, figures, report
+from handlens.evaluate.sections import Section
 from handlens.photos import Photos
 
 CLASSES = ("<script>alert(1)</script>", "花朵", "🌼 $x_1^", "a & b")
@@ -115,8 +117,9 @@ def test_what_it_says(tmp_path: Path, photos: Photos) -> None:
 
 def test_pictures_have_words_for_those_who_cannot_see_them(tmp_path: Path, photos: Photos) -> None:
     _, page = written(tmp_path, photos, [0, 1, 1, 1, 2, 3, 3, 3])
-    confusion, *thumbnails, curves = page.images()
+    confusion, reliability, *thumbnails, curves = page.images()
     assert "6 of 8 photos" in (confusion["alt"] or "")
+    assert "how often answers of each probability are right" in (reliability["alt"] or "")
     assert curves["alt"] == "Training"
     assert thumbnails[0]["alt"] == "Photo of 🌼 $x_1^, taken for a & b"
     assert len(thumbnails) == 2
@@ -124,7 +127,8 @@ def test_pictures_have_words_for_those_who_cannot_see_them(tmp_path: Path, photo
 
 def test_thumbnails_hold_pixels_and_nothing_else(tmp_path: Path, photos: Photos) -> None:
     _, page = written(tmp_path, photos, [0, 1, 1, 1, 2, 3, 3, 3])
-    for attributes in page.images()[1:-1]:
+    assert len(page.images()) == 5
+    for attributes in page.images()[2:-1]:
         image = picture(attributes)
         assert max(image.size) == report.THUMBNAIL_PX
         assert dict(image.getexif()) == {}
@@ -138,14 +142,15 @@ def test_no_mistakes_and_no_extras(tmp_path: Path, photos: Photos) -> None:
     report.write(tmp_path / "r.html", score(photos, [0, 0, 1, 1, 2, 2, 3, 3]), photos, title="t")
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert "Worst mistakes None." in " ".join(page.words.split())
-    assert len(page.images()) == 1
+    assert "Mixed up most" not in page.words
+    assert len(page.images()) == 2
 
 
 def test_a_photo_that_is_gone_leaves_its_words(tmp_path: Path, photos: Photos) -> None:
     photos.path(5).unlink()
     _, page = written(tmp_path, photos, [0, 0, 1, 1, 2, 3, 3, 3])
     assert "花 & 5.jpg" in page.words
-    assert len(page.images()) == 2
+    assert len(page.images()) == 3
 
 
 def test_what_speaks_for_the_mistakes(tmp_path: Path, photos: Photos) -> None:
@@ -163,7 +168,7 @@ def test_what_speaks_for_the_mistakes(tmp_path: Path, photos: Photos) -> None:
     report.write(tmp_path / "r.html", scores, photos, title="t", saliency=saliency)
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert asked == [((205, 400, 3), 3)]  # the whole photo, and the wrong answer; the other photo is gone
-    _, thumbnail, looks = page.images()
+    _, _, thumbnail, looks = page.images()
     assert looks["alt"] == "What speaks for a & b in this photo"
     assert picture(looks).size == picture(thumbnail).size
     pixels = np.asarray(picture(looks).convert("RGB")).astype(int)
@@ -173,6 +178,23 @@ def test_what_speaks_for_the_mistakes(tmp_path: Path, photos: Photos) -> None:
     assert abs(rest - rest.mean()).max() < 6  # grey
     assert pixels[-height // 8 :].mean() < 0.5 * rest.mean()  # not seen
     assert "what speaks for the wrong answer" in " ".join(page.words.split())
+
+
+def test_confidence_and_what_is_mixed_up_in_words(tmp_path: Path, photos: Photos) -> None:
+    scores = score(photos, [0, 0, 1, 2, 2, 2, 3, 3])
+    section = Section(heading="A <b> part", text="It says", header=("what", "share"), rows=[("花 & co", "1 %")])
+    report.write(tmp_path / "r.html", scores, photos, title="t", sections=[section])
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    words = " ".join(page.words.split())
+    assert "Mixed up most: 花朵, taken for 🌼 $x_1^ in 1 of 2 photos (50.0 %; 9.5 % to 90.5 %)." in words
+    assert f"Expected calibration error {100 * scores.calibration['ece']:.1f} %" in words
+    assert "without calibration" not in words
+    assert "A <b> part It says whatshare 花 & co1 %" in words
+    logits = np.log(scores.probabilities) * 3
+    calibrated = dataclasses.replace(scores, logits=logits)
+    report.write(tmp_path / "r.html", calibrated, photos, title="t")
+    words = " ".join(Page((tmp_path / "r.html").read_text(encoding="utf-8")).words.split())
+    assert f"without calibration {100 * calibrated.calibration['before']['ece']:.1f} %" in words
 
 
 def test_an_error_leaves_no_file(tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:

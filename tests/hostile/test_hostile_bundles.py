@@ -124,7 +124,7 @@ def test_swapped_golden_photos(good: Members, tmp_path: Path) -> None:
     refused(as_folder(tmp_path / "b", good), "golden/0.jpg")
 
 
-@pytest.mark.parametrize("field", ["classes", "card", "golden", "preprocess", "threshold", "net"])
+@pytest.mark.parametrize("field", ["classes", "card", "golden", "preprocess", "rejection", "net"])
 def test_a_manifest_edited_by_hand(good: Members, tmp_path: Path, field: str) -> None:
     manifest = json.loads(good[MANIFEST])
     manifest[field] = {
@@ -132,7 +132,7 @@ def test_a_manifest_edited_by_hand(good: Members, tmp_path: Path, field: str) ->
         "card": {"test": {"top1": 1.0}},
         "golden": manifest["golden"][::-1],
         "preprocess": manifest["preprocess"] | {"resize": "squash"},
-        "threshold": 0.5,
+        "rejection": {"kind": "energy", "threshold": 0.5},
         "net": "another",
     }[field]
     good[MANIFEST] = json.dumps(manifest).encode()
@@ -291,15 +291,38 @@ def test_another_version(good: Members, tmp_path: Path, version: Any) -> None:
 NONSENSE = [None, True, -1, 3.5, 10**400, "", "x", "x" * 5000, "\x1b[2J", [], [1], [[]], {}, {"a": 1}, {"": None}]
 FIELDS = (
     "format_version", "handlens_version", "runtime", "precision", "net", "classes", "preprocess", "card", "golden",
-    "calibration", "threshold", "files", "manifest_sha256",
+    "calibration", "rejection", "files", "manifest_sha256",
 )  # fmt: skip
-FINE = {  # nonsense that is not: a card, a calibration and a threshold may hold it
+FINE = {  # nonsense that is not: a card may hold it
     "card": [{}, {"a": 1}, {"": None}],
-    "calibration": [None, {}, {"a": 1}, {"": None}],
-    "threshold": [None, -1, 3.5],
+    "calibration": [None],
+    "rejection": [None],
     "net": ["x"],
     "handlens_version": ["x"],
 }
+
+
+@pytest.mark.parametrize(
+    "rejection",
+    [
+        {"kind": "energy"},
+        {"kind": "energy", "threshold": None},
+        {"kind": "energy", "threshold": True},
+        {"kind": "energy", "threshold": 1e10},
+        {"kind": "distance", "threshold": 1.0},
+        {"kind": ["energy"], "threshold": 1.0},
+        {"kind": "energy", "threshold": 1.0, "more": 1},
+    ],
+)
+def test_a_rejection_that_decides_nothing(good: Members, tmp_path: Path, rejection: dict[str, Any]) -> None:
+    manifest = json.loads(good[MANIFEST]) | {"rejection": rejection}
+    refused(as_folder(tmp_path / "b", good | {MANIFEST: signed(manifest)}), "rejection")
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, True, "1", None, 10**400])
+def test_a_temperature_that_nothing_can_be_divided_by(good: Members, tmp_path: Path, temperature: Any) -> None:
+    manifest = json.loads(good[MANIFEST]) | {"calibration": {"temperature": temperature}}
+    refused(as_folder(tmp_path / "b", good | {MANIFEST: signed(manifest)}), "calibration")
 
 
 def is_fine(field: str, value: Any) -> bool:

@@ -119,7 +119,10 @@ def test_each_mode_leaves_a_whole_run(mode: str, tiny_photos: Path, given: dict[
     assert len(watcher.steps) == (0 if mode == "head" else 8)
     assert watcher.counts["judging on test photos"][-1] == (3, 3)
     assert watcher.counts["looking at photos"][-1] == (36, 36)
-    plan = watcher.notes[-1]
+    plan, *too_few = watcher.notes[-3:]
+    assert "too few to calibrate" in too_few[0] and "50 are needed" in too_few[0]
+    assert "no answer is called unknown" in too_few[1]
+    assert facts["calibration"] is None and facts["rejection"] is None
     for said in (NET, f"mode {mode}", "3 classes, 30 train, 3 validation, 3 test", "2 epochs", "about", "cpu"):
         assert said in plan
     assert ("random weights" if mode == "scratch" else "small.safetensors") in plan

@@ -23,6 +23,7 @@ UNUSUAL = {
     "add": "more",
     "prune": 0.3,
     "teacher": "runs/big",
+    "unknown": "other-photos",
     "net": "mobilenet_v2",
     "mode": "head",
     "weights": "none",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from handlens.evaluate import Scores
+    from handlens.evaluate.sections import Section
     from handlens.photos import Photos
     from handlens.run import Classifier
 
@@ -36,6 +37,18 @@ def evaluate(
     ),
     report: Path | None = typer.Option(None, help="Write the report, one HTML file, here."),
     saliency: bool = typer.Option(False, "--saliency", help="Show in the report what speaks for the worst mistakes."),
+    unknown: Path | None = typer.Option(
+        None, metavar="DIR", help="Photos of none of the classes: how many are taken for one."
+    ),
+    coverage: float | None = typer.Option(
+        None,
+        help="Sets of classes that hold the right one so often, such as 0.95; for a run, which has validation photos.",
+    ),
+    robustness: bool = typer.Option(
+        False,
+        "--robustness",
+        help="Also blurred, dark, noisy ... photos, and phones' shapes by resize rule; takes long.",
+    ),
     batch_size: int = typer.Option(32, min=1, help="Photos that go through the network at once."),
     threads: int = typer.Option(0, min=0, help="Threads that compute the network; 0: its runtime's choice."),
     json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
@@ -43,13 +56,16 @@ def evaluate(
     """Score a trained classifier on labelled photos.
 
     Gives top-1 and, for more than five classes, top-5, both with their 95 % interval; precision, recall and F1 of
-    each class; the confusion matrix; with --report also the worst mistakes, as pictures.
+    each class; what is mixed up most; how far its probabilities are off; with --report also the confusion matrix and
+    the worst mistakes, as pictures.
 
     \b
     Examples:
       handlens evaluate runs/flowers                                 the run's own test split
       handlens evaluate runs/flowers new-photos --report report.html
       handlens evaluate runs/flowers --report report.html --saliency
+      handlens evaluate runs/flowers --unknown holiday --coverage 0.95
+      handlens evaluate runs/flowers --robustness --json
       handlens evaluate flowers.zip new-photos --threads 2
       handlens evaluate mobilenet_v2 --weights v2.safetensors photos --json
     """
@@ -64,20 +80,36 @@ def evaluate(
         raise HandlensError("--saliency is shown in the report", "add --report FILE")
     if saliency and not weights and bundle.is_bundle(run):
         raise HandlensError("a bundle gives answers, but no gradients for --saliency", "name the run it was made from")
+    if coverage is not None and (weights or bundle.is_bundle(run)):
+        raise HandlensError(
+            "--coverage is fitted on a run's validation photos", "name a run that `handlens train` made"
+        )
+    if coverage is not None and split == "validation":
+        raise HandlensError("--coverage is fitted on the validation photos", "check it on others: leave out --split")
     if weights:
         classifier, chosen, how = _from_weights(run, weights, photos, split, threads)
     elif bundle.is_bundle(run):
-        classifier, chosen, how = _from_bundle(run, photos, split, threads)
+        classifier, chosen, how = from_bundle(run, photos, split, threads)
     else:
-        classifier, chosen, how = _from_run(run, photos, split, threads)
+        classifier, chosen, how = from_run(run, photos, split, threads)
     if classifier.note:
         screen.note(classifier.note)
     chosen = chosen.as_classes(classifier.classes)
-    num_seen = None if weights or classifier.runtime != "torch" else _num_seen(Path(run), chosen)
+    num_seen = None if weights or classifier.runtime != "torch" else len(seen(Path(run), chosen))
     if num_seen and split not in ("train", "validation"):
         screen.note(f"{num_seen} of these {len(chosen)} photos were trained on or chosen by: the figures flatter")
     with screen.progress("evaluating", len(chosen)) as update:
-        scores = room.score(classifier.predict_batch, chosen, classifier.preprocess, batch_size, update)
+        scores = room.score(classifier.infer, chosen, classifier.preprocess, batch_size, update)
+    chosen = chosen.without([path for path, _ in scores.left_out])
+    more = _confidence(run, photos, classifier, scores, unknown, coverage, batch_size)
+    if robustness:
+        from handlens.evaluate import robustness as robustness_room
+
+        with screen.progress("harming photos") as update:
+            more["robustness"] = robustness_room.measure(
+                classifier.predict_batch, chosen, classifier.preprocess, batch_size, update
+            )
+    parts = _sections(more)
     if report:
         from handlens.evaluate import report as report_room
 
@@ -85,16 +117,80 @@ def evaluate(
         facts, pictures = _background(Path(run), weights, classifier)
         looks = _saliency(run, weights) if saliency else None
         report_room.write(
-            report, scores, chosen, title=title, split=how, facts=facts, pictures=pictures, saliency=looks
+            report,
+            scores,
+            chosen,
+            title=title,
+            split=how,
+            facts=facts,
+            pictures=pictures,
+            saliency=looks,
+            sections=parts,
         )
         screen.note(f"the report is {report}")
     if json:
-        more = {"net": classifier.net, "split": how, "num_seen_in_training": num_seen, "note": classifier.note}
-        screen.print_json(scores.to_dict() | more)
+        said = {"net": classifier.net, "split": how, "num_seen_in_training": num_seen, "note": classifier.note}
+        screen.print_json(scores.to_dict() | said | more)
         return
     for path, reason in scores.left_out:
         screen.note(f"left out: {path}: {reason}")
     show(scores, how)
+    for part in parts:
+        screen.say(f"\n{part.heading}. {part.text}")
+        screen.table("", part.header, part.rows)
+
+
+def _confidence(
+    run: str,
+    source: str,
+    classifier: Classifier,
+    scores: Scores,
+    outside: Path | None,
+    coverage: float | None,
+    batch_size: int,
+) -> dict[str, Any]:
+    """What is found of unknown photos, and of sets of classes, where that is asked for or follows from the scores."""
+    from handlens import evaluate as room
+    from handlens.cli import screen
+    from handlens.evaluate import conformal, unknown
+
+    found: dict[str, Any] = {"unknown": None, "coverage": None}
+    rejection, pair = classifier.rejection, None
+    if outside:
+        with screen.progress("judging unknown photos") as update:
+            *both, _ = unknown.answers(classifier.infer, classifier.preprocess, outside, update)
+        pair = both[0], both[1]
+        if rejection is None:
+            screen.note("no threshold for unknown photos came with it: one is chosen on these photos, and flatters")
+            rejection = unknown.fit(scores.probabilities, scores.logits)  # type: ignore[arg-type]
+    if rejection:
+        found["unknown"] = unknown.judge(rejection, scores, pair)
+    if coverage is not None:
+        validation = _validation(run, source).as_classes(classifier.classes)
+        with screen.progress("validation photos", len(validation)) as update:
+            known = room.score(classifier.infer, validation, classifier.preprocess, batch_size, update)
+        found["coverage"] = conformal.judge(known, scores, coverage)
+    return found
+
+
+def _validation(run: str, source: str) -> Photos:
+    """A run's validation photos, where `source` may be its photos at a new place, or others."""
+    from handlens.errors import HandlensError
+
+    try:
+        return runs_split(run, source, "validation")[0]
+    except HandlensError:
+        if not source:
+            raise
+        return runs_split(run, "", "validation")[0]
+
+
+def _sections(found: dict[str, Any]) -> list[Section]:
+    """Those of the findings that there are, as tables."""
+    from handlens.evaluate import sections
+
+    parts = [getattr(sections, name)(found[name]) for name in ("unknown", "coverage") if found[name]]
+    return [*parts, *(sections.robustness(found["robustness"]) if "robustness" in found else ())]
 
 
 def show(scores: Scores, how: str) -> None:
@@ -115,9 +211,20 @@ def show(scores: Scores, how: str) -> None:
         for line in scores.per_class
     ]
     screen.table("", ("class", "precision", "recall", "F1", "photos"), lines)
+    worst = "; ".join(f"{x['class']} for {x['taken_for']} ({x['num_photos']})" for x in scores.confusions(3))
+    if worst:
+        screen.say(f"mixed up most: {worst}")
+    found = scores.calibration
+    before = f", {found['before']['ece']:.1%} without calibration" if "before" in found else ""
+    low, high = found["ece_ci95"]
+    screen.say(
+        f"calibration error {found['ece']:.1%} (95 % interval {low:.1%} to {high:.1%}; up to "
+        f"{found['ece_by_chance']:.1%} by chance alone){before}"
+    )
 
 
-def _from_bundle(path: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
+def from_bundle(path: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
+    """A bundle's classifier, labelled photos for it, and a sentence on how they were chosen."""
     from handlens import run as run_room
     from handlens.errors import HandlensError
 
@@ -139,7 +246,8 @@ def _from_weights(net: str, weights: str, source: str, split: str, threads: int)
     return classifier, *_own_split(found, split)
 
 
-def _from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
+def from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
+    """A run's classifier, labelled photos for it (by default its own test split), and a sentence on their choice."""
     from handlens import run as run_room
     from handlens.errors import HandlensError
 
@@ -209,16 +317,16 @@ def _own_split(found: Photos, split: str) -> tuple[Photos, str]:
     return chosen, f"the {split} split that {found.root.name} itself names"
 
 
-def _num_seen(run: Path, photos: Photos) -> int:
-    """How many of the photos, by content, the run was trained on or chosen by."""
+def seen(run: Path, photos: Photos) -> list[str]:
+    """Those of the photos, by content, that the run was trained on or chosen by."""
     from handlens import files
     from handlens import photos as photos_room
 
     if not (run / SPLIT_FILE).is_file():
-        return 0
+        return []
     stored = files.read_json(run / SPLIT_FILE)
-    seen = {content for name in ("train", "validation") for content in stored.get(name, {}).values()}
-    return sum(content in seen for content in photos_room.examine(photos).sha256.values())
+    known = {content for name in ("train", "validation") for content in stored.get(name, {}).values()}
+    return [path for path, content in photos_room.examine(photos).sha256.items() if content in known]
 
 
 def _background(run: Path, weights: str, classifier: Classifier) -> tuple[dict[str, Any], dict[str, bytes]]:

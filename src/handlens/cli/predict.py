@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-UNSURE = "unsure"
+UNSURE, UNKNOWN = "unsure", "unknown"
 FEW = 32  # no bar for so many photos or fewer
 
 
@@ -28,9 +28,12 @@ def predict(
     threads: int = typer.Option(0, min=0, help="Threads that compute the network; 0: its runtime's choice."),
     json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
 ) -> None:
-    """Say what is on photos.
+    """Say what is on photos, or that it is none of the classes: unknown.
 
     A run needs torch; a bundle, as `handlens export` makes it, needs the runtime that it was made for.
+
+    A run or bundle that knows from which score on a photo is one of its classes says `unknown` below that; the guesses
+    are given all the same. --sort-into puts these photos into a folder `unknown`.
 
     Photos that cannot be read are listed and the rest goes on; the exit code is 2 only if none could be read.
 
@@ -58,14 +61,20 @@ def predict(
     results: list[dict[str, Any]] = []
 
     def collect(update: Any = None) -> None:
-        for path, answer in classifier.predict_many(photos, top, progress=update):
+        for path, answer in classifier.answer_many(photos, top, progress=update):
             if isinstance(answer, PhotoError):
                 results.append({"photo": str(path), "error": str(answer)})
                 screen.note(f"left out: {answer}")
                 continue
-            result = {"photo": str(path), "guesses": [guess._asdict() for guess in answer]}
+            result = {
+                "photo": str(path),
+                "guesses": [guess._asdict() for guess in answer.guesses],
+                "unknown": answer.unknown,
+                "score": answer.score,
+            }
             if sort_into:
-                name = answer[0].name if answer[0].probability >= min_probability else UNSURE
+                best = answer.guesses[0]
+                name = UNKNOWN if answer.unknown else best.name if best.probability >= min_probability else UNSURE
                 result["copied_to"] = str(_copy(path, sort_into / folders[name]))
             results.append(result)
 
@@ -115,12 +124,12 @@ def gather(arguments: list[str]) -> list[Path]:
 
 
 def _folders(classes: tuple[str, ...]) -> dict[str, str]:
-    """A safe folder name for each class and for `unsure`; names that would be one folder get -2, -3."""
+    """A safe folder name for each class, `unsure` and `unknown`; names that would be one folder get -2, -3."""
     from handlens.files import safe_name
 
     folders: dict[str, str] = {}
     taken: set[str] = set()
-    for name in (UNSURE, *classes):
+    for name in (UNSURE, UNKNOWN, *classes):
         if name not in folders:
             folders[name] = _free(safe_name(name), lambda tried: tried.casefold() not in taken)
             taken.add(folders[name].casefold())
@@ -157,10 +166,13 @@ def _write_csv(path: Path, results: list[dict[str, Any]], top: int) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [name for rank in range(1, top + 1) for name in (f"guess_{rank}", f"probability_{rank}")]
-    writer.writerow(["photo", *columns, "error"])
+    writer.writerow(["photo", *columns, "unknown", "score", "error"])
     for result in results:
         cells = [cell for guess in result.get("guesses", ()) for cell in (guess["name"], f"{guess['probability']:.6f}")]
-        writer.writerow([result["photo"], *cells, *[""] * (len(columns) - len(cells)), result.get("error", "")])
+        cells += [""] * (len(columns) - len(cells))
+        score = result.get("score")
+        cells += [str(result.get("unknown", "")).lower(), "" if score is None else f"{score:.6f}"]
+        writer.writerow([result["photo"], *cells, result.get("error", "")])
     with files.atomic(path) as file:
         file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # file names byte for byte
 
@@ -173,6 +185,10 @@ def _show(results: list[dict[str, Any]]) -> None:
         first, *others = result.get("guesses") or [None]
         if first:
             also = ", ".join(f"{guess['name']} {guess['probability']:.1%}" for guess in others)
-            lines.append((result["photo"], first["name"], f"{first['probability']:.1%}", also))
+            if result["unknown"]:
+                lines.append((result["photo"], UNKNOWN, "–", f"score {result['score']:.3g}; of the classes: "
+                              f"{first['name']} {first['probability']:.1%}"))  # fmt: skip
+            else:
+                lines.append((result["photo"], first["name"], f"{first['probability']:.1%}", also))
     if lines:
         screen.table("", ("photo", "answer", "probability", "or"), lines)

@@ -50,6 +50,10 @@ def train(
     teacher: Path | None = typer.Option(
         None, metavar="RUN", help="A finished run on the same classes, whose answers are learned beside the labels."
     ),
+    unknown: Path | None = typer.Option(
+        None, metavar="DIR", help="Photos of none of the classes, to learn from which score on a photo is unknown."
+    ),
+    repeats: int = typer.Option(1, min=1, help="Train so many seeds, into OUT/seed-0 and so on: the mean and spread."),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     devices: int = typer.Option(1, min=1, help="How many devices, or processes on the CPU."),
     num_nodes: int = typer.Option(1, min=1, help="How many machines (start the command on each, as torchrun does)."),
@@ -70,12 +74,16 @@ def train(
       handlens train --continue runs/quick --add corrected-photos --out runs/better
       handlens train --recipe runs/quick/recipe.toml --seed 1 --out runs/again
       handlens train photos --net mobilenet_v3_small --teacher runs/big --out runs/small
+      handlens train photos --unknown holiday --out runs/known
+      handlens train photos --mode head --repeats 5 --out runs/five
       handlens train --continue runs/quick --prune 0.3 --teacher runs/quick --out runs/smaller
     """
     given = _given(locals())
     from handlens.cli import screen
     from handlens.errors import HandlensError
 
+    if resume and repeats > 1:
+        raise HandlensError("--resume goes on with one run", "name it: handlens train --resume --out RUNS/seed-0")
     if resume and (given or photos or recipe or not out):
         raise HandlensError(
             "--resume goes on with a run as it was begun",
@@ -90,6 +98,9 @@ def train(
     in_recipe = given.pop("photos", "")
     import handlens
 
+    if repeats > 1:
+        several(photos or in_recipe, repeats, out, given, json, device=device, devices=devices, num_nodes=num_nodes)
+        return
     with watcher() as watching:
         try:
             run = handlens.fit(
@@ -110,6 +121,58 @@ def train(
     show(run)
 
 
+def several(photos: str, repeats: int, out: Path | None, given: dict[str, Any], json: bool, **fabric: Any) -> None:
+    """Train `repeats` seeds from the given one on, each with a split of its own, and print the mean and the spread."""
+    import os
+    import statistics
+
+    import handlens
+    from handlens import files
+    from handlens.cli import screen
+    from handlens.errors import HandlensError
+
+    if not out:
+        raise HandlensError("--repeats needs a folder for its runs", "handlens train PHOTOS --repeats 5 --out RUNS")
+    if given.get("continue_run"):
+        raise HandlensError(
+            "--repeats trains anew with each seed's split, and --continue keeps one", "drop one of them"
+        )
+    if os.path.lexists(out):
+        raise HandlensError(f"{out} exists already", "choose another --out or remove it")
+    first = given.get("seed", 0)
+    runs: list[dict[str, Any]] = []
+    for seed in range(first, first + repeats):
+        folder = out / f"seed-{seed}"
+        screen.note(f"seed {seed}, {seed - first + 1} of {repeats}")
+        with watcher() as watching:
+            try:
+                run = handlens.fit(photos, out=folder, watcher=watching, **{**given, "seed": seed}, **fabric)
+            except KeyboardInterrupt:
+                screen.note(f"\nstopped; go on with this seed alone: handlens train --resume --out {folder}")
+                raise typer.Exit(130) from None
+        test = run.metrics.get("test") or {}
+        runs.append({"run": str(folder), "seed": seed, "top1": test.get("top1"), "top1_ci95": test.get("top1_ci95")})
+    tops = [line["top1"] for line in runs if line["top1"] is not None]
+    found: dict[str, Any] = {"runs": runs, "mean": None, "standard_deviation": None, "lowest": None, "highest": None}
+    if tops:
+        found |= {"mean": statistics.mean(tops), "lowest": min(tops), "highest": max(tops)}
+        found["standard_deviation"] = statistics.stdev(tops) if len(tops) > 1 else 0.0
+    files.write_json(out / "repeats.json", found)
+    if json:
+        screen.print_json(found)
+        return
+    screen.table(
+        "",
+        ("run", "top-1 on its test photos", "95 % interval"),
+        [(x["run"], f"{x['top1']:.1%}", "{:.1%} to {:.1%}".format(*x["top1_ci95"])) for x in runs if x["top1_ci95"]],
+    )
+    if tops:
+        screen.say(
+            f"mean {found['mean']:.1%}, standard deviation {100 * found['standard_deviation']:.1f} points, "
+            f"{found['lowest']:.1%} to {found['highest']:.1%} over {len(tops)} seeds, each with a split of its own"
+        )
+
+
 def show(run: Run) -> None:
     """Print a finished run: its figures, and what to type next."""
     from handlens.cli import screen
@@ -128,7 +191,7 @@ def show(run: Run) -> None:
 _RECIPE_OPTIONS = (
     "net", "mode", "weights", "width", "image_px", "normalisation", "epochs", "batch_size", "lr", "augment", "balance",
     "head_hidden", "last_blocks", "patience_epochs", "precision", "cache_mb", "seed", "continue_run", "add",
-    "prune", "teacher",
+    "prune", "teacher", "unknown",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ __all__ = ["Scores", "score"]
 
 
 def score(
-    predict: Callable[[np.ndarray], np.ndarray],
+    predict: Callable[[np.ndarray], np.ndarray | tuple[np.ndarray, np.ndarray]],
     photos: Photos,
     preprocess: Preprocess,
     batch_size: int = 32,
@@ -23,15 +23,20 @@ def score(
 ) -> Scores:
     """Run `predict` over labelled photos and compare.
 
-    predict: uint8 RGB (B, image_px, image_px, 3) -> probabilities (B, K) over `photos.classes`, in that order.
+    predict: uint8 RGB (B, image_px, image_px, 3) -> probabilities (B, K) over `photos.classes`, in that order; or, as
+    `run.Classifier.infer` gives them, (probabilities, logits).
     Photos that cannot be read are left out and listed in the result. `progress` is called with (done, total).
     Raises HandlensError when no photo is left, or when the probabilities do not fit the classes.
     """
     broken = photos_room.examine(photos).broken
     photos = photos.without([path for path, _ in broken])
-    rows, labels, done = [np.empty((0, len(photos.classes)), np.float32)], [np.empty(0, np.int64)], 0
+    none = np.empty((0, len(photos.classes)), np.float32)
+    rows, logits, labels, done = [none], [none], [np.empty(0, np.int64)], 0
     for images, batch_labels in photos_room.batches(photos, preprocess, batch_size) if len(photos) else ():
-        rows.append(np.asarray(predict(images), dtype=np.float32))
+        answer = predict(images)
+        probabilities, behind = answer if isinstance(answer, tuple) else (answer, none)
+        rows.append(np.asarray(probabilities, dtype=np.float32))
+        logits.append(np.asarray(behind, dtype=np.float32))
         labels.append(batch_labels)
         done += len(images)
         if progress:
@@ -42,4 +47,5 @@ def score(
         classes=photos.classes,
         paths=photos.paths,
         left_out=tuple(broken),
+        logits=np.concatenate(logits) if sum(map(len, logits)) else None,
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from handlens.errors import missing_extra
+from handlens.evaluate.calibration import Bin
 
 MOST_NUMBERS = 25  # with more classes the cells are too small for their counts
 MOST_NAMES = 120  # and with more than this, the axes for their names
@@ -40,6 +41,34 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> bytes:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
+    png = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(png)
+    return png.getvalue()
+
+
+def reliability(sides: Mapping[str, tuple[Sequence[Bin], float]]) -> bytes:
+    """Reliability diagrams side by side as a PNG: by title, the bins and the expected calibration error.
+
+    A bar's height is how often answers of that probability are right; its colour's depth, how many there are.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise missing_extra("evaluate", "matplotlib") from None
+    figure = Figure(figsize=(4.2 * len(sides), 4.2), dpi=110, layout="constrained")
+    for place, (title, (bins, error)) in enumerate(sides.items(), 1):
+        axes = figure.add_subplot(1, len(sides), place, aspect="equal", xlim=(0, 1), ylim=(0, 1))
+        most = max(found.num_photos for found in bins)
+        for found in bins:
+            depth = 0.25 + 0.75 * found.num_photos / most
+            axes.bar(found.low, found.accuracy, found.high - found.low, align="edge", color="#1f6fb4", alpha=depth,
+                     edgecolor="white")  # fmt: skip
+            axes.plot(found.confidence, found.accuracy, "o", color="black", markersize=3)
+        axes.plot((0, 1), (0, 1), "--", color="grey", linewidth=1)
+        axes.set_title(f"{title}: calibration error {error:.1%}", fontsize=10)
+        axes.set_xlabel("probability of the answer")
+        axes.set_ylabel("how often it is right")
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
     return png.getvalue()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from handlens.errors import HandlensError, missing_extra
+from handlens.evaluate import calibration
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,6 +20,7 @@ class Scores:
 
     probabilities: (N, K), a row a photo; labels: (N,) indices into the K `classes`; paths: the N photos' paths.
     left_out: photos that could not be read, as (path, reason); they count nowhere.
+    logits: (N, K) behind the probabilities, where they are known: what there would be without calibration.
     Raises HandlensError without photos, when the shapes disagree, and for probabilities that are not finite.
     """
 
@@ -26,6 +29,7 @@ class Scores:
     classes: tuple[str, ...]
     paths: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    logits: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.paths), len(self.classes))
@@ -40,6 +44,17 @@ class Scores:
             raise HandlensError(
                 "the network gave probabilities that are not finite", "its training diverged; train again"
             )
+
+    def reordered(self, order: Sequence[int]) -> Scores:
+        """The same with class `order[i]` at place i."""
+        places = np.argsort(order)
+        return dataclasses.replace(
+            self,
+            probabilities=self.probabilities[:, order],
+            labels=places[self.labels],
+            classes=tuple(self.classes[index] for index in order),
+            logits=None if self.logits is None else self.logits[:, order],
+        )
 
     @functools.cached_property
     def predicted(self) -> np.ndarray:
@@ -99,13 +114,15 @@ class Scores:
     def per_class(self) -> list[dict[str, Any]]:
         """For each class in order: name, precision, recall, f1 and support (photos of it).
 
-        A figure that nothing defines is None: recall of a class without photos, precision of one never predicted.
+        precision_ci95 and recall_ci95 are Wilson's 95 % intervals. A figure that nothing defines is None: recall of a
+        class without photos, precision of one never predicted.
         """
         try:
             from sklearn.metrics import precision_recall_fscore_support
         except ImportError:
             raise missing_extra("evaluate", "scikit-learn") from None
         indices = range(len(self.classes))
+        right, given = np.diag(self.confusion).tolist(), self.confusion.sum(0).tolist()
         figures = precision_recall_fscore_support(self.labels, self.predicted, labels=indices, zero_division=np.nan)
         return [
             {
@@ -114,9 +131,39 @@ class Scores:
                 "recall": _defined(recall),
                 "f1": _defined(f1),
                 "support": int(support),
+                "precision_ci95": list(wilson(right[index], given[index])) if given[index] else None,
+                "recall_ci95": list(wilson(right[index], int(support))) if support else None,
             }
-            for name, precision, recall, f1, support in zip(self.classes, *figures, strict=True)
+            for index, (name, precision, recall, f1, support) in enumerate(zip(self.classes, *figures, strict=True))
         ]
+
+    def confusions(self, most: int = 5) -> list[dict[str, Any]]:
+        """The pairs that are mixed up most: photos of one class that were taken for another, the most first.
+
+        Each has class, taken_for, num_photos, and share of the class's photos with Wilson's 95 % interval.
+        """
+        wrong = self.confusion - np.diag(np.diag(self.confusion))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+        pairs = [(row, column) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)]
+        return [
+            {
+                "class": self.classes[row],
+                "taken_for": self.classes[column],
+                "num_photos": int(wrong[row, column]),
+                "share": float(wrong[row, column] / self.confusion[row].sum()),
+                "share_ci95": list(wilson(int(wrong[row, column]), int(self.confusion[row].sum()))),
+            }
+            for row, column in pairs
+            if wrong[row, column]
+        ]
+
+    @functools.cached_property
+    def calibration(self) -> dict[str, Any]:
+        """`calibration.summary` as it is, and, where the logits are known, "before" calibration (temperature 1)."""
+        found = calibration.summary(self.probabilities, self.labels)
+        if self.logits is not None:
+            found["before"] = calibration.summary(calibration.softmax(self.logits), self.labels)
+        return found
 
     def mistakes(self) -> np.ndarray:
         """Indices of the wrongly classified photos, those that the classifier was surest of first."""
@@ -138,6 +185,8 @@ class Scores:
                 line["name"]: {key: value for key, value in line.items() if key != "name"} for line in self.per_class
             },
             "confusion": self.confusion.tolist(),
+            "confusions": self.confusions(),
+            "calibration": self.calibration,
             "left_out": [{"photo": path, "error": reason} for path, reason in self.left_out],
         }
 

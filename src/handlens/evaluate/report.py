@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from PIL import Image
 
 from handlens import files
 from handlens.errors import PhotoError, missing_extra
-from handlens.evaluate import figures
+from handlens.evaluate import calibration, figures
 from handlens.evaluate.metrics import Scores
+from handlens.evaluate.sections import Section
 from handlens.explain.overlay import overlay
 from handlens.photos import Photos
 from handlens.preprocess import open_photo
@@ -36,6 +37,7 @@ def write(
     facts: Mapping[str, Any] | None = None,
     pictures: Mapping[str, bytes] | None = None,
     saliency: Saliency | None = None,
+    sections: Sequence[Section] = (),
 ) -> None:
     """Write the report of `scores` as a self-contained HTML file, atomically.
 
@@ -44,6 +46,7 @@ def write(
     such as {"Recipe": {...}, "Versions": {...}}. pictures: PNG bytes by caption, such as the training curves.
     saliency: (upright photo, uint8 RGB (H, W, 3); class) -> a map (H, W) in [0, 1] of what speaks for the class, NaN
     where the network does not look; with it each of the worst mistakes is shown with the map for its wrong answer.
+    sections: what else was found, a table each.
     """
     try:
         import jinja2
@@ -53,7 +56,7 @@ def write(
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"percent": _percent, "number": _number}
+    environment.filters |= {"percent": _percent, "number": _number, "interval": _interval}
     wrong = scores.mistakes()
     html = environment.from_string(template).render(
         title=title,
@@ -65,10 +68,21 @@ def write(
         num_mistakes=len(wrong),
         pictures={caption: _data_uri(png, "png") for caption, png in (pictures or {}).items()},
         facts=facts or {},
+        sections=sections,
+        confusions=scores.confusions(),
+        reliability=_data_uri(_reliability(scores), "png"),
     )
     with files.atomic(path, "w") as file:
         # a file name that is not text holds surrogates, which UTF-8 refuses
         file.write(html.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _reliability(scores: Scores) -> bytes:
+    found = scores.calibration
+    sides = {"as it is": found} if "before" not in found else {"before": found["before"], "calibrated": found}
+    return figures.reliability(
+        {title: ([calibration.Bin(**line) for line in side["bins"]], side["ece"]) for title, side in sides.items()}
+    )
 
 
 def _mistake(scores: Scores, photos: Photos, index: int, saliency: Saliency | None) -> dict[str, Any]:
@@ -118,6 +132,10 @@ def _data_uri(data: bytes, kind: str) -> str:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return "–" if ends is None else f"{_percent(ends[0])} to {_percent(ends[1])}"
 
 
 def _number(value: Any) -> str:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from handlens import photos as photos_room
 from handlens.errors import HandlensError
+from handlens.evaluate.metrics import Scores, wilson
+from handlens.photos import Photos
+from handlens.photos.scan import SUFFIXES
+from handlens.preprocess import Preprocess
+
+TRUE_ACCEPT = 0.95  # the share of photos of the classes that a threshold lets pass
+FEWEST = 19  # validation photos: with fewer, the lowest score of them is no 5 % quantile
 
 Kind = Literal["max-softmax", "energy"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+DEFAULT: Kind = "energy"  # by benchmarks/unknown.py
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,3 +55,130 @@ class Rejection:
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values."""
         return dataclasses.asdict(self)
+
+
+def fit(
+    probabilities: np.ndarray,
+    logits: np.ndarray,
+    outside: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Rejection:
+    """The score and threshold for a classifier with these (N, K) answers to validation photos.
+
+    Without `outside` photos: the default score, and the threshold that 95 % of the validation photos pass. With the
+    (probabilities, logits) of some: the score with the largest area under the curve, and the threshold with the fewest
+    mistakes on both sides, each side's share counted alike, among those that 90 % of the validation photos pass.
+    Raises HandlensError for fewer than `FEWEST` validation photos, or logits that are not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise HandlensError("the network gave logits that are not finite", "its training diverged; train again")
+    if len(logits) < FEWEST:
+        raise HandlensError(
+            f"{len(logits)} validation photos are too few to tell what is none of the classes, {FEWEST} are needed",
+            "until then no answer is called unknown",
+        )
+    if outside is None:
+        chosen = Rejection(kind=DEFAULT, threshold=0.0)
+        return dataclasses.replace(chosen, threshold=threshold_of(chosen.scores(probabilities, logits)))
+    best: tuple[float, Rejection] | None = None
+    for kind in sorted(KINDS, key=lambda kind: kind != DEFAULT):  # of equals the default
+        scorer = Rejection(kind=kind, threshold=0.0)
+        known, unknown = scorer.scores(probabilities, logits), scorer.scores(*outside)
+        area = auroc(known, unknown)
+        if best is None or area > best[0]:
+            best = area, dataclasses.replace(scorer, threshold=_between(known, unknown))
+    assert best is not None
+    return best[1]
+
+
+def threshold_of(known: np.ndarray, true_accept: float = TRUE_ACCEPT) -> float:
+    """The score that at least a share `true_accept` of photos like the (N,) `known` ones reaches (conformal)."""
+    rank = int((1 - true_accept) * (len(known) + 1) + 1e-9)
+    return float(np.sort(known)[max(0, rank - 1)])
+
+
+def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
+    """How probable it is that a known photo has a higher score than an unknown one; equal scores count half."""
+    both = np.concatenate([known, unknown])
+    _, place, counts = np.unique(both, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # from 1, equals share theirs
+    wins = ranks[: len(known)].sum() - len(known) * (len(known) + 1) / 2
+    return float(wins / (len(known) * len(unknown)))
+
+
+def separation(known: np.ndarray, unknown: np.ndarray, threshold: float) -> dict[str, float]:
+    """How well scores tell `known` photos from `unknown` ones, as JSON-ready values.
+
+    false_accept_at_95: the share of unknown photos that pass where 95 % of these known ones do; true_accept and
+    false_accept: the shares that pass the `threshold`, which other photos have chosen.
+    """
+    at_95 = np.quantile(known, 1 - TRUE_ACCEPT, method="lower")
+    return {
+        "auroc": auroc(known, unknown),
+        "false_accept_at_95": float((unknown >= at_95).mean()),
+        "true_accept": float((known >= threshold).mean()),
+        "false_accept": float((unknown >= threshold).mean()),
+    }
+
+
+def judge(rejection: Rejection, known: Scores, outside: tuple[np.ndarray, np.ndarray] | None = None) -> dict[str, Any]:
+    """How a rejection does on scored photos of the classes, and on (probabilities, logits) of others, JSON-ready.
+
+    true_accept: the share of the known photos that pass, with Wilson's 95 % interval; with `outside` also what
+    `separation` gives, and the interval of false_accept. Raises HandlensError where the known photos have no logits.
+    """
+    if known.logits is None:
+        raise HandlensError("scores without logits say nothing of unknown photos")
+    own = rejection.scores(known.probabilities, known.logits)
+    passed = int((own >= rejection.threshold).sum())
+    found: dict[str, Any] = {
+        **rejection.to_dict(),
+        "num_photos": len(own),
+        "true_accept": passed / len(own),
+        "true_accept_ci95": list(wilson(passed, len(own))),
+    }
+    if outside is not None:
+        other = rejection.scores(*outside)
+        found |= separation(own, other, rejection.threshold)
+        found |= {
+            "num_outside": len(other),
+            "false_accept_ci95": list(wilson(int((other >= rejection.threshold).sum()), len(other))),
+        }
+    return found
+
+
+def answers(
+    infer: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    preprocess: Preprocess,
+    folder: str | os.PathLike[str],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """A classifier's (probabilities, logits), (N, K) each, of all photos below a folder, and their SHA-256.
+
+    Photos that cannot be read are left out. Raises HandlensError when there is none that can.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise HandlensError(f"there is no folder {folder}", "name a folder of photos of none of the classes")
+    paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("[!.]*") if p.suffix.lower() in SUFFIXES)
+    found = Photos(root, tuple(paths), np.zeros(len(paths), np.int64), ("unknown",))
+    findings = photos_room.examine(found)
+    found = found.without([path for path, _ in findings.broken])
+    if not len(found):
+        raise HandlensError(f"{folder} has no photo that can be read", "name a folder of photos of other things")
+    pairs = []
+    for images, _ in photos_room.batches(found, preprocess, 32):
+        pairs.append(infer(images))
+        if progress:
+            progress(sum(len(logits) for _, logits in pairs), len(found))
+    probabilities, logits = (np.concatenate(rows) for rows in zip(*pairs, strict=True))
+    return probabilities, logits, [findings.sha256[path] for path in found.paths]
+
+
+def _between(known: np.ndarray, unknown: np.ndarray) -> float:
+    """The threshold with the least sum of the shares of known photos below it and unknown ones above it."""
+    scores = np.unique(np.concatenate([known, unknown]))
+    tried = np.concatenate([scores[:1], (scores[:-1] + scores[1:]) / 2])  # halfway between neighbours
+    refused = np.searchsorted(np.sort(known), tried, side="left") / len(known)
+    accepted = 1 - np.searchsorted(np.sort(unknown), tried, side="left") / len(unknown)
+    wrong = np.where(refused <= 0.1, refused + accepted, np.inf)
+    return float(tried[wrong.argmin()])

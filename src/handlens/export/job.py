@@ -141,6 +141,8 @@ def finish(
         preprocess=source.checkpoint.preprocess,
         card=card(source, artifact, precision, exported, found, rungs, threads, licence),
         golden=golden(source),
+        calibration=source.checkpoint.calibration,
+        rejection=source.checkpoint.rejection,
     )
     bundle.write(out, shipped)
     return Exported(path=out, bundle=shipped, parity=found)

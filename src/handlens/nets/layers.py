@@ -29,6 +29,7 @@ class Net(nn.Module):
     A method, or a `Stages` module where the published parameter names begin with "features"."""
     smallest_px = 32  # the smallest square input that works
     aux_weight = 0.3  # of the auxiliary classifiers' losses in training, where there are some
+    temperature = 1.0  # what logits are divided by before the softmax (`nets.pixels`), so that it means something
 
     @property
     def num_features(self) -> int:

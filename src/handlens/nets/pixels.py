@@ -35,7 +35,8 @@ class FromPixels(nn.Module):
 
     It gives (probabilities, logits), each (B, num_classes). Scaling, normalisation, channel order and layout are
     inside, and equal `Preprocess.normalise`: to the bit where the normalisation is "fixed", to rounding where it is
-    each photo's own. The softmax is inside too.
+    each photo's own. The softmax is inside too, of the logits divided by the network's temperature: the probabilities
+    are calibrated, the logits as the network gives them.
     """
 
     scale: Tensor
@@ -46,6 +47,7 @@ class FromPixels(nn.Module):
         self.net = net
         self.bgr = preprocess.channels == "bgr"
         self.normalisation = preprocess.normalisation
+        self.temperature = net.temperature
         # Not persistent: the contract is stored as such, and the state dict holds what was learned.
         scale, shift = preprocess.scale_and_shift()
         self.register_buffer("scale", torch.from_numpy(scale).reshape(3, 1, 1), persistent=False)
@@ -62,4 +64,5 @@ class FromPixels(nn.Module):
     def forward(self, photos: Tensor) -> tuple[Tensor, Tensor]:
         dtype = next(self.net.parameters()).dtype  # a network in float16 still gets its pixels scaled in float32
         logits = self.net(self.normalise(photos).to(dtype)).float()
-        return logits.softmax(1), logits
+        scaled = logits if self.temperature == 1 else logits / self.temperature  # no product: INT8 would round that
+        return scaled.softmax(1), logits

@@ -93,9 +93,20 @@ class Classifier:
         batch_size: int = 32,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[Path, list[Guess] | PhotoError]]:
-        """Guesses for many photos, in order; threads decode ahead of the network.
+        """Guesses for many photos: `answer_many` without the scores."""
+        for path, answer in self.answer_many(paths, top, batch_size, progress):
+            yield path, answer if isinstance(answer, PhotoError) else answer.guesses
 
-        A photo that cannot be read comes with its PhotoError in place of guesses. `progress` is called with (done,
+    def answer_many(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        top: int = 5,
+        batch_size: int = 32,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[tuple[Path, Answer | PhotoError]]:
+        """What is said of each of many photos, in order; threads decode ahead of the network.
+
+        A photo that cannot be read comes with its PhotoError in place of an answer. `progress` is called with (done,
         total) after each batch.
         """
         photos = [Path(path) for path in paths]
@@ -110,9 +121,9 @@ class Classifier:
         with contextlib.closing(in_threads(read, photos, ahead=2 * batch_size)) as decoded:
             while batch := list(itertools.islice(decoded, batch_size)):
                 readable = [image for image in batch if isinstance(image, np.ndarray)]
-                rows = iter(self.predict_batch(np.stack(readable)) if readable else ())
+                found = iter(self.answers(np.stack(readable), top) if readable else ())
                 for path, image in zip(photos[done:], batch, strict=False):
-                    yield path, image if isinstance(image, PhotoError) else self._guesses(next(rows), top)
+                    yield path, image if isinstance(image, PhotoError) else next(found)
                 done += len(batch)
                 if progress:
                     progress(done, len(photos))
@@ -146,7 +157,17 @@ def load(path: str | os.PathLike[str], threads: int = 0) -> Classifier:
         preprocess=found.preprocess,
         infer=torch_runtime.predictor(found.net, found.preprocess, threads=threads),
         net=found.name,
+        rejection=_rejection(folder, found.rejection),
     )
+
+
+def _rejection(folder: Path, stored: Mapping[str, Any] | None) -> Rejection | None:
+    if stored is None:
+        return None
+    try:
+        return Rejection(**stored)
+    except TypeError:
+        raise HandlensError(f"{folder} has no proper 'rejection'", "it may be damaged; train again") from None
 
 
 def from_weights(

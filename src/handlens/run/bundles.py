@@ -13,6 +13,7 @@ import numpy as np
 from handlens import bundle as bundle_room
 from handlens.bundle import Bundle, Golden
 from handlens.errors import HandlensError, NotHereError
+from handlens.evaluate.unknown import Rejection
 from handlens.run.artifact import Infer, brief, no_facts
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def load(path: str | os.PathLike[str], threads: int = 0) -> Classifier:
         runtime=bundle.runtime,
         precision=bundle.precision,
         card=bundle.card,
+        rejection=Rejection(**bundle.rejection) if bundle.rejection else None,
     )
 
 

@@ -20,11 +20,11 @@ from lightning_fabric import Fabric
 from handlens import checkpoint, evaluate, files, nets, run
 from handlens.checkpoint import Checkpoint
 from handlens.errors import HandlensError
-from handlens.evaluate import report
+from handlens.evaluate import report, sections, unknown
 from handlens.photos import write_split
 from handlens.run.torch_runtime import keep_freed_memory
-from handlens.train import logs, loop, start
-from handlens.train.features import features
+from handlens.train import confidence, logs, loop, start
+from handlens.train.features import by_onnxruntime, features
 from handlens.train.head import fit_head
 from handlens.train.pixels import Fixed, Pixels
 from handlens.train.recipe import Recipe, choose
@@ -173,7 +173,14 @@ def _counting(watcher: Watcher, what: str) -> Any:
 def _settled(given: Mapping[str, Any]) -> dict[str, Any]:
     """Paths made absolute; mode and weights imply each other where one is left out."""
     given = dict(given)
-    for name in ("photos", "weights", "continue_run", "add", "teacher"):  # absolute: the run is used from anywhere
+    for name in (
+        "photos",
+        "weights",
+        "continue_run",
+        "add",
+        "teacher",
+        "unknown",
+    ):  # absolute: the run is used from anywhere
         if isinstance(value := given.get(name), (str, os.PathLike)) and value and value not in ("imagenet", "none"):
             given[name] = os.path.abspath(value) if os.path.exists(value) else os.fspath(value)
     if given.get("mode") == "scratch":
@@ -216,8 +223,10 @@ def _folder(out: str | os.PathLike[str] | None, recipe: Recipe, fabric: Fabric) 
 def _plan(recipe: Recipe, data: start.Data, begun: start.Start, step_s: float, fabric: Fabric) -> str:
     sizes = ", ".join(f"{len(photos)} {name}" for name, photos in data.splits.items())
     photos = len(data.splits["train"])
-    if recipe.mode == "head":  # one pass forward over each view, about a third of a step each
-        seconds = step_s / 3 * (photos * (1 + recipe.head_views) + len(data.splits["validation"])) / recipe.batch_size
+    if recipe.mode == "head":  # one pass forward over each view
+        images = photos * (1 + recipe.head_views) + len(data.splits["validation"])
+        faster = 4 if by_onnxruntime(fabric.device, photos * (1 + recipe.head_views)) else 1
+        seconds = step_s * images / recipe.batch_size / faster
     else:
         seconds = recipe.epochs * step_s * 1.15 * max(1, photos // recipe.batch_size // fabric.world_size)
     why = {
@@ -331,14 +340,22 @@ def _judge(
     picture = logs.curves(log)
     with files.atomic(folder / "curves.png") as file:
         file.write(picture)
-    classifier = run.load(folder)
-    for name in ("validation", "test"):
-        photos = data.splits[name]
-        if len(photos):
-            counting = _counting(watcher, f"judging on {name} photos")
-            scores = evaluate.score(classifier.predict_batch, photos, trained.preprocess, progress=counting)
-            metrics[name] = scores.to_dict()
-    if "test" in metrics:
+    found = confidence.fit(run.load(folder), data.splits["validation"], recipe.unknown, watcher.count)
+    for line in found.notes:
+        watcher.note(line)
+    metrics["notes"] = [*metrics["notes"], *found.notes]
+    kept = dataclasses.replace(kept, calibration=found.calibration, rejection=found.rejection)
+    checkpoint.save(folder, kept)
+    if found.validation:
+        metrics["validation"] = found.validation.to_dict()
+    photos = data.splits["test"]
+    if len(photos):
+        counting = _counting(watcher, "judging on test photos")
+        classifier = run.load(folder)
+        scores = evaluate.score(classifier.infer, photos, trained.preprocess, progress=counting)
+        metrics["test"] = scores.to_dict()
+        if classifier.rejection:
+            metrics["unknown"] = unknown.judge(classifier.rejection, scores, found.outside)
         report.write(
             folder / "report.html",
             scores,
@@ -351,6 +368,7 @@ def _judge(
                 "Versions": versions(),
             },
             pictures={"Training": picture},
+            sections=[sections.unknown(metrics["unknown"])] if "unknown" in metrics else [],
         )
     checkpoint.save(folder, kept)
 

@@ -34,6 +34,10 @@ class Recipe:
     teacher: str = ""
     """The folder of a finished run on the same classes, whose answers are learned beside the labels (distillation)."""
 
+    unknown: str = ""
+    """A folder of photos of none of the classes: half of them choose by which score and from where on a photo counts as
+    unknown, the other half says how well that works. Without, the validation photos alone do (evaluate/unknown.py)."""
+
     net: str = "mobilenet_v3_small"
     mode: Mode = "full"
     """"full": all weights, from pretrained; "last": the last blocks and the classifier; "head": a new classifier on

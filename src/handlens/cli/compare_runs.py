@@ -1,0 +1,78 @@
+"""`handlens compare-runs`: is the other one really better?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def compare_runs(
+    a: str = typer.Argument(..., metavar="A", help="A run's folder or a bundle."),
+    b: str = typer.Argument(..., metavar="B", help="Another, of the same classes."),
+    photos: str = typer.Argument(
+        "", metavar="PHOTOS", show_default=False, help="Photos with labels. Without: the test split of run A."
+    ),
+    batch_size: int = typer.Option(32, min=1, help="Photos that go through the networks at once."),
+    threads: int = typer.Option(0, min=0, help="Threads that compute the networks; 0: their runtimes' choice."),
+    json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
+) -> None:
+    """Say whether B is really better than A, or only luckier.
+
+    Both answer the same photos. What counts are those that only one of them gets right: McNemar's exact test says how
+    often two equally good ones would differ by as much. Photos that one of the runs was trained on are left out.
+
+    \b
+    Examples:
+      handlens compare-runs runs/small runs/big
+      handlens compare-runs runs/flowers flowers.zip new-photos --json
+    """
+    from handlens import bundle
+    from handlens import evaluate as room
+    from handlens import run as run_room
+    from handlens.cli import evaluate, screen
+    from handlens.errors import HandlensError
+    from handlens.evaluate import paired
+
+    if bundle.is_bundle(a):
+        first, chosen, how = evaluate.from_bundle(a, photos, "", threads)
+    else:
+        first, chosen, how = evaluate.from_run(a, photos, "", threads)
+    second = run_room.load(b, threads)
+    if set(first.classes) != set(second.classes):
+        other = ", ".join(sorted(set(first.classes) ^ set(second.classes)))
+        raise HandlensError(f"{a} and {b} do not know the same classes: only one of them knows {other}")
+    chosen = chosen.as_classes(first.classes)
+    seen = [path for run in (a, b) if not bundle.is_bundle(run) for path in evaluate.seen(Path(run), chosen)]
+    if seen:
+        screen.note(f"left out {len(set(seen))} photos that one of them was trained on or chosen by")
+        chosen = chosen.without(sorted(set(seen)))
+    if not len(chosen):
+        raise HandlensError(
+            "no photo is left that neither was trained on", "name other photos: compare-runs A B PHOTOS"
+        )
+    scores = []
+    for name, classifier in ((a, first), (b, second)):
+        with screen.progress(f"evaluating {Path(name).name}", len(chosen)) as update:
+            own = chosen.as_classes(classifier.classes)
+            found = room.score(classifier.predict_batch, own, classifier.preprocess, batch_size, update)
+        order = [classifier.classes.index(label) for label in first.classes]
+        scores.append(found.reordered(order))
+    result = {"a": a, "b": b, "photos": how, **paired.compare(*scores)}
+    if json:
+        screen.print_json(result)
+        return
+    rows = [
+        (letter, name, f"{line['top1']:.1%}", "{:.1%} to {:.1%}".format(*line["top1_ci95"]), line_only)
+        for letter, name, line, line_only in (
+            ("A", a, result["first"], result["only_first"]),
+            ("B", b, result["second"], result["only_second"]),
+        )
+    ]
+    screen.table("", ("", "run", "top-1", "95 % interval", "only this one right"), rows)
+    low, high = result["difference_ci95"]
+    screen.say(
+        f"B less A: {100 * result['difference']:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f}) "
+        f"on {result['num_photos']} photos; {how}"
+    )
+    screen.say(result["verdict"])

@@ -1,0 +1,52 @@
+"""Sets of classes that hold the right one as often as is promised (split conformal prediction, Vovk et al. 2005)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from handlens.errors import HandlensError
+from handlens.evaluate.metrics import Scores, wilson
+
+
+def threshold(validation: Scores, coverage: float) -> float:
+    """The probability from which on a class is in a photo's set, so that a share `coverage` of sets hold the right one.
+
+    That holds for photos like the validation photos, on average over such sets of photos, whatever the network is.
+    Raises HandlensError for a coverage outside 0 to 1, or one that so few photos cannot promise.
+    """
+    if not 0 < coverage < 1:
+        raise HandlensError(f"coverage is {coverage}, expected a share above 0 and below 1", "--coverage 0.95")
+    own = np.sort(validation.probabilities[np.arange(validation.num_photos), validation.labels])
+    rank = int((1 - coverage) * (len(own) + 1) + 1e-9)  # so many of the right classes may be left out, less one
+    if rank < 1:
+        needed = int(np.ceil(1 / (1 - coverage) - 1e-9)) - 1
+        raise HandlensError(
+            f"{len(own)} validation photos cannot promise a coverage of {coverage:g}, {needed} are needed",
+            "use more photos, or a lower --coverage",
+        )
+    return float(own[rank - 1])
+
+
+def judge(validation: Scores, scores: Scores, coverage: float) -> dict[str, Any]:
+    """Whether sets fitted on validation photos keep their promise on the scored ones, as JSON-ready values.
+
+    coverage: how many sets hold the right class, with Wilson's 95 % interval; mean_size, sizes (photos by the number of
+    classes in the set); empty sets count as misses.
+    """
+    least = threshold(validation, coverage)
+    sets = scores.probabilities >= least
+    held = int(sets[np.arange(scores.num_photos), scores.labels].sum())
+    sizes = sets.sum(1)
+    low, high = wilson(held, scores.num_photos)
+    return {
+        "promised": coverage,
+        "threshold": least,
+        "num_validation": validation.num_photos,
+        "num_photos": scores.num_photos,
+        "coverage": held / scores.num_photos,
+        "coverage_ci95": [low, high],
+        "mean_size": float(sizes.mean()),
+        "sizes": {str(size): int((sizes == size).sum()) for size in np.unique(sizes).tolist()},
+    }

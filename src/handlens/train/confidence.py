@@ -1,0 +1,88 @@
+"""What a trained classifier's confidence is worth: its temperature, and the score of photos of none of its classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from handlens import evaluate
+from handlens.errors import HandlensError
+from handlens.evaluate import Scores, calibration, unknown
+from handlens.photos import Photos
+from handlens.run import Classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class Confidence:
+    """What validation photos settle, as a checkpoint keeps it, and a sentence on what they were too few for.
+
+    validation: their scores, with the calibrated probabilities; None without such photos. outside: the calibrated
+    (probabilities, logits) of the half of the unknown photos that chose nothing; None without.
+    """
+
+    calibration: dict[str, Any] | None
+    rejection: dict[str, Any] | None
+    validation: Scores | None
+    outside: tuple[np.ndarray, np.ndarray] | None
+    notes: tuple[str, ...]
+
+
+def fit(
+    classifier: Classifier,
+    validation: Photos,
+    outside: str = "",
+    count: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Confidence:
+    """Fit the temperature of a classifier that has none yet, then its rejection.
+
+    outside: a folder of photos of none of the classes, or "". count: called with (what is done, done, total).
+    Raises HandlensError when the network's answers are not finite, or `outside` holds fewer than two photos.
+    """
+    notes = []
+    num_classes = len(classifier.classes)
+    labels, logits, scores = np.empty(0, np.int64), np.empty((0, num_classes), np.float32), None
+    if len(validation):
+        scores = evaluate.score(
+            classifier.infer,
+            validation,
+            classifier.preprocess,
+            progress=lambda done, total: count("judging on validation photos", done, total),
+        )
+        assert scores.logits is not None  # `infer` gives them
+        labels, logits = scores.labels, scores.logits
+    calibrated, temperature = None, 1.0
+    try:
+        calibrated = calibration.fit(logits, labels)
+        temperature = calibrated.temperature
+    except HandlensError as error:
+        notes.append(str(error))
+    if scores:
+        scores = dataclasses.replace(scores, probabilities=calibration.softmax(logits, temperature).astype(np.float32))
+    halves = _halves(classifier, outside, temperature, count) if outside else (None, None)
+    rejection = None
+    try:
+        rejection = unknown.fit(calibration.softmax(logits, temperature), logits, halves[0]).to_dict()
+    except HandlensError as error:
+        notes.append(str(error))
+    return Confidence(calibrated.to_dict() if calibrated else None, rejection, scores, halves[1], tuple(notes))
+
+
+def _halves(
+    classifier: Classifier, outside: str, temperature: float, count: Callable[[str, int, int], None]
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """(probabilities, logits) of one half of the photos in a folder and of the other, cut by their content."""
+    _, logits, contents = unknown.answers(
+        classifier.infer,
+        classifier.preprocess,
+        outside,
+        lambda done, total: count("judging unknown photos", done, total),
+    )
+    if len(logits) < 2:
+        raise HandlensError(f"{outside} has one photo, which cannot be cut in two halves", "give some tens")
+    order = np.argsort(contents, kind="stable")
+    probabilities = calibration.softmax(logits, temperature)
+    one, other = order[::2], order[1::2]
+    return (probabilities[one], logits[one]), (probabilities[other], logits[other])

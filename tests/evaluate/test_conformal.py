@@ -1,0 +1,83 @@
+"""Sets keep what they promise, and paired tests find what is there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from handlens.errors import HandlensError
+from handlens.evaluate import Scores, conformal, paired
+from handlens.evaluate.calibration import softmax
+
+
+def drawn(count: int, seed: int, sharpness: float = 3.0) -> Scores:
+    """Answers that are too sure of themselves, and labels drawn by milder ones."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.5, (count, 6))
+    labels = np.array([rng.choice(6, p=row) for row in softmax(logits)])
+    return Scores(
+        probabilities=softmax(logits * sharpness),
+        labels=labels,
+        classes=tuple("abcdef"),
+        paths=tuple(map(str, range(count))),
+    )
+
+
+@pytest.mark.parametrize("coverage", [0.7, 0.9, 0.95])
+def test_the_promise_is_kept_on_average(coverage: float) -> None:
+    held = [conformal.judge(drawn(200, s), drawn(200, 1000 + s), coverage)["coverage"] for s in range(40)]
+    assert coverage - 0.01 < np.mean(held) < coverage + 0.02
+
+
+def test_what_is_said() -> None:
+    found = conformal.judge(drawn(200, 0), drawn(100, 1), 0.9)
+    assert found["promised"] == 0.9
+    assert sum(found["sizes"].values()) == 100
+    assert found["mean_size"] == pytest.approx(sum(int(k) * v for k, v in found["sizes"].items()) / 100)
+    assert found["coverage_ci95"][0] < found["coverage"] < found["coverage_ci95"][1]
+
+
+def test_what_cannot_be_promised() -> None:
+    with pytest.raises(HandlensError, match=r"18 validation photos cannot promise a coverage of 0.95, 19 are needed"):
+        conformal.threshold(drawn(18, 0), 0.95)
+    conformal.threshold(drawn(19, 0), 0.95)
+    for coverage in (0, 1, 95):
+        with pytest.raises(HandlensError, match="expected a share"):
+            conformal.threshold(drawn(50, 0), coverage)
+
+
+def right(which: list[int]) -> Scores:
+    """Ten photos of class 0, of which these are answered rightly."""
+    table = np.tile([0.2, 0.8], (len(which), 1))
+    table[np.array(which, bool)] = [0.8, 0.2]
+    labels = np.zeros(len(which), np.int64)
+    return Scores(probabilities=table, labels=labels, classes=("a", "b"), paths=tuple(map(str, range(len(which)))))
+
+
+def test_mcnemar_by_hand() -> None:
+    found = paired.compare(right([1] * 8 + [0] * 12), right([1] * 7 + [0] + [1] * 7 + [0] * 5))
+    assert (found["only_first"], found["only_second"]) == (1, 7)
+    assert found["p_value"] == pytest.approx(2 * (1 + 8) / 2**8)  # 0 or 1 of 8 coins, either way
+    assert found["difference"] == pytest.approx(0.3)
+    assert found["verdict"].startswith("these photos do not show that either is better")
+    low, high = found["difference_ci95"]
+    assert low < 0.3 < high
+
+
+@pytest.mark.parametrize(("gain", "words"), [(1, "B is really better than A"), (-1, "B is really worse than A")])
+def test_a_real_difference_is_said_to_be_one(gain: int, words: str) -> None:
+    some, more = right([1] * 5 + [0] * 15), right([1] * 17 + [0] * 3)
+    found = paired.compare(*((some, more) if gain > 0 else (more, some)))
+    assert found["verdict"].startswith(words)
+    assert found["p_value"] < 0.001
+
+
+def test_the_same_answers() -> None:
+    same = right([1, 0, 1])
+    found = paired.compare(same, same)
+    assert (found["p_value"], found["verdict"]) == (1.0, "A and B get the same photos right")
+
+
+def test_other_photos_are_refused() -> None:
+    with pytest.raises(HandlensError, match="same photos and classes only"):
+        paired.compare(right([1, 0]), right([1, 0, 1]))

@@ -1,0 +1,130 @@
+"""Telling what is none of the classes, on scores whose distributions are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handlens import bundle
+from handlens.errors import HandlensError
+from handlens.evaluate import Scores, unknown
+from handlens.evaluate.calibration import softmax
+from handlens.evaluate.unknown import Rejection
+from handlens.preprocess import Preprocess
+
+
+def answers(count: int, strength: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits with one class ahead by about `strength`, and their probabilities."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1, (count, 4)).astype(np.float32)
+    logits[np.arange(count), rng.integers(4, size=count)] += strength
+    return softmax(logits), logits
+
+
+def scores(count: int, strength: float) -> Scores:
+    probabilities, logits = answers(count, strength)
+    return Scores(
+        probabilities=probabilities,
+        labels=logits.argmax(1),
+        classes=("a", "b", "c", "d"),
+        paths=tuple(map(str, range(count))),
+        logits=logits,
+    )
+
+
+def test_a_bundle_knows_the_same_scores() -> None:
+    assert bundle.SCORES == unknown.KINDS
+
+
+def test_the_scores_by_hand() -> None:
+    logits = np.array([[1.0, 2.0, 3.0], [800.0, 0.0, 0.0]], np.float32)
+    energy = Rejection(kind="energy", threshold=0).scores(softmax(logits), logits)
+    assert energy == pytest.approx([np.log(np.exp([1, 2, 3]).sum()), 800])
+    most = Rejection(kind="max-softmax", threshold=0).scores(softmax(logits), logits)
+    assert most == pytest.approx([np.exp(3) / np.exp([1, 2, 3]).sum(), 1])
+
+
+@pytest.mark.parametrize("count", [19, 20, 39, 100, 293])
+def test_the_threshold_lets_95_percent_of_such_photos_pass(count: int) -> None:
+    rng = np.random.default_rng(count)
+    passed = [np.mean(rng.random(200) >= unknown.threshold_of(rng.random(count))) for _ in range(2000)]
+    assert 0.945 < np.mean(passed) < 0.95 + 1 / count + 0.005
+
+
+def test_without_unknown_photos_the_default_score() -> None:
+    probabilities, logits = answers(200, 4)
+    found = unknown.fit(probabilities, logits)
+    assert found.kind == unknown.DEFAULT
+    assert (found.scores(probabilities, logits) >= found.threshold).mean() >= 0.95
+
+
+def test_with_unknown_photos_score_and_threshold_follow_them() -> None:
+    known, flat = answers(200, 4), answers(200, 0, seed=1)
+    found = unknown.fit(*known, flat)
+    own, other = found.scores(*known), found.scores(*flat)
+    best = min((own < t).mean() + (other >= t).mean() for t in np.concatenate([own, other]))
+    assert (own < found.threshold).mean() + (other >= found.threshold).mean() == pytest.approx(best, abs=0.006)
+    assert (own >= found.threshold).mean() >= 0.9
+    shifted = known[0], known[1] - 100  # energies say the contrary now, probabilities are the same
+    assert unknown.fit(*shifted, flat).kind == "max-softmax"
+    alike = unknown.fit(*known, known)  # nothing to be told apart: most of the known ones pass all the same
+    assert (alike.scores(*known) >= alike.threshold).mean() >= 0.9
+
+
+def test_too_few_photos_and_logits_that_are_not_finite() -> None:
+    probabilities, logits = answers(18, 4)
+    with pytest.raises(HandlensError, match=r"18 validation photos are too few .* 19 are needed"):
+        unknown.fit(probabilities, logits)
+    probabilities, logits = answers(30, 4)
+    logits[3, 1] = np.nan
+    with pytest.raises(HandlensError, match="not finite"):
+        unknown.fit(probabilities, logits)
+
+
+def test_auroc_against_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    known, other = rng.integers(0, 9, 70).astype(float), rng.integers(-3, 6, 50).astype(float)
+    pairs = (known[:, None] > other).mean() + 0.5 * (known[:, None] == other).mean()
+    assert unknown.auroc(known, other) == pytest.approx(pairs)
+    assert unknown.auroc(known, known - 100) == 1
+
+
+def test_separation_by_hand() -> None:
+    found = unknown.separation(np.arange(100.0), np.arange(-90.0, 10), threshold=8)
+    assert found["true_accept"] == 0.92
+    assert found["false_accept"] == 0.02  # 8 and 9
+    assert found["false_accept_at_95"] == pytest.approx(0.06)  # from 4 on
+
+
+def test_what_is_judged() -> None:
+    rejection = Rejection(kind="max-softmax", threshold=0.9)
+    found = unknown.judge(rejection, scores(100, 4))
+    assert found["num_photos"] == 100 and "auroc" not in found
+    assert found["true_accept_ci95"][0] < found["true_accept"] < found["true_accept_ci95"][1]
+    found = unknown.judge(rejection, scores(100, 4), answers(60, 0, seed=1))
+    assert found["num_outside"] == 60
+    assert found["auroc"] > 0.9
+    assert found["false_accept_ci95"][0] <= found["false_accept"] < 0.2
+
+
+def test_photos_below_a_folder(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "b/c/2.png", "3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (len(name) * 9, 0, 0)).save(tmp_path / name)
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    contract = Preprocess(image_px=8, resize_px=8)
+
+    def infer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits = images.mean((1, 2))
+        return softmax(logits), logits
+
+    probabilities, logits, contents = unknown.answers(infer, contract, tmp_path)
+    assert probabilities.shape == logits.shape == (3, 3)
+    assert len(set(contents)) == 3
+    (tmp_path / "empty").mkdir()
+    for folder, sentence in (("empty", "no photo that can be read"), ("nope", "there is no folder")):
+        with pytest.raises(HandlensError, match=sentence):
+            unknown.answers(infer, contract, tmp_path / folder)

@@ -1,0 +1,121 @@
+"""What validation photos settle at the end of a training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import handlens
+from handlens import checkpoint
+from handlens import photos as photos_room
+from handlens.errors import HandlensError
+from handlens.evaluate import calibration, unknown
+from handlens.photos import Photos
+from handlens.preprocess import Preprocess
+from handlens.run import Classifier
+from handlens.train import confidence
+from handlens.train.job import fit
+
+COLOURS = np.array([(40, 80, 220), (220, 60, 60), (40, 180, 60)], np.float64)
+
+
+@pytest.fixture
+def validation(tiny_photos: Path) -> Photos:
+    return photos_room.scan(tiny_photos)
+
+
+def classifier(photos: Photos, sharpness: float = 1.0) -> Classifier:
+    """Knows the tiny photos by their colour; its logits are `sharpness` times as large."""
+
+    def infer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        colours = images.astype(np.float64).mean((1, 2))[:, None]
+        logits = (-sharpness * ((colours - COLOURS) ** 2).sum(2) / 8000).astype(np.float32)
+        return calibration.softmax(logits).astype(np.float32), logits
+
+    return Classifier(classes=photos.classes, preprocess=Preprocess(image_px=32, resize_px=36), infer=infer)
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Path:
+    folder = tmp_path / "others"
+    folder.mkdir()
+    for index in range(10):
+        Image.new("RGB", (40, 40), (120 + index, 125, 110)).save(folder / f"{index}.png")
+    return folder
+
+
+def test_too_few_validation_photos_are_said_and_nothing_is_fitted(validation: Photos) -> None:
+    few = validation.select(range(0, 36, 6))
+    found = confidence.fit(classifier(validation), few)
+    assert (found.calibration, found.rejection) == (None, None)
+    assert [f"6 validation photos are too few to {what}" in note for what, note in zip(
+        ("calibrate", "tell what is none of the classes"), found.notes, strict=True)] == [True, True]  # fmt: skip
+    assert found.validation is not None and found.validation.top1 == 1.0
+    none = confidence.fit(classifier(validation), validation.select([]))
+    assert none.validation is None
+    assert "0 validation photos" in none.notes[0]
+
+
+def test_temperature_and_rejection(validation: Photos, others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "FEWEST", 36)
+    plain = confidence.fit(classifier(validation), validation)
+    assert plain.calibration is not None and plain.rejection is not None and plain.validation is not None
+    assert plain.notes == () and plain.outside is None
+    sharper = confidence.fit(classifier(validation, 3.0), validation)
+    assert sharper.calibration is not None
+    assert sharper.calibration["temperature"] == pytest.approx(3 * plain.calibration["temperature"], rel=1e-2)
+    assert sharper.validation is not None and sharper.validation.logits is not None
+    assert sharper.validation.probabilities == pytest.approx(plain.validation.probabilities, abs=1e-3)
+
+    taught = confidence.fit(classifier(validation), validation, str(others))
+    assert taught.outside is not None and len(taught.outside[0]) == 5  # the half that chose nothing
+    rejection = unknown.Rejection(**taught.rejection)
+    assert (rejection.scores(*taught.outside) < rejection.threshold).all()
+
+
+def test_unknown_photos_that_are_not_there(validation: Photos, tmp_path: Path) -> None:
+    with pytest.raises(HandlensError, match="there is no folder"):
+        confidence.fit(classifier(validation), validation, str(tmp_path / "nope"))
+    Image.new("RGB", (40, 40)).save(tmp_path / "one.png")
+    with pytest.raises(HandlensError, match="one photo, which cannot be cut in two halves"):
+        confidence.fit(classifier(validation), validation, str(tmp_path))
+
+
+def test_logits_that_are_not_finite_are_one_sentence(validation: Photos) -> None:
+    def infer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.full((len(images), 3), np.nan, np.float32)
+        return rows, rows
+
+    broken = Classifier(classes=validation.classes, preprocess=Preprocess(image_px=32, resize_px=36), infer=infer)
+    with pytest.raises(HandlensError, match="not finite"):
+        confidence.fit(broken, validation)
+
+
+def test_a_run_carries_its_temperature_and_threshold(
+    tiny_photos: Path,
+    others: Path,
+    tmp_path: Path,
+    weight_file: Path,
+    quick: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibration, "FEWEST", 3)
+    monkeypatch.setattr(unknown, "FEWEST", 3)
+    run = fit(tiny_photos, out=tmp_path / "run", net="mobilenet_v3_small", weights=str(weight_file), mode="head",
+              unknown=str(others), **quick)  # fmt: skip
+    stored = checkpoint.load(run.folder)
+    assert stored.calibration is not None and stored.calibration["num_photos"] == 3
+    assert stored.net.temperature == stored.calibration["temperature"] != 1
+    loaded = handlens.load(run.folder)
+    probabilities, logits = loaded.infer(loaded.preprocess.load(tiny_photos / "花朵" / "00.jpg")[None])
+    assert probabilities == pytest.approx(calibration.softmax(logits, stored.net.temperature), abs=1e-6)
+    assert loaded.rejection is not None and loaded.rejection.to_dict() == stored.rejection
+    judged = json.loads(json.dumps(run.metrics["unknown"]))
+    assert (judged["num_photos"], judged["num_outside"]) == (3, 5)
+    assert "None of the classes" in (run.folder / "report.html").read_text("utf-8")
+    assert "before" in run.metrics["test"]["calibration"]
