@@ -28,7 +28,7 @@ from handlens.train.recipe import choose
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LONG = ("demo", "draw-flowers", "export")  # have tests of their own: here they are parsed
+LONG = ("demo", "draw-flowers", "export", "serve")  # have tests of their own: here they are parsed
 TRAIN_FOR_MINUTES = ("normalisation", "batch-norm", "residual", "multipliers", "linear-bottleneck")  # as have these
 TRANSLATED = {"tour.zh.md": "tour.md"}  # the same commands, run once
 
@@ -72,7 +72,7 @@ def parse(command: str) -> dict[str, Any]:
 
 def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) > 25
-    told = {"README.md", "cost.md", "int8.md", "your-photos.md", "recipes.md", "tour.md"}
+    told = {"README.md", "cost.md", "int8.md", "your-photos.md", "recipes.md", "tour.md", "serve.md"}
     assert told == {page.name for page in STORIES}
     assert len(PYTHON) == 2
 
