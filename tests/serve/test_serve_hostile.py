@@ -201,7 +201,7 @@ def test_work_that_takes_too_long(
 # ---- on a real connection --------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def port(listening: Callable[..., Any]) -> Iterator[int]:
-    with listening(time_s=0.7, header_s=0.5, body_bytes=1_000_000, held_bytes=1_500_000, connections=20) as port:
+    with listening(time_s=0.7, header_s=0.8, body_bytes=1_000_000, held_bytes=1_500_000, connections=20) as port:
         yield port
 
 
@@ -258,9 +258,9 @@ def test_a_body_that_comes_slowly(port: int) -> None:
 
 
 def test_headers_that_come_slowly(port: int) -> None:
-    said, seconds = talk(port, b"POST /v1/predict HTTP/1.1\r\n", *[b"X: y\r\n"] * 5, pause_s=0.2)
+    said, seconds = talk(port, b"POST /v1/predict HTTP/1.1\r\n", *[b"X: y\r\n"] * 6, pause_s=0.2)
     status, found = sentence_of(said)
-    assert (status, found["error"]) == (408, "the request's headers did not arrive within 0.5 seconds")
+    assert (status, found["error"]) == (408, "the request's headers did not arrive within 0.8 seconds")
     assert seconds < 3
 
 
