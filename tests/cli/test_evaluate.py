@@ -210,3 +210,64 @@ def test_a_report_that_cannot_be_written(evaluate: Run, tiny_run: Path, tiny_pho
     code, out, err = evaluate(tiny_run, tiny_photos, "--report", tmp_path / "file" / "r.html", "--json")
     assert (code, out) == (2, "")
     assert "in the way" in err
+
+
+@pytest.fixture
+def grey_photos(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    folder = tmp_path / "others"
+    folder.mkdir()
+    for index in range(6):
+        Image.new("RGB", (40, 48), (118 + index, 125, 120)).save(folder / f"{index}.png")
+    return folder
+
+
+def test_unknown_photos_and_sets(
+    evaluate: Run, run: Path, tiny_photos: Path, grey_photos: Path, tmp_path: Path
+) -> None:
+    saved = checkpoint.load(run)
+    checkpoint.save(run, dataclasses.replace(saved, rejection={"kind": "energy", "threshold": 6.0}))
+    report = tmp_path / "r.html"
+    code, out, err = evaluate(run, "--unknown", grey_photos, "--coverage", 0.7, "--json", "--report", report)
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["unknown"]["num_outside"] == 6
+    assert 0.5 < facts["unknown"]["auroc"] <= 1.0
+    assert facts["unknown"]["threshold"] == 6.0
+    assert facts["unknown"]["true_accept"] == 1.0
+    assert facts["coverage"]["promised"] == 0.7
+    assert facts["coverage"]["num_validation"] == 3
+    assert facts["calibration"]["before"]["ece"] == facts["calibration"]["ece"]  # a run without a temperature
+    html = report.read_text("utf-8")
+    for heading in ("None of the classes", "Sets of classes", "What its confidence means"):
+        assert f"<h2>{heading}</h2>" in html
+    code, out, _ = evaluate(run, "--coverage", 0.7)
+    assert "calibration error" in out and "sets that hold the right class" in out
+
+
+def test_robustness(evaluate: Run, tiny_run: Path, tiny_photos: Path) -> None:
+    code, out, _ = evaluate(tiny_run, tiny_photos, "--robustness", "--json")
+    assert code == 0
+    facts = json.loads(out)["robustness"]
+    assert facts["harmed"]["as they are"]["top1"] == 1.0
+    assert set(facts["shapes"]["16:9"]) == {"crop", "letterbox", "squash"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--coverage", "0.99"], "3 validation photos cannot promise a coverage of 0.99, 99 are needed"),
+        (["--coverage", "95"], "expected a share above 0 and below 1"),
+        (["--coverage", "0.7", "--split", "validation"], "fitted on the validation photos"),
+        (["--unknown", "nope"], "there is no folder nope"),
+        (["--unknown", "EMPTY"], "no photo that can be read"),
+    ],
+)
+def test_confidence_that_cannot_be_had(
+    evaluate: Run, run: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    code, out, err = evaluate(run, *(str(tmp_path / "empty") if a == "EMPTY" else a for a in arguments), "--json")
+    assert (code, out) == (2, "")
+    assert sentence in err

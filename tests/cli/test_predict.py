@@ -213,3 +213,38 @@ def test_bad_input_is_one_sentence(
     assert sentence in err
     assert len(err.splitlines()) == 1
     assert err.startswith("handlens: ")
+
+
+@pytest.fixture
+def wary_run(tiny_run: Path, tmp_path: Path) -> Path:
+    """The tiny run with a threshold that grey photos do not reach."""
+    import dataclasses
+
+    from handlens import checkpoint
+
+    saved = checkpoint.load(tiny_run)
+    rejection = {"kind": "energy", "threshold": 6.0}
+    checkpoint.save(tmp_path / "wary", dataclasses.replace(saved, rejection=rejection))
+    return tmp_path / "wary"
+
+
+def test_unknown_photos_are_called_so(predict: Run, wary_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    known, grey = tiny_photos / "花朵" / "00.jpg", tmp_path / "grey.png"
+    Image.new("RGB", (40, 48), (128, 128, 128)).save(grey)
+    code, out, _ = predict(wary_run, known, grey, "--json", "--csv", tmp_path / "a.csv", "--sort-into", tmp_path / "s")
+    assert code == 0
+    first, second = json.loads(out)
+    assert (first["unknown"], second["unknown"]) == (False, True)
+    assert first["score"] > 6 > second["score"]
+    assert second["guesses"]
+    assert tree(tmp_path / "s") == ["unknown/grey.png", "花朵/00.jpg"]
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert [row[header.index("unknown")] for row in rows] == ["false", "true"]
+    assert float(rows[1][header.index("score")]) == pytest.approx(second["score"], abs=1e-5)
+    code, out, _ = predict(wary_run, known, grey)
+    line = next(line for line in out.splitlines() if "grey.png" in line)
+    assert line.split()[1] == "unknown"
+    assert f"score {second['score']:.3g}" in line

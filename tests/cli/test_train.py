@@ -416,3 +416,43 @@ def test_help_has_examples_and_every_option_and_loads_nothing_heavy() -> None:
     assert "handlens train photos" in done.stdout
     for option in (*RECIPE_OPTIONS, "--resume", "--recipe", "--json", "--device", "--devices", "--num-nodes", "--out"):
         assert option in done.stdout
+
+
+def test_repeats_train_seeds_and_tell_the_spread(call: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import handlens
+
+    asked: list[dict[str, Any]] = []
+
+    class Finished:
+        def __init__(self, folder: Path, top1: float) -> None:
+            self.folder, self.metrics = folder, {"test": {"top1": top1, "top1_ci95": [top1 - 0.1, 1.0]}}
+
+    def fit(photos: str, *, out: Path, **given: Any) -> Finished:
+        asked.append({"photos": photos, "out": out, "seed": given["seed"], "net": given["net"]})
+        return Finished(out, 0.8 + 0.05 * given["seed"])
+
+    monkeypatch.setattr(handlens, "fit", fit)
+    code, out, err = call(
+        "photos", "--net", "mobilenet_v2", "--repeats", "3", "--seed", "1", "--out", tmp_path / "r", "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert [line["seed"] for line in asked] == [1, 2, 3]
+    assert [line["out"].name for line in asked] == ["seed-1", "seed-2", "seed-3"]
+    assert found["mean"] == pytest.approx(0.9)
+    assert found["standard_deviation"] == pytest.approx(0.05)
+    assert json.loads((tmp_path / "r" / "repeats.json").read_text("utf-8")) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["photos", "--repeats", "2"], "--repeats needs a folder for its runs"),
+        (["--resume", "--out", "runs/a", "--repeats", "2"], "--resume goes on with one run"),
+        (["--continue", "runs/a", "--repeats", "2", "--out", "b"], "--continue keeps one"),
+    ],
+)
+def test_repeats_that_cannot_be(call: Train, arguments: list[str], sentence: str) -> None:
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert sentence in err

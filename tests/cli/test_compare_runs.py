@@ -1,0 +1,101 @@
+"""`handlens compare-runs`: two classifiers on the same photos."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from handlens import bundle, checkpoint, cli
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def compare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["handlens", "compare-runs", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def blind(tiny_run: Path, tmp_path: Path) -> Path:
+    """The tiny run with the rows of its head in another order: it takes every class for the next."""
+    import torch
+
+    saved = checkpoint.load(tiny_run)
+    head = saved.net.classifier[-1]
+    with torch.no_grad():
+        head.weight.copy_(head.weight.roll(1, 0))
+        head.bias.copy_(head.bias.roll(1, 0))
+    checkpoint.save(tmp_path / "blind", saved)
+    return tmp_path / "blind"
+
+
+def test_a_worse_run_is_said_to_be_worse(compare: Run, tiny_run: Path, blind: Path, tiny_photos: Path) -> None:
+    code, out, err = compare(tiny_run, blind, tiny_photos, "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert (facts["only_first"], facts["only_second"], facts["num_photos"]) == (36, 0, 36)
+    assert facts["difference"] == -1
+    assert facts["verdict"].startswith("B is really worse than A")
+    code, out, _ = compare(blind, tiny_run, tiny_photos)
+    assert "B is really better than A" in out
+    assert "+100.0 points" in out
+
+
+def test_a_bundle_with_its_classes_in_another_order(
+    compare: Run, tiny_run: Path, tiny_photos: Path, tiny: ModuleType, tmp_path: Path
+) -> None:
+    saved = checkpoint.load(tiny_run)
+    import torch
+
+    head = saved.net.classifier[-1]
+    with torch.no_grad():
+        head.weight.copy_(head.weight.roll(1, 0))
+        head.bias.copy_(head.bias.roll(1, 0))
+    turned = dataclasses.replace(saved, classes=(saved.classes[-1], *saved.classes[:-1]))
+    checkpoint.save(tmp_path / "turned", turned)
+    bundle.write(tmp_path / "b.zip", tiny.bundle())
+    for other in (tmp_path / "turned", tmp_path / "b.zip"):
+        code, out, err = compare(tiny_run, other, tiny_photos, "--json")
+        assert code == 0, err
+        assert json.loads(out)["verdict"] == "A and B get the same photos right"
+
+
+def test_photos_that_one_was_trained_on_are_left_out(
+    compare: Run, split_run: Path, tiny_run: Path, tiny_photos: Path
+) -> None:
+    code, out, err = compare(tiny_run, split_run, tiny_photos, "--json")
+    assert code == 0
+    assert "left out 27 photos" in err
+    assert json.loads(out)["num_photos"] == 9
+
+
+@pytest.mark.parametrize(
+    ("others", "sentence"),
+    [(["nope"], "there is no run or bundle nope"), (["FOUR", "PHOTOS"], "only one of them knows")],
+)
+def test_bad_input_is_one_sentence(
+    compare: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path, others: list[str], sentence: str
+) -> None:
+    saved = checkpoint.load(tiny_run)
+    shutil.rmtree(tmp_path / "four", ignore_errors=True)
+    checkpoint.save(tmp_path / "four", dataclasses.replace(saved, classes=(*saved.classes[:-1], "another")))
+    places = {"FOUR": str(tmp_path / "four"), "PHOTOS": str(tiny_photos)}
+    code, out, err = compare(
+        tiny_run, *(places.get(other, other) for other in others), *([] if len(others) > 1 else [tiny_photos])
+    )
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert len(err.splitlines()) == 1
