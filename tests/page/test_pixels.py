@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import handlens
 from handlens.preprocess import Preprocess
 
-PAGE = Path(handlens.__file__).parent / "page"
+Case = tuple[np.ndarray, Preprocess]
 RESIZES = ("crop", "letterbox", "squash")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 SIZES = (
@@ -26,7 +24,7 @@ THIN = ((5, 700), (1000, 3), (1, 2000))
 
 RUNNER = """
 import { readFileSync, writeFileSync } from "node:fs";
-import { fit } from "./pixels.mjs";
+import { fit } from "./pixels.js";
 const cases = JSON.parse(readFileSync("cases.json", "utf8"));
 const pixels = readFileSync("pixels.bin");
 const out = cases.map(({ start, width, height, contract }) =>
@@ -35,27 +33,26 @@ writeFileSync("out.bin", Buffer.concat(out));
 """
 
 
-def in_node(folder: Path, cases: list[tuple[np.ndarray, Preprocess]]) -> list[np.ndarray]:
+@pytest.fixture
+def in_node(node: Callable[[str], str], tmp_path: Path) -> Callable[[list[Case]], list[np.ndarray]]:
     """What pixels.js makes of each RGB photo (H, W, 3)."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed")
-    shutil.copy(PAGE / "pixels.js", folder / "pixels.mjs")
-    (folder / "runner.mjs").write_text(RUNNER)
-    start, described = 0, []
-    with (folder / "pixels.bin").open("wb") as file:
-        for photo, contract in cases:
-            height, width = photo.shape[:2]
-            described.append({"start": start, "width": width, "height": height, "contract": contract.to_dict()})
-            start += file.write(np.dstack([photo, np.full(photo.shape[:2], 255, np.uint8)]).tobytes())
-    (folder / "cases.json").write_text(json.dumps(described))
-    done = subprocess.run([node, "runner.mjs"], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    out = np.fromfile(folder / "out.bin", np.uint8)
-    ends = np.cumsum([3 * contract.image_px**2 for _, contract in cases])
-    assert len(out) == ends[-1]
-    made = zip(np.split(out, ends[:-1]), cases, strict=True)
-    return [part.reshape(contract.image_px, contract.image_px, 3) for part, (_, contract) in made]
+
+    def fit(cases: list[Case]) -> list[np.ndarray]:
+        start, described = 0, []
+        with (tmp_path / "pixels.bin").open("wb") as file:
+            for photo, contract in cases:
+                height, width = photo.shape[:2]
+                described.append({"start": start, "width": width, "height": height, "contract": contract.to_dict()})
+                start += file.write(np.dstack([photo, np.full((height, width), 255, np.uint8)]).tobytes())
+        (tmp_path / "cases.json").write_text(json.dumps(described))
+        node(RUNNER)
+        out = np.fromfile(tmp_path / "out.bin", np.uint8)
+        ends = np.cumsum([3 * contract.image_px**2 for _, contract in cases])
+        assert len(out) == ends[-1]
+        made = zip(np.split(out, ends[:-1]), cases, strict=True)
+        return [part.reshape(contract.image_px, contract.image_px, 3) for part, (_, contract) in made]
+
+    return fit
 
 
 def photos(sizes: tuple[tuple[int, int], ...]) -> list[np.ndarray]:
@@ -70,7 +67,7 @@ def photos(sizes: tuple[tuple[int, int], ...]) -> list[np.ndarray]:
     return made
 
 
-def test_every_way_of_resizing_to_the_byte(tmp_path: Path) -> None:
+def test_every_way_of_resizing_to_the_byte(in_node: Callable[[list[Case]], list[np.ndarray]]) -> None:
     ways = [
         Preprocess(image_px=px, resize_px=resize_px, resize=resize, interpolation=interpolation)  # type: ignore[arg-type]
         for resize, interpolation, (px, resize_px) in itertools.product(
@@ -79,14 +76,14 @@ def test_every_way_of_resizing_to_the_byte(tmp_path: Path) -> None:
     ]
     cases = [(photo, way) for photo in photos(SIZES) for way in ways]
     cases += [(photo, way) for photo in photos(THIN) for way in ways if way.image_px == 32]
-    for (photo, way), made in zip(cases, in_node(tmp_path, cases), strict=True):
+    for (photo, way), made in zip(cases, in_node(cases), strict=True):
         expected = way.fit(Image.fromarray(photo))
         assert np.array_equal(made, expected), (photo.shape, way, int(np.abs(made.astype(int) - expected).max()))
 
 
-def test_a_real_photo_at_full_size(tmp_path: Path, shared: Path) -> None:
+def test_a_real_photo_at_full_size(in_node: Callable[[list[Case]], list[np.ndarray]], shared: Path) -> None:
     found = sorted((shared / "data/flower_photos/tulips").glob("*.jpg"))[:3]
     decoded = [np.asarray(Image.open(path).convert("RGB")) for path in found]
     cases = [(photo, Preprocess(interpolation=name)) for photo in decoded for name in INTERPOLATIONS]  # type: ignore[arg-type]
-    for (photo, way), made in zip(cases, in_node(tmp_path, cases), strict=True):
+    for (photo, way), made in zip(cases, in_node(cases), strict=True):
         assert np.array_equal(made, way.fit(Image.fromarray(photo))), way

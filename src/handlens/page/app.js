@@ -103,12 +103,13 @@ function add(file, name = file.name) {
 }
 
 // ---- the visit's table -----------------------------------------------------------------------------------------
+// Roles are named because the style sheet lays rows out anew on a phone, and browsers then forget that it is a table.
 function row(entry) {
   const { name, url, answer } = entry;
   const thumbnail = make("img", { src: url, alt: "", loading: "lazy" });
   thumbnail.onerror = () => thumbnail.remove(); // a format that only the service reads
-  const title = make("th", { scope: "row" }, thumbnail, name);
-  if (!answer) return make("tr", {}, title, make("td", { colSpan: 3, textContent: why(entry.trouble) }));
+  const title = make("th", { scope: "row", role: "rowheader" }, thumbnail, name);
+  if (!answer) return make("tr", { role: "row" }, title, make("td", { role: "cell", colSpan: 3, textContent: why(entry.trouble) }));
   const [best] = answer.guesses;
   const right = make("select", { ariaLabel: t("rightOf", { name }) }, make("option", { value: "", textContent: t("asAnswered") }));
   right.append(...facts.classes.map((known) => make("option", { value: known, textContent: known })));
@@ -116,11 +117,11 @@ function row(entry) {
   right.onchange = () => mark(entry, right.value);
   return make(
     "tr",
-    {},
+    { role: "row" },
     title,
-    make("td", { textContent: answer.unknown ? t("unknown") : best.name }),
-    make("td", { className: "share", textContent: percent(best.probability) }),
-    make("td", {}, right),
+    make("td", { role: "cell", textContent: answer.unknown ? t("unknown") : best.name }),
+    make("td", { role: "cell", className: "share", textContent: percent(best.probability) }),
+    make("td", { role: "cell" }, right),
   );
 }
 
