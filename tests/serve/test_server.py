@@ -124,6 +124,7 @@ def test_files_that_are_no_certificate(tiny_bundle: Path, tmp_path: Path) -> Non
         ({"bundles": {}}, "no bundle"),
         ({"tls_cert": Path("a")}, "needed together"),
         ({"api_key": "short"}, "16 or more"),
+        ({"lan": True, "host": "0.0.0.0"}, "leave out --host"),
     ],
 )
 def test_settings_that_cannot_be(given: dict[str, Any], message: str) -> None:
@@ -205,7 +206,7 @@ def test_certificates_are_kept_and_renewed_when_the_address_changes(tmp_path: Pa
 def test_on_the_local_network(
     listening: Callable[..., Any], tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lan, "addresses", lambda: [ipaddress.ip_address("127.0.0.2")])
+    monkeypatch.setattr(lan, "addresses", lambda: [ipaddress.ip_address("192.168.1.20")])
     with listening(lan=True) as port:
         authority = Path(os.environ["HANDLENS_CACHE"]) / "lan" / "authority.crt"
         trusting = ssl.create_default_context(cafile=str(authority))

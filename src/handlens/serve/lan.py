@@ -56,7 +56,7 @@ def addresses() -> list[Address]:
     with contextlib.suppress(OSError):
         found += [str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)]
     known = dict.fromkeys(ipaddress.ip_address(address.partition("%")[0]) for address in found)
-    return [address for address in known if _is_local(address) and not address.is_loopback]
+    return [ip for ip in known if _is_local(ip) and not ip.is_loopback and not ip.is_link_local]
 
 
 def _is_local(address: Address) -> bool:

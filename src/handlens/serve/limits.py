@@ -8,6 +8,7 @@ from pathlib import Path
 
 from handlens.errors import HandlensError
 
+LOOPBACK = "127.0.0.1"
 MIN_KEY = 16  # characters of an API key: fewer can be guessed
 
 
@@ -68,7 +69,7 @@ class Settings:
     """
 
     bundles: Mapping[str, Path]
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
     port: int = 8000
     threads: int = 0
     lan: bool = False
@@ -84,6 +85,8 @@ class Settings:
             raise HandlensError("no bundle was named", "`handlens export RUN` makes one")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise HandlensError("a certificate and its key are needed together", "give --tls-cert and --tls-key")
+        if self.lan and self.host != LOOPBACK:
+            raise HandlensError("--lan serves at all addresses of this machine", "leave out --host")
         if self.api_key and (len(self.api_key) < MIN_KEY or not self.api_key.isascii() or " " in self.api_key):
             raise HandlensError(
                 f"the API key is no word of {MIN_KEY} or more ASCII characters",

@@ -30,17 +30,20 @@ def run(settings: Settings) -> None:
     with listening:
         logs.begin()
         if threading.current_thread() is threading.main_thread():
-            # uvicorn stops in good order at SIGTERM and then raises it once more, for whoever was there before: nobody.
-            signal.signal(signal.SIGTERM, lambda number, frame: None)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                # uvicorn stops in good order, and then raises the signal once more for who was there before: nobody.
+                signal.signal(number, lambda number, frame: None)
         server.run(sockets=[listening])
 
 
 def make(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
     """All that is needed to serve, with the address taken and the bundles loaded. Raises what `run` does."""
-    host = "0.0.0.0" if settings.lan and settings.host == "127.0.0.1" else settings.host
+    host = settings.host
+    if settings.lan:
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # "::" takes both kinds of address then
     listening = listen(host, settings.port)
     try:
-        local = lan.addresses() if settings.lan else []
+        local = [ip for ip in lan.addresses() if ip.version == 4 or host == "::"] if settings.lan else []
         if settings.lan and not local:
             raise HandlensError(
                 "this machine has no address on a local network", "connect it to one, or leave out --lan"
@@ -95,6 +98,8 @@ def listen(host: str, port: int) -> socket.socket:
         try:
             if sys.platform != "win32":  # there it would share the port with whoever has it
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if host == "::" and socket.has_dualstack_ipv6():
+                found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             found.bind(address)
         except BaseException:
             found.close()
