@@ -90,7 +90,7 @@ class Classifier:
         self,
         paths: Iterable[str | os.PathLike[str]],
         top: int = 5,
-        batch_size: int = 32,
+        batch_size: int = 8,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[Path, list[Guess] | PhotoError]]:
         """Guesses for many photos: `answer_many` without the scores."""
@@ -101,7 +101,7 @@ class Classifier:
         self,
         paths: Iterable[str | os.PathLike[str]],
         top: int = 5,
-        batch_size: int = 32,
+        batch_size: int = 8,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[Path, Answer | PhotoError]]:
         """What is said of each of many photos, in order; threads decode ahead of the network.

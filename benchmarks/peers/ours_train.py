@@ -1,0 +1,45 @@
+"""Fine-tuning by `handlens.fit`: the loop's seconds with validation after each epoch, and its top-1 there."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from handlens.train import Watcher, fit
+
+given = json.loads(sys.argv[1])
+
+
+class Clock(Watcher):
+    begun = 0.0
+    ended = 0.0
+
+    def started(self, folder):
+        self.begun = time.perf_counter()
+
+    def epoch(self, log):
+        self.ended = time.perf_counter()
+        self.log = log
+
+
+clock = Clock()
+with tempfile.TemporaryDirectory() as work:
+    more = {"train_px": given["train_px"]} if given.get("train_px") else {}
+    run = fit(
+        given["folder"], out=Path(work) / "run", net=given["net"], mode="full", weights=given["weights"],
+        image_px=given["px"], epochs=given["epochs"], seed=0, watcher=clock, **more,
+    )  # fmt: skip
+print(
+    json.dumps(
+        {
+            "photos": run.metrics["photos"]["train"] * given["epochs"],
+            "seconds": clock.ended - clock.begun,
+            "top1": clock.log[-1]["validation_top1"],
+            "precision": run.recipe.precision,
+            "train_px": run.recipe.train_px,
+        }
+    )
+)

@@ -1,0 +1,52 @@
+"""Fine-tuning by the loop of torchvision's reference script with that script's defaults.
+
+SGD with momentum 0.9, rate 0.1 divided by ten every 30 epochs; RandomResizedCrop and flip; float32.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torchvision import transforms as T
+
+given = json.loads(sys.argv[1])
+torch.manual_seed(0)
+torch.set_num_threads(given["threads"])
+model = torchvision.models.get_model(given["torchvision"], num_classes=given["num_classes"])
+state = {k: v for k, v in load_file(given["weights"]).items() if not k.startswith("classifier")}
+model.load_state_dict(state, strict=False)
+finish = [T.PILToTensor(), T.ConvertImageDtype(torch.float), T.Normalize(given["mean"], given["std"])]
+train = torchvision.datasets.ImageFolder(
+    given["folder"] + "/train", T.Compose([T.RandomResizedCrop(given["px"]), T.RandomHorizontalFlip(), *finish])
+)
+validation = torchvision.datasets.ImageFolder(
+    given["folder"] + "/val", T.Compose([T.Resize(given["resize_px"]), T.CenterCrop(given["px"]), *finish])
+)
+more = {"batch_size": 32, "num_workers": given["workers"]}
+train_loader = torch.utils.data.DataLoader(train, shuffle=True, **more)
+validation_loader = torch.utils.data.DataLoader(validation, **more)
+optimizer = torch.optim.SGD(model.parameters(), lr=given.get("lr", 0.1), momentum=0.9, weight_decay=1e-4)
+loss_of = torch.nn.CrossEntropyLoss()
+start = time.perf_counter()
+seen = 0
+for _ in range(given["epochs"]):
+    model.train()
+    for images, labels in train_loader:
+        loss = loss_of(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        seen += len(labels)
+    model.eval()
+    right = count = 0
+    with torch.inference_mode():
+        for images, labels in validation_loader:
+            right += int((model(images).argmax(1) == labels).sum())
+            count += len(labels)
+print(json.dumps({"photos": seen, "seconds": time.perf_counter() - start, "top1": right / count}))
