@@ -70,7 +70,7 @@ def ours(given: argparse.Namespace, work: Path, name: str, more: list[str]) -> f
 def timm(given: argparse.Namespace, work: Path, run: Path, top1: float) -> dict[str, Any]:
     """timm's loop on the same split."""
     found = photos.scan(given.folder)
-    split = photos.read_split(run / "split.json", found)
+    split = photos.read_split(run / "split.json", found, photos.examine(found).sha256)
     for ours_, theirs in (("train", "train"), ("validation", "val")):
         part = split[ours_]
         for index, label in enumerate(part.labels):

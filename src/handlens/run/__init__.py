@@ -118,7 +118,7 @@ class Classifier:
             except PhotoError as error:
                 return error
 
-        with contextlib.closing(in_threads(read, photos, ahead=2 * batch_size)) as decoded:
+        with contextlib.closing(in_threads(read, photos, ahead=4 * batch_size)) as decoded:
             while batch := list(itertools.islice(decoded, batch_size)):
                 readable = [image for image in batch if isinstance(image, np.ndarray)]
                 found = iter(self.answers(np.stack(readable), top) if readable else ())
