@@ -80,7 +80,8 @@ function sentenceOf({ name, answer }) {
   return answer.unknown ? t("saidUnknown", { name }) : t("said", { name, answer: best.name, share: percent(best.probability) });
 }
 
-let queue = Promise.resolve();
+let begun; // resolves when the network is there: photos that come before wait for it
+let queue = new Promise((resolve) => (begun = resolve));
 
 /** Answer a photo after those before it. */
 function add(file, name = file.name) {
@@ -166,6 +167,9 @@ $("files").onchange = ({ target }) => {
   for (const file of target.files) add(file);
   target.value = ""; // the same file may be chosen again
 };
+
+const early = $("files"); // what was chosen before this script was there
+if (early.files.length) early.onchange({ target: early });
 
 addEventListener("paste", ({ clipboardData }) => {
   const files = [...clipboardData.files];
@@ -282,9 +286,11 @@ async function begin() {
   $("trouble").hidden = true;
   describe();
   tell(() => t("ready"));
-  release();
+  begun();
   if (engine.alone && "serviceWorker" in navigator) {
     try {
+      await queue; // first the photos that wait
+      await engine.keep();
       await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
       await navigator.serviceWorker.ready;
       Object.assign($("offline").dataset, { text: "offline" });
@@ -294,9 +300,6 @@ async function begin() {
     }
   }
 }
-
-let release;
-queue = new Promise((resolve) => (release = resolve)); // photos that come before the network wait for it
 
 translate();
 begin();

@@ -104,6 +104,11 @@ export class Alone {
     return this.#ask("predict", file);
   }
 
+  /** Keep what `load` has fetched for use offline. */
+  keep() {
+    return this.#ask("keep");
+  }
+
   async look(video) {
     const bitmap = await createImageBitmap(video);
     return this.#ask("predict", bitmap, [bitmap]);

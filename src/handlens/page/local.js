@@ -13,12 +13,16 @@ const base = new URL("./", import.meta.url);
 
 const trouble = (key, values = {}) => Object.assign(new Error(key), { key, values });
 
-/** Fetch all that is needed and start the network: {facts, run}. run(uint8 RGB pixels) -> {probabilities, logits}. */
+/**
+ * Fetch all that is needed and start the network: {facts, run, keep}. run(uint8 RGB pixels) -> {probabilities, logits};
+ * keep() puts what was fetched into the offline cache, so that the service worker need not fetch it again.
+ */
 export async function load({ search = "", progress = () => {} } = {}) {
   const site = JSON.parse(new TextDecoder().decode(await content("site.json")));
   const wanted = new URLSearchParams(search).get("engine");
   const can = await Promise.all(site.engines.map((engine) => usable(engine, wanted)));
   const engines = site.engines.filter((_, i) => can[i]);
+  const kept = [];
   let model;
   for (const engine of engines) {
     try {
@@ -26,11 +30,14 @@ export async function load({ search = "", progress = () => {} } = {}) {
       let done = 0;
       const count = (bytes) => progress((done += bytes), total);
       const names = model ? [engine.wasm] : [engine.wasm, "model.onnx"];
-      const [binary, fetched] = await Promise.all(names.map((name) => content(name, site, count)));
+      const [binary, fetched] = await Promise.all(names.map((name) => content(name, site, count, kept)));
       model ??= fetched;
       const run = await start(engine, model, binary, site);
       await check(run, site);
-      return { facts: { ...site, engine: run.engine }, run };
+      const keep = async () => {
+        for (const put of kept.splice(0)) await put().catch(() => {}); // no room: it works while there is a connection
+      };
+      return { facts: { ...site, engine: run.engine }, run, keep };
     } catch (error) {
       if (engine === engines.at(-1)) throw error; // else the next engine is tried
     }
@@ -110,14 +117,14 @@ export function judge({ classes, rejection }, { probabilities, logits }) {
 }
 
 /**
- * A file of the site as bytes: from the offline cache if it is there, else fetched and put there, so that the service
- * worker need not fetch it again. What site.json lists is compared with its SHA-256.
+ * A file of the site as bytes: from the offline cache if it is there, else fetched, with a way to put it there in
+ * `later`. What site.json lists is compared with its SHA-256.
  */
-async function content(name, site, count = () => {}) {
+async function content(name, site, count = () => {}, later = []) {
   const url = new URL(name, base).href;
   const cache = site && self.caches ? await caches.open(`handlens ${base.pathname} ${site.site_version}`).catch(() => null) : null;
   let response = await cache?.match(url);
-  const kept = Boolean(response);
+  const cached = Boolean(response);
   try {
     response ??= await fetch(url, site ? {} : { cache: "no-cache" });
   } catch {
@@ -134,9 +141,9 @@ async function content(name, site, count = () => {}) {
       throw trouble("damaged", { file: name });
     }
   }
-  if (cache && !kept) {
-    const type = response.headers.get("Content-Type") ?? "application/octet-stream";
-    await cache.put(url, new Response(bytes, { headers: { "Content-Type": type } })).catch(() => {});
+  if (cache && !cached) {
+    const headers = { "Content-Type": response.headers.get("Content-Type") ?? "application/octet-stream" };
+    later.push(() => cache.put(url, new Response(bytes, { headers })));
   }
   return bytes;
 }

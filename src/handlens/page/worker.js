@@ -11,6 +11,8 @@ onmessage = ({ data: { id, call, argument } }) => {
       if (call === "load") {
         ready = await load({ search: argument, progress: (...progress) => postMessage({ progress }) });
         postMessage({ id, result: ready.facts });
+      } else if (call === "keep") {
+        postMessage({ id, result: await ready.keep() });
       } else {
         postMessage({ id, result: await predict(ready, argument) });
       }
