@@ -162,7 +162,10 @@ def _confidence(
         pair = both[0], both[1]
         if rejection is None:
             screen.note("no threshold for unknown photos came with it: one is chosen on these photos, and flatters")
-            rejection = unknown.fit(scores.probabilities, scores.logits)  # type: ignore[arg-type]
+            assert scores.logits is not None
+            chosen = unknown.Rejection(kind=unknown.DEFAULT, threshold=0.0)
+            own = chosen.scores(scores.probabilities, scores.logits)
+            rejection = dataclasses.replace(chosen, threshold=unknown.threshold_of(own))
     if rejection:
         found["unknown"] = unknown.judge(rejection, scores, pair)
     if coverage is not None:
