@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from handlens.errors import HandlensError
-from handlens.photos import Photos, read_split, split, write_split
+from handlens.photos import Photos, examine, keep_together, read_split, scan, split, write_split
 
 PARTS = ("train", "validation", "test")
 
@@ -248,3 +248,27 @@ def test_files_that_are_not_even_json_objects(written: Written, text: str) -> No
     path.write_text(text)
     with pytest.raises(HandlensError, match=r"not JSON|is not a split"):
         read_split(path, photos, sha256)
+
+
+def test_near_duplicates_come_to_one_side_and_nothing_else_moves(make_folder: Callable[..., Path]) -> None:
+    photos = scan(make_folder({"a": 20, "b": 10}))
+    splits = split(photos, examine(photos).sha256)
+    train, test = splits["train"].paths, splits["test"].paths
+    same, moved = keep_together(splits, [train[:3], ["gone", train[0]]])
+    assert not moved
+    assert {name: part.paths for name, part in same.items()} == {name: part.paths for name, part in splits.items()}
+    together, moved = keep_together(splits, [(train[0], test[0]), (train[1], *test[1:3])])
+    assert moved == {test[0]: "train", train[1]: "test"}
+    assert set(together["train"].paths) == {*train, test[0]} - {train[1]}
+    assert together["validation"].paths == splits["validation"].paths
+    label = dict(zip(photos.paths, photos.labels.tolist(), strict=True))
+    for part in together.values():
+        assert part.labels.tolist() == [label[path] for path in part.paths]
+
+
+def test_a_class_keeps_a_photo_to_train_on(make_folder: Callable[..., Path]) -> None:
+    photos = scan(make_folder({"a": 3, "b": 3}))
+    splits = {"train": photos.select([0, 3]), "validation": photos.select([]), "test": photos.select([1, 2, 4, 5])}
+    together, moved = keep_together(splits, [photos.paths[:3]])
+    assert moved == {"a/001.png": "train", "a/002.png": "train"}
+    assert together["test"].paths == ("b/001.png", "b/002.png")

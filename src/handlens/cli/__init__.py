@@ -20,6 +20,7 @@ from handlens.cli import (
     draw_flowers,
     env,
     evaluate,
+    examine,
     experiment,
     explain,
     export,
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command("nets")(nets.nets)
 app.command("cost")(cost.cost)
 app.command("compare")(compare.compare)
+app.command("examine")(examine.examine)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare-runs")(compare_runs.compare_runs)

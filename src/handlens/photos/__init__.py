@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from handlens.photos.batches import batches, in_threads
-from handlens.photos.examine import Findings, examine, usable
+from handlens.photos.examine import Facts, Findings, examine, usable
 from handlens.photos.scan import Photos, check_trainable, scan
-from handlens.photos.split import read_split, split, write_split
+from handlens.photos.split import keep_together, read_split, split, write_split
 
 __all__ = [
+    "Facts",
     "Findings",
     "Photos",
     "batches",
     "check_trainable",
     "examine",
     "in_threads",
+    "keep_together",
     "read_split",
     "scan",
     "split",

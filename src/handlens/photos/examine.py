@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
+import base64
 import collections
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import PIL
+from PIL import Image
 
 from handlens.errors import HandlensError, PhotoError
-from handlens.files import cache_folder, write_json
+from handlens.files import atomic, cache_folder
+from handlens.photos import near, quality
 from handlens.photos.batches import in_threads
 from handlens.photos.scan import Photos, listed
 from handlens.preprocess import open_photo
+
+_VERSION = 1  # of what is kept of a photo
+
+
+class Facts(NamedTuple):
+    """What is kept of a whole photo.
+
+    width, height: of the upright photo. format: Pillow's name of the file's, such as "JPEG". orientation: EXIF's, 1 to
+    8, 0 where there is none. animated: more than one picture. grey: no colour in it. alpha: has an alpha channel.
+    dark, bright: grey level that 95 % of its pixels are below or above. contrast: standard deviation in grey levels.
+    sharpness: how sharp its sharpest part is, see `quality`. thumbnail: 32 x 32 grey pixels, see `near`.
+    """
+
+    width: int
+    height: int
+    format: str
+    orientation: int
+    animated: bool
+    grey: bool
+    alpha: bool
+    dark: int
+    bright: int
+    contrast: float
+    sharpness: float
+    thumbnail: bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,54 +58,76 @@ class Findings:
     sha256:     SHA-256 of each file's bytes, in hexadecimal, by path; files that cannot be read at all have none.
     pixels:     SHA-256 of each whole photo's size and decoded pixels, by path.
     duplicates: groups of two or more paths with the same decoded pixels, whatever their files' metadata.
+    facts:      what else was seen of each whole photo, by path.
     """
 
     broken: list[tuple[str, str]]
     sha256: dict[str, str]
     pixels: dict[str, str]
     duplicates: list[list[str]]
+    facts: dict[str, Facts]
+
+    def near_duplicates(self) -> list[list[str]]:
+        """Groups of paths of photos that are one photo again: the same pixels, or nearly; see `near.pairs`.
+
+        Groups of the same pixels only are among `duplicates` and not here.
+        """
+        one_of = {pixels: path for path, pixels in reversed(self.pixels.items())}
+        paths = list(one_of.values())[::-1]
+        if not paths:
+            return []
+        shape = (len(paths), near.THUMB_PX, near.THUMB_PX)
+        thumbs = np.frombuffer(b"".join(self.facts[path].thumbnail for path in paths), np.uint8).reshape(shape)
+        groups = near.joined([pair[:2] for pair in near.pairs(thumbs)])
+        same = {group[0]: group for group in self.duplicates}
+        return [[path for k in group for path in same.get(paths[k], [paths[k]])] for group in groups]
 
 
 def examine(photos: Photos, progress: Callable[[int, int], None] | None = None) -> Findings:
     """Decode every photo once, on all cores; broken files are listed, never raised.
 
-    What was seen of whole photos is cached by path, size and modification time, so that a second look at the same
-    folder reads only what is new. `progress` is called with photos (done, total).
+    What was seen of whole photos is cached by path, size, modification time and content, so that a second look at the
+    same folder reads only what is new, and decodes none that was only moved. `progress` is called with photos (done,
+    total).
     """
     cache = cache_folder() / "examined" / f"{hashlib.sha256(str(photos.root.resolve()).encode()).hexdigest()[:32]}.json"
     known = _read_cache(cache)
+    by_content = {entry[2]: entry[3:] for entry in known.values()}
     stamps = {path: _stamp(photos.root / path) for path in photos.paths}
     new = [path for path in photos.paths if not stamps[path] or known.get(path, [])[:2] != stamps[path]]
-    sha256, pixels, reasons = {}, {}, {}
+    sha256, reasons = {}, {}
     done = len(photos) - len(new)
     if progress:
         progress(done, len(photos))
     try:
-        with contextlib.closing(in_threads(lambda path: _look(photos.root / path), new, ahead=64)) as looks:
-            for path, (file_hash, pixel_hash, reason) in zip(new, looks, strict=True):
+        with contextlib.closing(in_threads(lambda path: _look(photos.root / path, by_content), new, ahead=64)) as looks:
+            for path, (file_hash, seen, reason) in zip(new, looks, strict=True):
                 if reason:  # not cached: a package installed later may be able to read it
                     known.pop(path, None)
                     reasons[path] = reason
                     if file_hash:
                         sha256[path] = file_hash
                 else:
-                    known[path] = [*stamps[path], file_hash, pixel_hash]
+                    known[path] = [*stamps[path], file_hash, *seen]
                 done += 1
                 if progress:
                     progress(done, len(photos))
     finally:
         if new:
             _write_cache(cache, known)  # after Ctrl-C too: decoding thousands of large photos takes long
+    pixels, facts = {}, {}
     groups = collections.defaultdict(list)
     for path in dict.fromkeys(photos.paths):
         if path not in reasons:
-            sha256[path], pixels[path] = known[path][2:]
+            sha256[path], pixels[path] = known[path][2:4]
+            facts[path] = Facts._make([*known[path][4:-1], base64.b64decode(known[path][-1])])
             groups[pixels[path]].append(path)
     return Findings(
         broken=list(reasons.items()),
         sha256=sha256,
         pixels=pixels,
         duplicates=[group for group in groups.values() if len(group) > 1],
+        facts=facts,
     )
 
 
@@ -95,18 +147,37 @@ def _label(photos: Photos, path: str) -> int:
     return int(photos.labels[photos.paths.index(path)])
 
 
-def _look(path: Path) -> tuple[str, str, str]:
-    """(hash of the file, hash of the pixels, why it is broken); what does not apply is empty."""
+def _look(path: Path, by_content: dict[str, list[Any]]) -> tuple[str, list[Any], str]:
+    """(hash of the file, hash of the pixels with what else is kept, why it is broken); what does not apply is empty."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        return "", "", f"cannot be read ({error.strerror})"
+        return "", [], f"cannot be read ({error.strerror})"
     file_hash = hashlib.sha256(data).hexdigest()
+    if file_hash in by_content:
+        return file_hash, by_content[file_hash], ""
     try:
         photo = open_photo(data)
     except PhotoError as error:
-        return file_hash, "", error.message.removeprefix("the photo ")
-    return file_hash, hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest(), ""
+        return file_hash, [], error.message.removeprefix("the photo ")
+    pixel_hash = hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest()
+    measured = quality.measure(photo)
+    thumbnail = base64.b64encode(near.thumbnail(photo).tobytes()).decode()
+    format_, orientation, animated, alpha = _header(data)
+    facts = [*photo.size, format_, orientation, animated, measured.grey, alpha, *measured[1:], thumbnail]
+    return file_hash, [pixel_hash, *facts], ""
+
+
+def _header(data: bytes) -> tuple[str, int, bool, bool]:
+    """Format, EXIF orientation, whether it is animated and whether it has alpha, of a file that can be decoded."""
+    with Image.open(io.BytesIO(data)) as image:
+        alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+        orientation, animated = 0, False
+        with contextlib.suppress(Exception):  # Pillow raises nearly anything on metadata that make no sense
+            orientation = int(image.getexif().get(0x0112, 0))
+            # A phone's JPEG with a second picture inside (MPO) does not move.
+            animated = bool(getattr(image, "is_animated", False)) and image.format in ("GIF", "PNG", "WEBP", "TIFF")
+        return image.format or "", orientation, animated, alpha
 
 
 def _stamp(path: Path) -> list[int]:
@@ -117,17 +188,26 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
+_KINDS = (int, int, str, str, int, int, str, int, bool, bool, bool, int, int, float, float, str)
+
+
 def _read_cache(cache: Path) -> dict[str, list[Any]]:
-    """Entries [size_bytes, mtime_ns, sha256, pixels] by path; none when there is no cache or it cannot be trusted."""
+    """Entries [size_bytes, mtime_ns, sha256, pixels, facts ...] by path; none where the cache cannot be trusted."""
     try:
         value = json.loads(cache.read_text(encoding="utf-8"))
-        if value["pillow"] != PIL.__version__:  # its decoders may give other pixels
+        if value["pillow"] != PIL.__version__ or value["version"] != _VERSION:  # its decoders may give other pixels
             return {}
-        return {path: entry for path, entry in value["photos"].items() if [*map(type, entry)] == [int, int, str, str]}
+        whole = 4 * ((near.THUMB_PX**2 + 2) // 3)  # characters of a thumbnail
+        return {
+            path: entry
+            for path, entry in value["photos"].items()
+            if tuple(map(type, entry)) == _KINDS and len(entry[-1]) == whole
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
 def _write_cache(cache: Path, known: dict[str, list[Any]]) -> None:
-    with contextlib.suppress(HandlensError):  # a full disk costs the next run some time, and this one nothing
-        write_json(cache, {"pillow": PIL.__version__, "photos": known})
+    # A full disk costs the next run some time, and this one nothing.
+    with contextlib.suppress(HandlensError), atomic(cache, "w") as file:
+        file.write(json.dumps({"version": _VERSION, "pillow": PIL.__version__, "photos": known}))

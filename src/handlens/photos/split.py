@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,6 +54,47 @@ def split(
         # Rounding, or another class that has the same photo, left it nothing to train on, which goes before all else.
         side[next(group for group in reversed(groups) if label in photos.labels[group])] = "train"
     return {name: photos.select(np.flatnonzero(side == name)) for name in SPLITS}
+
+
+def keep_together(
+    splits: Mapping[str, Photos], groups: Iterable[Sequence[str]]
+) -> tuple[dict[str, Photos], dict[str, str]]:
+    """Bring groups of paths that lie on several sides to one: that of most of them, and train where that is open.
+
+    A class keeps a photo to train on before all else. Photos of no such group stay where they are, in their order.
+    Gives the splits and the new side of each photo that was moved.
+    """
+    side = {path: name for name in splits for path in splits[name].paths}
+    label = {path: int(k) for photos in splits.values() for path, k in zip(photos.paths, photos.labels, strict=True)}
+    left = collections.Counter(label[path] for path in splits["train"].paths)
+    moved: dict[str, str] = {}
+    for group in groups:
+        members = [path for path in group if path in side]
+        count = collections.Counter(side[path] for path in members)
+        if len(count) < 2:
+            continue
+        goal = max(SPLITS, key=lambda name: (count[name], name == "train"))
+        leaving = collections.Counter(label[path] for path in members if side[path] == "train")
+        if goal != "train" and any(left[k] <= number for k, number in leaving.items()):
+            goal = "train"
+        for path in members:
+            if side[path] != goal:
+                left[label[path]] += (goal == "train") - (side[path] == "train")
+                side[path] = moved[path] = goal
+    pool = {path: (photos, i) for photos in splits.values() for i, path in enumerate(photos.paths)}
+    if not moved:
+        return dict(splits), moved
+    together = {}
+    for name, photos in splits.items():
+        stay = photos.select([i for i, path in enumerate(photos.paths) if side[path] == name])
+        come = [pool[path] for path in moved if side[path] == name]
+        together[name] = dataclasses.replace(
+            stay,
+            paths=(*stay.paths, *(other.paths[i] for other, i in come)),
+            labels=np.concatenate([stay.labels, np.array([other.labels[i] for other, i in come], np.int64)]),
+            splits=(*stay.splits, *(name for _ in come)) if stay.splits else None,
+        )
+    return together, moved
 
 
 def _groups(

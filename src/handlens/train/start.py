@@ -56,6 +56,24 @@ def look(source: str, progress: Callable[[int, int], None] | None) -> tuple[Phot
     return whole, findings, notes
 
 
+def together(splits: dict[str, Photos], findings: Findings, own_splits: bool) -> tuple[dict[str, Photos], list[str]]:
+    """The splits with near-duplicates on one side each, and a sentence on them; splits that photos came with stay."""
+    groups = findings.near_duplicates()
+    if not groups:
+        return splits, []
+    first = f"{len(groups)} groups of near-duplicates (the same photo resized, mirrored, cropped ...)"
+    if own_splits:
+        side = {path: name for name, photos in splits.items() for path in photos.paths}
+        leaks = [group for group in groups if len({side[path] for path in group if path in side}) > 1]
+        if not leaks:
+            return splits, []
+        told = f"{first}, {len(leaks)} of them across the photos' own splits, which are kept"
+        return splits, [f"{told}: see `handlens examine` ({' ~ '.join(leaks[0][:2])} ...)"]
+    splits, moved = photos_room.keep_together(splits, groups)
+    example = " ~ ".join(groups[0][:2])
+    return splits, [f"{first} are kept on one side each ({example} ...); {len(moved)} photos changed sides for it"]
+
+
 def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], None] | None = None) -> Data:
     """The photos of a recipe with their splits: read from `stored` (a split.json) if given, else cut anew.
 
@@ -72,6 +90,8 @@ def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], 
             notes.append(f"{later} photos of {whole.root} are in no split of {stored}: they came later")
     else:
         splits = photos_room.split(whole, findings.sha256, recipe.seed, duplicates=findings.duplicates)
+        splits, more = together(splits, findings, own_splits=bool(whole.splits))
+        notes += more
     return Data(splits, findings.sha256, findings.pixels, tuple(notes))
 
 

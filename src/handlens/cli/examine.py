@@ -1,0 +1,204 @@
+"""`handlens examine`: the truth about photos, before a network is trained on them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from handlens.photos import Findings, Photos
+    from handlens.photos.diagnose import Finding
+
+
+def examine(
+    photos: str = typer.Argument(
+        "",
+        metavar="[PHOTOS]",
+        show_default=False,
+        help="A folder with a subfolder a class, a CSV of path,label, or a published set. Without: those of --run.",
+    ),
+    run: Path | None = typer.Option(
+        None, metavar="RUN", help="A run: its split shows leaks, its network finds suspected labels."
+    ),
+    labels: bool = typer.Option(False, "--labels", help="Find suspected labels without a run, by --net and --weights."),
+    net: str = typer.Option("mobilenet_v3_small", help="--labels: the network whose features are used."),
+    weights: str = typer.Option("imagenet", help="--labels: its weights, imagenet or a file."),
+    fix: Path | None = typer.Option(
+        None,
+        metavar="DIR",
+        help="Copy what is good into a new folder; with a name in .csv or .txt, list what to leave out.",
+    ),
+    report: Path | None = typer.Option(None, help="Write the report, one HTML file with thumbnails, here."),
+    json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
+) -> None:
+    """Look for what is wrong with photos: broken files, duplicates, leaks, odd ones, suspected labels.
+
+    Photos are only read. What was seen of them is kept in the cache, so that a second look is quick.
+
+    \b
+    Examples:
+      handlens examine photos --report photos.html
+      handlens examine photos --fix cleaned
+      handlens examine photos --fix leave-out.csv --json
+      handlens examine photos --run runs/flowers --report photos.html
+    """
+    from handlens import photos as room
+    from handlens.cli import screen
+    from handlens.errors import HandlensError
+    from handlens.photos import clean
+    from handlens.photos.diagnose import diagnose, sides, statistics
+
+    if run:
+        photos = photos or _photos_of(run)
+    elif not photos:
+        raise HandlensError("no photos were given", "name a folder of photos, or --run RUN")
+    with screen.progress("downloading") as update:  # seen only for a published set that is not in the cache yet
+        found = room.scan(photos, update)
+    with screen.progress("looking at photos", len(found)) as update:
+        findings = room.examine(found, update)
+    if not findings.facts:
+        path, reason = findings.broken[0]
+        raise HandlensError(f"none of the photos of {found.root} can be read (the first: {path} {reason})")
+    where = sides(run / "split.json", findings.sha256) if run and (run / "split.json").is_file() else None
+    listed = diagnose(found, findings, findings.near_duplicates(), where)
+    if run or labels:
+        listed = _with_suspects(listed, found, findings, run, net, weights)
+    out = clean.leave_out(found, findings, listed, where)
+    if fix:
+        _fix(fix, found, findings, out)
+    if report:
+        from handlens.evaluate import examine_report
+
+        examine_report.write(report, found, listed, statistics(findings), out)
+        screen.note(f"the report is {report}")
+    if json:
+        classes = dict(zip(found.classes, found.counts().tolist(), strict=True))
+        screen.print_json(
+            {
+                "num_photos": len(found),
+                "classes": classes,
+                "sizes": statistics(findings),
+                "findings": [finding._asdict() for finding in listed],
+                "leave_out": out,
+            }
+        )
+    else:
+        _show(found, listed, statistics(findings), out, bool(fix))
+
+
+def _show(photos: Photos, listed: list[Finding], sizes: dict[str, str], out: dict[str, str], fixed: bool) -> None:
+    from handlens.cli import screen
+    from handlens.photos.diagnose import KINDS
+
+    screen.say(f"{len(photos)} photos in {len(photos.classes)} classes")
+    for name, value in sizes.items():
+        screen.say(f"{name}: {value}")
+    rows = []
+    for kind, meaning in KINDS.items():
+        if of_kind := [finding for finding in listed if finding.kind == kind]:
+            first = of_kind[0]
+            shown = f"{first.photos[0]} ({first.detail})" if first.photos else first.detail
+            rows.append((kind, len(of_kind), shown, meaning))
+    if not rows:
+        screen.say("nothing was found")
+        return
+    screen.say("")
+    screen.table("", ("found", "times", "the first", "meaning"), rows)
+    if out and not fixed:
+        screen.note(f"{len(out)} photos are better left out: --fix DIR copies the others, --fix FILE.csv lists these")
+
+
+def _fix(target: Path, photos: Photos, findings: Findings, out: dict[str, str]) -> None:
+    from handlens.cli import screen
+    from handlens.photos import clean
+
+    if target.suffix.lower() in (".csv", ".txt"):
+        clean.write_list(target, out)
+        screen.note(f"{len(out)} photos to leave out are listed in {target}")
+        return
+    with screen.progress("copying", len(photos)) as update:
+        number = clean.write_copy(target, photos, findings, out, update)
+    screen.note(f"{number} of {len(photos)} photos were copied to {target}; {len(out)} were left out")
+
+
+def _photos_of(run: Path) -> str:
+    """The photos that a run was trained on, where its recipe says they are."""
+    from handlens import checkpoint
+    from handlens.errors import HandlensError
+
+    named = str(checkpoint.read_facts(run)["recipe"].get("photos", ""))
+    if not named:
+        raise HandlensError(f"{run} does not name its photos", f"handlens examine PHOTOS --run {run}")
+    return named
+
+
+def _with_suspects(
+    listed: list[Finding], photos: Photos, findings: Findings, run: Path | None, net: str, weights: str
+) -> list[Finding]:
+    """The findings with those photos added whose label a linear classifier, fitted to the others, speaks against."""
+    from handlens.evaluate import wrong_labels
+    from handlens.photos.diagnose import KINDS, Finding
+
+    whole = photos.without([path for path, _ in findings.broken])
+    features = _features(whole, findings, run, net, weights)
+    probabilities = wrong_labels.out_of_fold(features, whole.labels)
+    suspected = [
+        Finding(
+            "suspected-label",
+            (whole.paths[one.photo],),
+            f"said to be {whole.classes[whole.labels[one.photo]]} ({one.own_probability:.0%}), "
+            f"looks like {whole.classes[one.probably]} ({one.probability:.0%})",
+        )
+        for one in wrong_labels.suspects(probabilities, whole.labels)
+    ]
+    order = list(KINDS)
+    return sorted([*listed, *suspected], key=lambda finding: order.index(finding.kind))
+
+
+def _features(photos: Photos, findings: Findings, run: Path | None, net: str, weights: str) -> np.ndarray:
+    """float32 (N, F): the embedding of each photo by a run's network, from its cache where it is a head's."""
+    from handlens.cli import screen
+    from handlens.errors import missing_extra
+
+    try:
+        import torch
+    except ImportError:
+        raise missing_extra("train", "torch") from None
+    from handlens import checkpoint
+    from handlens.nets import weights as published
+    from handlens.train import Recipe
+    from handlens.train.features import features
+
+    views, min_area, flip, precision = 0, 0.5, False, "32-true"
+    if run:
+        trained = checkpoint.load(run)
+        network, preprocess = trained.net, trained.preprocess
+        recipe = Recipe(**trained.recipe) if trained.recipe else Recipe()
+        if recipe.mode == "head":  # as it computed and kept them
+            views, min_area = recipe.head_views, max(0.5, recipe.crop_min_area)
+            flip, precision = recipe.flip, recipe.precision
+        else:
+            screen.note("the run's network was trained on these labels and may have learned the wrong ones by heart")
+    else:
+        with screen.progress("downloading") as update:
+            file = published.find(net, os.fspath(weights), progress=update)
+        network, preprocess = published.load(file), file.preprocess
+    with screen.progress("features", len(photos)) as update:
+        vectors = features(
+            network,
+            photos,
+            findings.sha256,
+            preprocess,
+            views=views,
+            min_area=min_area,
+            flip=flip,
+            precision=precision,
+            device=torch.device("cpu"),
+            progress=update,
+        )
+    return vectors[0]

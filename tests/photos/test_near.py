@@ -1,0 +1,89 @@
+"""Near-duplicates are found however they were changed, and other photos are not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from handlens.photos import drawn, examine, near, scan
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    return [drawn.picture(name, index)[0] for name in drawn.CLASSES for index in range(6)]
+
+
+def recompressed(photo: Image.Image) -> Image.Image:
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=30)
+    return Image.open(file)
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "resized": lambda photo: photo.resize((61, 75)),
+    "recompressed": recompressed,
+    "mirrored": ImageOps.mirror,
+    "cropped": lambda photo: photo.crop((9, 2, 126, 123)),
+    "darker": lambda photo: ImageEnhance.Brightness(photo).enhance(0.6),
+    "mirrored, cropped, darker": lambda photo: ImageEnhance.Brightness(
+        ImageOps.mirror(photo).crop((4, 4, 124, 124))
+    ).enhance(0.8),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_each_change_is_found_and_nothing_else(pictures: list[Image.Image], change: str) -> None:
+    copies = [CHANGES[change](photo.convert("RGB")).convert("RGB") for photo in pictures]
+    found = near.pairs(np.stack([near.thumbnail(photo) for photo in [*pictures, *copies]]))
+    count = len(pictures)
+    wanted = {(i, i + count) for i in range(count)}
+    pairs = {pair[:2] for pair in found}
+    assert len(wanted & pairs) >= count - 1
+    assert pairs <= wanted
+    if "mirrored" in change:
+        assert all(pair.mirrored for pair in found)
+
+
+def test_different_pictures_and_blank_ones_make_no_pairs(pictures: list[Image.Image]) -> None:
+    thumbs = np.stack([near.thumbnail(photo) for photo in pictures])
+    blank = np.random.default_rng(0).integers(100, 103, (20, 32, 32), dtype=np.uint8)
+    assert near.pairs(np.concatenate([thumbs, blank])) == []
+    assert near.pairs(thumbs[:1]) == near.pairs(blank) == near.pairs(thumbs[:0]) == []
+
+
+def test_thousands_of_like_photos_are_one_group_without_all_their_pairs() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.normal(128, 50, (8, 8)).repeat(4, 0).repeat(4, 1)
+    thumbs = np.clip(one + rng.normal(0, 3, (600, 32, 32)), 0, 255).astype(np.uint8)
+    codes = near._candidates(thumbs)[0]
+    assert len(codes) <= 600 * 2 * 16  # of 180,000 pairs
+    assert near.joined([pair[:2] for pair in near.pairs(thumbs)]) == [list(range(600))]
+
+
+def test_work_grows_with_the_photos_and_not_with_their_square() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (8000, 8, 8), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    assert len(near._candidates(noise)[0]) < 8000  # of 32 million pairs
+
+
+def test_groups_are_joined_through_others() -> None:
+    assert near.joined([(5, 3), (1, 2), (3, 9), (4, 4)]) == [[1, 2], [3, 5, 9]]
+    assert near.joined([]) == []
+
+
+def test_copies_of_copies_in_a_folder(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    for number, photo in enumerate(pictures[:4]):
+        photo.save(tmp_path / "a" / f"{number}.png")
+    pictures[0].save(tmp_path / "b" / "same.png")
+    pictures[0].resize((70, 70)).save(tmp_path / "b" / "small.png")
+    pictures[1].save(tmp_path / "b" / "same-too.png")
+    findings = examine(scan(tmp_path))
+    assert sorted(map(sorted, findings.duplicates)) == [["a/0.png", "b/same.png"], ["a/1.png", "b/same-too.png"]]
+    assert [sorted(group) for group in findings.near_duplicates()] == [["a/0.png", "b/same.png", "b/small.png"]]
