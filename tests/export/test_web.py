@@ -91,6 +91,7 @@ def test_what_cannot_be_made(tiny: ModuleType, ort: Path, tmp_path: Path, monkey
     with pytest.raises(HandlensError, match=r"holds no ort\.wasm\.min\.mjs"):
         web.runtime_files(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path / "cache"))
     with pytest.raises(HandlensError, match=r"which npm fetches, and npm is not installed; .* --runtime-files"):
         web.runtime_files()
     assert not (tmp_path / "site").exists()
