@@ -28,7 +28,7 @@ FLAGS = (  # no request but the page's own, and no sandbox: CI runs as root
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: while Playwright runs, no other test can have an event loop here
 def chromium() -> Iterator[Any]:
     """launch(*flags) -> a browser of its own; all are closed at the end."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
