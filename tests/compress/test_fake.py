@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from handlens.compress.calls import Calls
 from handlens.compress.fake import Rounded, ranges_of, round_activation, round_weight
 from handlens.errors import HandlensError
-from handlens.nets.fold import fold_batch_norm, pairs
 from handlens.nets import Net
+from handlens.nets.fold import fold_batch_norm, pairs
 
 Build = Callable[..., Net]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from handlens.compress.calls import Calls, inside, tensors_in
 from handlens.compress.fake import LINEAR, round_weight
-from handlens.nets.fold import SQUARE_PX
 from handlens.nets import Net
+from handlens.nets.fold import SQUARE_PX
 
 _PASSES = frozenset(("relu", "relu_", "pad", "max_pool2d", "dropout"))  # scaling channels before or after is the same
 _ROUNDS = 20  # over all pairs; each brings the ranges nearer to their fixed point

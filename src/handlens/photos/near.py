@@ -152,8 +152,8 @@ def _candidates(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
                         codes.append((mirrored * count + i) * count + j)
                         how.append(apart.astype(np.int32) * len(_CROPS) + crop)
         codes, how = _least(codes, how, count)
-    nearest = np.argsort(how[0], kind="stable")
-    code, crop_of = codes[0][nearest], how[0][nearest] % len(_CROPS)
+    ranks = np.argsort(how[0], kind="stable")
+    code, crop_of = codes[0][ranks], how[0][ranks] % len(_CROPS)
     return code // count % count, code % count, code >= count * count, crop_of
 
 
