@@ -126,16 +126,35 @@ def test_report(evaluate: Run, run: Path, tmp_path: Path) -> None:
         assert expected in html
 
 
-def test_a_report_with_saliency(evaluate: Run, run: Path, tmp_path: Path, tiny_photos: Path) -> None:
+def test_a_report_explains_mistakes(evaluate: Run, run: Path, tmp_path: Path, tiny_photos: Path) -> None:
     wrong = tmp_path / "wrong"
     shutil.copytree(tiny_photos / "花朵", wrong / "blue sky")
-    code, _, err = evaluate(run, wrong, "--report", tmp_path / "r.html", "--saliency", "--json")
+    code, _, err = evaluate(run, wrong, "--report", tmp_path / "r.html", "--json")
     assert code == 0, err
     html = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert html.count("What speaks for 花朵 in this photo") == 12
-    code, out, err = evaluate(run, "--saliency", "--json")
-    assert (code, out) == (2, "")
-    assert "--saliency is shown in the report; add --report FILE" in err
+    assert html.count('alt="Training photo of ') == 36
+    assert html.count("Looks most like these training photos: ") == 12
+    code, _, err = evaluate(run, wrong, "--report", tmp_path / "r.html", "--no-saliency", "--no-nearest")
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert code == 0 and 'alt="Photo of ' in html
+    assert "What speaks for" not in html and "Looks most like" not in html
+    for option in ("--saliency", "--nearest"):
+        code, out, err = evaluate(run, option, "--json")
+        assert (code, out) == (2, "")
+        assert f"{option} is shown in the report; add --report FILE" in err
+
+
+def test_training_photos_that_are_gone(evaluate: Run, run: Path, tmp_path: Path, tiny_photos: Path) -> None:
+    wrong = tmp_path / "wrong"
+    shutil.copytree(tiny_photos / "花朵", wrong / "blue sky")
+    facts = checkpoint.load(run)
+    facts.recipe["photos"] = str(tmp_path / "nowhere")
+    checkpoint.save(run, facts)
+    code, _, err = evaluate(run, wrong, "--report", tmp_path / "r.html", "--no-saliency")
+    assert code == 0
+    assert "the report goes without the nearest training photos" in err and "nowhere" in err
+    assert "Looks most like" not in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def test_a_nets_name_and_a_weight_file(evaluate: Run, tmp_path: Path, tiny_photos: Path) -> None:

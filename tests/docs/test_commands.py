@@ -73,8 +73,8 @@ def parse(command: str) -> dict[str, Any]:
 def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) > 25
     told = {
-        "README.md", "confidence.md", "cost.md", "examine.md", "int8.md", "phone-apps.md",
-        "recipes.md", "serve.md", "tour.md", "web.md", "your-photos.md",
+        "README.md", "confidence.md", "cost.md", "examine.md", "int8.md", "learning-curve.md",
+        "phone-apps.md", "recipes.md", "serve.md", "tour.md", "web.md", "your-photos.md",
     }  # fmt: skip
     assert told == {page.name for page in STORIES}
     assert len(PYTHON) == 2

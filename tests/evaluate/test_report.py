@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from handlens.evaluate import Scores, figures, report
+from handlens.evaluate.nearest import Nearest
 from handlens.evaluate.sections import Section
 from handlens.photos import Photos
 
@@ -178,6 +179,33 @@ def test_what_speaks_for_the_mistakes(tmp_path: Path, photos: Photos) -> None:
     assert abs(rest - rest.mean()).max() < 6  # grey
     assert pixels[-height // 8 :].mean() < 0.5 * rest.mean()  # not seen
     assert "what speaks for the wrong answer" in " ".join(page.words.split())
+
+
+def test_the_training_photos_that_are_most_like_a_mistake(tmp_path: Path, photos: Photos) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def embed(mistakes: Photos) -> np.ndarray:
+        asked.append(mistakes.paths)
+        return np.eye(4, dtype=np.float32)[[3] * len(mistakes)]
+
+    train = photos.select([0, 2, 4, 6, 7])
+    nearest = Nearest(train, np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 3]], embed)
+    photos.path(1).unlink()
+    photos.path(6).unlink()
+    scores = score(photos, [0, 1, 1, 1, 2, 3, 3, 3])
+    report.write(tmp_path / "r.html", scores, photos, title="t", nearest=nearest)
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert asked == [("花 & 5.jpg",)]  # the photo of the other mistake is gone
+    words = " ".join(page.words.split())
+    assert "2 of 3 are a & b, 1 of 3 is <script>alert(1)</script>; none is 🌼 $x_1^." in words
+    _, _, _, *neighbours = page.images()
+    assert [image["alt"] for image in neighbours] == [  # one of the three is gone, too
+        "Training photo of a & b",
+        "Training photo of <script>alert(1)</script>",
+    ]
+    for attributes in neighbours:
+        assert max(picture(attributes).size) == report.NEIGHBOUR_PX
+        assert SECRET.encode() not in base64.b64decode((attributes["src"] or "").split(",")[1])
 
 
 def test_confidence_and_what_is_mixed_up_in_words(tmp_path: Path, photos: Photos) -> None:

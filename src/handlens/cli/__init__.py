@@ -24,6 +24,7 @@ from handlens.cli import (
     experiment,
     explain,
     export,
+    learning_curve,
     nets,
     predict,
     serve,
@@ -54,6 +55,7 @@ app.command("bench")(bench.bench)
 app.command("check")(check.check)
 app.command("serve")(serve.serve)
 app.command("experiment")(experiment.experiment)
+app.command("learning-curve")(learning_curve.learning_curve)
 app.command("demo")(demo.demo)
 app.command("draw-flowers")(draw_flowers.draw_flowers)
 app.command("env")(env.env)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from handlens.evaluate import Scores
+    from handlens.evaluate.nearest import Nearest
     from handlens.evaluate.sections import Section
     from handlens.photos import Photos
     from handlens.run import Classifier
+    from handlens.train import Recipe, start
 
 SPLITS = ("train", "validation", "test")
 SPLIT_FILE, CURVES_FILE = "split.json", "curves.png"  # of a run's folder
@@ -36,7 +39,12 @@ def evaluate(
         "", help="train, validation, test or all. Default: test where there are splits, else all."
     ),
     report: Path | None = typer.Option(None, help="Write the report, one HTML file, here."),
-    saliency: bool = typer.Option(False, "--saliency", help="Show in the report what speaks for the worst mistakes."),
+    saliency: bool | None = typer.Option(
+        None, "--saliency/--no-saliency", help="In the report: what speaks for the worst mistakes. [for a run]"
+    ),
+    nearest: bool | None = typer.Option(
+        None, "--nearest/--no-nearest", help="In the report: the training photos most like them. [for a run]"
+    ),
     unknown: Path | None = typer.Option(
         None, metavar="DIR", help="Photos of none of the classes: how many are taken for one."
     ),
@@ -63,7 +71,7 @@ def evaluate(
     Examples:
       handlens evaluate runs/flowers                                 the run's own test split
       handlens evaluate runs/flowers new-photos --report report.html
-      handlens evaluate runs/flowers --report report.html --saliency
+      handlens evaluate runs/flowers --report report.html --no-nearest
       handlens evaluate runs/flowers --unknown holiday --coverage 0.95
       handlens evaluate runs/flowers --robustness --json
       handlens evaluate flowers.zip new-photos --threads 2
@@ -80,6 +88,10 @@ def evaluate(
         raise HandlensError("--saliency is shown in the report", "add --report FILE")
     if saliency and not weights and bundle.is_bundle(run):
         raise HandlensError("a bundle gives answers, but no gradients for --saliency", "name the run it was made from")
+    if nearest and not report:
+        raise HandlensError("--nearest is shown in the report", "add --report FILE")
+    if nearest and (weights or bundle.is_bundle(run)):
+        raise HandlensError("--nearest needs the photos of a training", "name a run that `handlens train` made")
     if coverage is not None and (weights or bundle.is_bundle(run)):
         raise HandlensError(
             "--coverage is fitted on a run's validation photos", "name a run that `handlens train` made"
@@ -115,7 +127,8 @@ def evaluate(
 
         title = f"{classifier.net} on {len(scores.classes)} classes of photos"
         facts, pictures = _background(Path(run), weights, classifier)
-        looks = _saliency(run, weights) if saliency else None
+        wrong, is_run = len(scores.mistakes()) > 0, not weights and classifier.runtime == "torch"
+        explained = wrong and (is_run or bool(weights)) and saliency is not False
         report_room.write(
             report,
             scores,
@@ -124,7 +137,8 @@ def evaluate(
             split=how,
             facts=facts,
             pictures=pictures,
-            saliency=looks,
+            saliency=_saliency(run, weights) if explained else None,
+            nearest=_nearest(run, photos) if wrong and is_run and nearest is not False else None,
             sections=parts,
         )
         screen.note(f"the report is {report}")
@@ -291,12 +305,45 @@ def runs_split(run: str, source: str = "", split: str = "") -> tuple[Photos, str
     return data.splits[split], how
 
 
-def _saliency(run: str, weights: str) -> Callable[[np.ndarray, int], np.ndarray]:
-    from handlens.cli import explain
-    from handlens.explain import saliency
+def _saliency(run: str, weights: str) -> Callable[[np.ndarray, int], np.ndarray] | None:
+    from handlens.cli import explain, screen
+    from handlens.train import failure
 
     subject = explain.load(run, weights)
-    return saliency.explainer(subject.net, subject.preprocess)
+    return failure.looks(subject.net, subject.preprocess, screen.note)
+
+
+def _nearest(run: str, source: str) -> Nearest | None:
+    """The run's training photos, now in `source` or where they were; None with a note where they are not there."""
+    from handlens import checkpoint
+    from handlens.cli import screen
+    from handlens.errors import HandlensError
+    from handlens.train import Recipe, failure
+
+    trained = checkpoint.load(run)
+    try:
+        if not (stored := Path(run, SPLIT_FILE)).is_file():
+            raise HandlensError(f"{run} has no {SPLIT_FILE}")
+        recipe = Recipe(**trained.recipe)
+        places = [dataclasses.replace(recipe, photos=source)] if source else []
+        data = _first_there([*places, recipe], stored)
+        net = failure.without_hidden(trained.net, trained.arguments)
+        train, sha256 = data.splits["train"], data.sha256
+        with screen.progress("features of training photos", len(train)) as update:
+            return failure.nearest(net, recipe, train, sha256, trained.preprocess, progress=update)
+    except HandlensError as error:
+        screen.note(f"the report goes without the nearest training photos: {error}")
+        return None
+
+
+def _first_there(recipes: list[Recipe], stored: Path) -> start.Data:
+    from handlens.errors import HandlensError
+    from handlens.train import start
+
+    for recipe in recipes[:-1]:
+        with contextlib.suppress(HandlensError):
+            return start.data_of(recipe, stored)
+    return start.data_of(recipes[-1], stored)
 
 
 def _scan(source: str) -> Photos:

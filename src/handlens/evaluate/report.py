@@ -17,13 +17,15 @@ from handlens import files
 from handlens.errors import PhotoError, missing_extra
 from handlens.evaluate import calibration, figures
 from handlens.evaluate.metrics import Scores
+from handlens.evaluate.nearest import Nearest, words
 from handlens.evaluate.sections import Section
 from handlens.explain.overlay import overlay
 from handlens.photos import Photos
 from handlens.preprocess import open_photo
 
 THUMBNAIL_PX = 176
-MOST_MISTAKES = 24
+MOST_MISTAKES = 12
+NEIGHBOUR_PX = 96
 Saliency = Callable[[np.ndarray, int], np.ndarray]
 
 
@@ -37,6 +39,7 @@ def write(
     facts: Mapping[str, Any] | None = None,
     pictures: Mapping[str, bytes] | None = None,
     saliency: Saliency | None = None,
+    nearest: Nearest | None = None,
     sections: Sequence[Section] = (),
 ) -> None:
     """Write the report of `scores` as a self-contained HTML file, atomically.
@@ -46,6 +49,7 @@ def write(
     such as {"Recipe": {...}, "Versions": {...}}. pictures: PNG bytes by caption, such as the training curves.
     saliency: (upright photo, uint8 RGB (H, W, 3); class) -> a map (H, W) in [0, 1] of what speaks for the class, NaN
     where the network does not look; with it each of the worst mistakes is shown with the map for its wrong answer.
+    nearest: the training photos, of which those most like each of these mistakes are shown.
     sections: what else was found, a table each.
     """
     try:
@@ -58,13 +62,17 @@ def write(
     )
     environment.filters |= {"percent": _percent, "number": _number, "interval": _interval}
     wrong = scores.mistakes()
+    mistakes = [_mistake(scores, photos, int(index), saliency) for index in wrong[:MOST_MISTAKES]]
+    if nearest:
+        _add_nearest(mistakes, nearest, photos)
     html = environment.from_string(template).render(
         title=title,
         scores=scores,
         split=split,
         confusion=_data_uri(figures.confusion(scores.confusion, scores.classes), "png"),
-        mistakes=[_mistake(scores, photos, int(index), saliency) for index in wrong[:MOST_MISTAKES]],
-        saliency=saliency is not None,
+        mistakes=mistakes,
+        saliency=any(mistake["looks_at"] for mistake in mistakes),
+        nearest=any(mistake["nearest"] for mistake in mistakes),
         num_mistakes=len(wrong),
         pictures={caption: _data_uri(png, "png") for caption, png in (pictures or {}).items()},
         facts=facts or {},
@@ -95,7 +103,21 @@ def _mistake(scores: Scores, photos: Photos, index: int, saliency: Saliency | No
         "guess": scores.classes[guess],
         "truth": scores.classes[int(scores.labels[index])],
         "confidence": float(scores.confidence[index]),
+        "nearest": [],
+        "nearest_words": "",
     }
+
+
+def _add_nearest(mistakes: list[dict[str, Any]], nearest: Nearest, photos: Photos) -> None:
+    """Give each mistake whose photo can be read the thumbnails of the training photos that are most like it."""
+    there = [mistake for mistake in mistakes if mistake["picture"]]
+    paths = tuple(mistake["photo"] for mistake in there)
+    seen = Photos(photos.root, paths, np.zeros(len(paths), np.int64), photos.classes)
+    for mistake, indices in zip(there, nearest.of(seen), strict=True):
+        names = [nearest.photos.classes[nearest.photos.labels[index]] for index in indices]
+        pictures = [thumbnail(nearest.photos.path(index), NEIGHBOUR_PX) for index in indices]
+        mistake["nearest"] = [{"name": n, "picture": p} for n, p in zip(names, pictures, strict=True)]
+        mistake["nearest_words"] = words(names, mistake["guess"], mistake["truth"])
 
 
 def _looks_at(path: Path, class_index: int, saliency: Saliency) -> str:
@@ -110,13 +132,13 @@ def _looks_at(path: Path, class_index: int, saliency: Saliency) -> str:
     return _jpeg(overlay(np.array(photo), heat[np.ix_(rows, columns)]))
 
 
-def thumbnail(path: Path) -> str:
+def thumbnail(path: Path, px: int = THUMBNAIL_PX) -> str:
     """A photo as a small JPEG in a data URI, with its pixels and nothing else of the file; "" if it cannot be read."""
     try:
-        photo = open_photo(path, at_least_px=THUMBNAIL_PX)
+        photo = open_photo(path, at_least_px=px)
     except PhotoError:
         return ""
-    photo.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    photo.thumbnail((px, px))
     return _jpeg(np.array(photo))
 
 

@@ -20,7 +20,7 @@ from handlens.errors import HandlensError
 if TYPE_CHECKING:
     from handlens.experiments.result import Result
 
-__all__ = ["EXPERIMENTS", "About", "Report", "run"]
+__all__ = ["EXPERIMENTS", "About", "Report", "finite", "run"]
 
 
 class About(NamedTuple):
@@ -76,7 +76,7 @@ class Report:
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
             "versions": {name: version(name) for name in ("handlens", "torch", "numpy")},
         }
-        return _finite(facts)
+        return finite(facts)
 
 
 def run(name: str, progress: Callable[[int, int], None] | None = None, **given: Any) -> Report:
@@ -109,11 +109,12 @@ def run(name: str, progress: Callable[[int, int], None] | None = None, **given: 
     )
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """JSON-ready: keys are strings, numbers that are not finite None, what JSON does not know its text."""
     if isinstance(value, dict):
-        return {str(key): _finite(member) for key, member in value.items()}
+        return {str(key): finite(member) for key, member in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(member) for member in value]
+        return [finite(member) for member in value]
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import os
 import platform
@@ -21,9 +22,10 @@ from handlens import checkpoint, evaluate, files, nets, run
 from handlens.checkpoint import Checkpoint
 from handlens.errors import HandlensError
 from handlens.evaluate import report, sections, unknown
+from handlens.evaluate.nearest import Nearest
 from handlens.photos import write_split
 from handlens.run.torch_runtime import keep_freed_memory
-from handlens.train import confidence, logs, loop, start
+from handlens.train import confidence, failure, logs, loop, start
 from handlens.train.features import by_onnxruntime, features
 from handlens.train.head import fit_head
 from handlens.train.pixels import Fixed, Pixels
@@ -125,12 +127,12 @@ def fit(
     fabric.barrier()
     since = time.monotonic()
     train = _fit_head if recipe.mode == "head" else _fit_all
-    trained, log = train(recipe, data, begun, folder, fabric, watcher)
+    trained, log, nearest = train(recipe, data, begun, folder, fabric, watcher)
     metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(log)}
     metrics |= {"device": _device_name(fabric.device), "photos": {k: len(v) for k, v in data.splits.items()}}
     metrics["notes"] = list(data.notes)
     if fabric.global_rank == 0:
-        _judge(trained, log, recipe, data, folder, metrics, watcher)
+        _judge(trained, log, nearest, recipe, data, folder, metrics, watcher)
         (folder / loop.STATE).unlink(missing_ok=True)
     fabric.barrier()
     return Run(folder, recipe, data.classes, metrics)
@@ -256,7 +258,7 @@ def _device_name(device: torch.device) -> str:
 
 def _fit_all(
     recipe: Recipe, data: start.Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
-) -> tuple[start.Start, list[dict[str, float]]]:
+) -> tuple[start.Start, list[dict[str, float]], Nearest | None]:
     def on_epoch(log: list[dict[str, float]]) -> None:
         if fabric.global_rank == 0:
             logs.write_csv(folder / "log.csv", log)
@@ -277,7 +279,7 @@ def _fit_all(
             on_epoch=on_epoch,
             teacher=begun.teacher,
         )
-    return dataclasses.replace(begun, net=net), log
+    return dataclasses.replace(begun, net=net), log, None  # their features would take time
 
 
 def _with_hidden(recipe: Recipe, begun: start.Start) -> start.Start:
@@ -291,7 +293,7 @@ def _with_hidden(recipe: Recipe, begun: start.Start) -> start.Start:
 
 def _fit_head(
     recipe: Recipe, data: start.Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
-) -> tuple[start.Start, list[dict[str, float]]]:
+) -> tuple[start.Start, list[dict[str, float]], Nearest | None]:
     sides = {}
     for name, views in (("train", recipe.head_views), ("validation", 0)):
         photos = data.splits[name] if len(data.splits[name]) else data.splits["train"]
@@ -309,16 +311,26 @@ def _fit_head(
         )
         sides[name] = (vectors, photos.labels)
     frozen = len(begun.net.classifier) - 1
+    nearest = failure.nearest(
+        copy.deepcopy(begun.net),
+        recipe,
+        data.splits["train"],
+        data.sha256,
+        begun.preprocess,
+        fabric.device,
+        sides["train"][0][0],
+    )
     begun = _with_hidden(recipe, begun)
     net, log = fit_head(begun.net, frozen, sides["train"], sides["validation"], recipe, watcher.epoch)
     if fabric.global_rank == 0:
         logs.write_events(folder / "tensorboard", log)
-    return dataclasses.replace(begun, net=net), log
+    return dataclasses.replace(begun, net=net), log, nearest
 
 
 def _judge(
     trained: start.Start,
     log: list[dict[str, float]],
+    nearest: Nearest | None,
     recipe: Recipe,
     data: start.Data,
     folder: Path,
@@ -368,6 +380,8 @@ def _judge(
                 "Versions": versions(),
             },
             pictures={"Training": picture},
+            saliency=failure.looks(trained.net, trained.preprocess, watcher.note) if len(scores.mistakes()) else None,
+            nearest=nearest,
             sections=[sections.unknown(metrics["unknown"])] if "unknown" in metrics else [],
         )
     checkpoint.save(folder, kept)

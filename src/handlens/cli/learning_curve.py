@@ -1,0 +1,84 @@
+"""`handlens learning-curve`: what more photos would bring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def learning_curve(
+    photos: str = typer.Argument(
+        ..., metavar="PHOTOS", help="A folder with a subfolder a class, a CSV of path,label, or a published set."
+    ),
+    net: str = typer.Option("mobilenet_v3_small", help="Which network: `handlens nets` lists them."),
+    weights: str = typer.Option("imagenet", help="imagenet, or a .pth or .safetensors file."),
+    per_class: str = typer.Option("5,10,20,50", help="Numbers of training photos a class; all of them come last."),
+    seeds: int = typer.Option(5, min=1, help="Draws of photos, each with its own first weights."),
+    split_seed: int = typer.Option(0, min=0, help="Cuts the test photos, as `handlens train --seed` does."),
+    out: Path = typer.Option(
+        Path("learning-curve"), help="Folder for figure.png and numbers.json; earlier ones there are replaced."
+    ),
+    json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
+) -> None:
+    """Train on few photos a class, then on more: the curve says what still more would bring.
+
+    The network stays frozen (mode head), so that its features are computed once and each training takes seconds. All
+    are judged on the same test photos, beside a plain linear probe.
+
+    \b
+    Examples:
+      handlens learning-curve photos
+      handlens learning-curve photos --net mobilenet_v2 --per-class 2,4,8 --seeds 3 --out curve --json
+    """
+    from handlens import files
+    from handlens.cli import screen
+    from handlens.errors import HandlensError, missing_extra
+
+    try:
+        sizes = sorted({int(size) for size in per_class.split(",")})
+    except ValueError:
+        sizes = []
+    if not sizes or sizes[0] < 1:
+        raise HandlensError(f"--per-class is {per_class!r}, expected numbers from 1 on with commas", "such as 5,10,20")
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise missing_extra("train", "torch") from None
+    from handlens.experiments import finite
+    from handlens.experiments import learning_curve as room
+
+    with screen.progress("features") as update:
+        embedded = room.embed(photos, net, weights, split_seed, update)
+    for note in embedded.data.notes:
+        screen.note(note)
+    with screen.progress("training") as update:
+        result = room.measure(embedded, sizes, seeds, update)
+    for size in result.numbers["sizes_left_out"]:
+        screen.note(f"left out: {size} photos a class, which there are not in training")
+    facts: dict[str, Any] = finite(
+        {"finding": result.finding, "data": result.data, "tables": result.tables, "numbers": result.numbers}
+    )
+    files.write_json(out / "numbers.json", facts)
+    with files.atomic(out / "figure.png") as file:
+        file.write(result.png())
+    if json:
+        screen.print_json(facts | {"out": out})
+        return
+    rows = [
+        (
+            f"{row['photos_per_class']:.0f}",
+            *(_mean(row[f"{name}_top1"], row[f"{name}_sd"]) for name in ("head", "probe")),
+            "{:+.1f} ({:+.1f} to {:+.1f})".format(
+                *(100 * value for value in (row["head_less_probe"], *row["head_less_probe_ci95"]))
+            ),
+        )
+        for row in result.tables["learning curve"]
+    ]
+    screen.table("", ("photos a class", "head, top-1", "linear probe, top-1", "difference, points"), rows)
+    screen.say(f"\n{result.finding}\n\n{out / 'figure.png'}, {out / 'numbers.json'}")
+
+
+def _mean(mean: float, deviation: float | None) -> str:
+    return f"{mean:.1%}" if deviation is None else f"{mean:.1%} ± {100 * deviation:.1f}"

@@ -1,0 +1,291 @@
+"""How accuracy grows with the number of photos: mode "head" on features computed once, beside a linear probe."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from handlens import nets
+from handlens.errors import HandlensError, missing_extra
+from handlens.experiments.result import Result, panels
+from handlens.train import start
+from handlens.train.features import features
+from handlens.train.head import fit_head
+from handlens.train.recipe import Recipe, choose
+
+SIZES = (5, 10, 20, 50)  # training photos a class
+_DRAWS = 2000  # of the bootstrap
+_FITTED = 3  # sizes, from the greatest down, that the forecast follows
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """Photos as a frozen network sees them.
+
+    vectors: float32 (1 + views, N, F) by split, the plain view first. given: fields of the recipe.
+    """
+
+    begun: start.Start
+    data: start.Data
+    given: dict[str, Any]
+    vectors: dict[str, np.ndarray]
+
+
+def embed(
+    photos: str,
+    net: str = Recipe.net,
+    weights: str = "imagenet",
+    split_seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Embedded:
+    """Split photos as `handlens train` does and compute their features, or read them from the cache.
+
+    photos: a folder, a CSV or a published set's name. `progress` is called with (done, total) images of the training
+    photos, then of the others. Raises HandlensError for photos or weights that do not fit, and without test photos.
+    """
+    given = {"net": net, "weights": weights, "mode": "head", "photos": photos}
+    recipe = choose([100, 100], {**given, "seed": split_seed})
+    data = start.data_of(recipe, None)
+    if not len(data.splits["test"]):
+        raise HandlensError(f"{photos} has too few photos for a test split", "add photos: ten a class at least")
+    begun = start.start_of(recipe, data.classes)
+    vectors = {}
+    for name, views in (("train", recipe.head_views), ("validation", 0), ("test", 0)):
+        if len(data.splits[name]):
+            vectors[name] = features(
+                begun.net,
+                data.splits[name],
+                data.sha256,
+                begun.preprocess,
+                views=views,
+                min_area=max(0.5, recipe.crop_min_area),
+                flip=recipe.flip,
+                precision="32-true",
+                device=torch.device("cpu"),
+                progress=progress,
+            )
+    return Embedded(begun, data, given, vectors)
+
+
+def measure(
+    embedded: Embedded,
+    sizes: Sequence[int] = SIZES,
+    seeds: int = 5,
+    progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Train on `sizes` photos a class and on all, `seeds` times each, and judge on the same test photos.
+
+    A seed draws the photos (those of a smaller size are among those of a greater one) and the classifier's first
+    weights. With n training photos a class go n / 8 validation photos, as in the usual split; a class that has fewer
+    gives all it has. Intervals are by bootstrap over seeds and test photos.
+    """
+    splits = embedded.data.splits
+    labels = {name: splits[name].labels for name in embedded.vectors}
+    usual = int(np.median(splits["train"].counts()))
+    kept: list[int | None] = [*sorted({size for size in sizes if size < usual}), None]
+    right: dict[str, list[np.ndarray]] = {"head": [], "probe": []}  # per size, bool (seeds, test photos)
+    used, done = [], 0
+    for size in kept:
+        rows: dict[str, list[np.ndarray]] = {"head": [], "probe": []}
+        for seed in range(seeds):
+            chosen = _draw(labels["train"], size, seed)
+            rows["head"].append(_head(embedded, chosen, size, seed))
+            known, unknown = embedded.vectors["train"][0, chosen], embedded.vectors["test"][0]
+            rows["probe"].append(_probe(known, labels["train"][chosen], unknown, labels["test"]))
+            done += 1
+            if progress:
+                progress(done, len(kept) * seeds)
+        used.append(len(chosen) / len(splits["train"].classes))
+        for name in right:
+            right[name].append(np.stack(rows[name]))
+    return _result(embedded, np.array(used), {name: np.stack(found) for name, found in right.items()}, sizes)
+
+
+def _draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
+    """The first `size` of each class in an order that the seed decides; all for None."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    if size is None:
+        return np.sort(order)
+    return np.sort(np.concatenate([order[labels[order] == name][:size] for name in np.unique(labels)]))
+
+
+def _head(embedded: Embedded, chosen: np.ndarray, size: int | None, seed: int) -> np.ndarray:
+    """Which test photos (bool) a head is right about that `handlens train --mode head` would have made."""
+    vectors, splits = embedded.vectors, embedded.data.splits
+    classes = splits["train"].classes
+    name = "validation" if "validation" in vectors else "train"
+    judged = _draw(splits[name].labels, None if size is None else max(1, round(size / 8)), seed)
+    counts = np.bincount(splits["train"].labels[chosen], minlength=len(classes))
+    recipe = choose(counts.tolist(), {**embedded.given, "seed": seed})
+    frozen = len(embedded.begun.net.classifier) - 1
+    torch.manual_seed(seed)
+    net = nets.replace_head(copy.deepcopy(embedded.begun.net), len(classes), hidden=recipe.head_hidden)
+    trained, _ = fit_head(
+        net,
+        frozen,
+        (vectors["train"][:, chosen], splits["train"].labels[chosen]),
+        (vectors[name][:, judged], splits[name].labels[judged]),
+        recipe,
+    )
+    with torch.inference_mode():
+        logits = nn.Sequential(*list(trained.classifier)[frozen:])(torch.from_numpy(vectors["test"][0]))
+    right: np.ndarray = logits.argmax(1).numpy() == splits["test"].labels
+    return right
+
+
+def _probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> np.ndarray:
+    """Which test photos (bool) scikit-learn's logistic regression, as it comes, is right about."""
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError:
+        raise missing_extra("evaluate", "scikit-learn") from None
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a fit that stops early is good enough for a yardstick
+        right: np.ndarray = model.fit(train, labels).predict(test) == test_labels
+    return right
+
+
+def _result(embedded: Embedded, used: np.ndarray, right: dict[str, np.ndarray], sizes: Sequence[int]) -> Result:
+    """used: (S,) photos a class. right: bool (S, seeds, M) by method."""
+    splits = embedded.data.splits
+    _, seeds, num_test = right["head"].shape
+    drawn = {name: _bootstrap(found) for name, found in right.items()}  # (draws, S), the same test photos in both
+    rows = []
+    for index, size in enumerate(used):
+        row: dict[str, Any] = {"photos_per_class": round(float(size), 1)}
+        for name, found in right.items():
+            each = found[index].mean(1)
+            row[f"{name}_top1"] = float(each.mean())
+            row[f"{name}_sd"] = float(each.std(ddof=1)) if seeds > 1 else None
+            row[f"{name}_ci95"] = _ends(drawn[name][:, index])
+        row["head_less_probe"] = row["head_top1"] - row["probe_top1"]
+        row["head_less_probe_ci95"] = _ends(drawn["head"][:, index] - drawn["probe"][:, index])
+        rows.append(row)
+    top1 = right["head"].mean((1, 2))
+    forecast = _forecast(used, top1, drawn["head"], num_test)
+    left_out = sorted(set(sizes) - {round(size) for size in used.tolist()})
+    numbers: dict[str, Any] = {
+        "forecast": forecast,
+        "top1": {name: found.mean(2).tolist() for name, found in right.items()},
+        "sizes_left_out": [size for size in left_out if size >= used[-1]],
+    }
+    data = {
+        "photos": embedded.given["photos"],
+        "net": embedded.given["net"],
+        "weights": embedded.given["weights"],
+        "seeds": seeds,
+        "split": {name: len(part) for name, part in splits.items()},
+        "classes": list(embedded.data.classes),
+        "intervals": "bootstrap over seeds and test photos",
+        "not_measured": "modes last and full",
+    }
+    return Result(
+        finding=_words(rows, forecast, num_test),
+        tables={"learning curve": rows},
+        numbers=numbers,
+        data=data,
+        figure=_figure(rows, forecast, embedded.given["net"]),
+    )
+
+
+def _bootstrap(right: np.ndarray) -> np.ndarray:
+    """Mean accuracies (draws, S) with seeds and test photos drawn again; equal draws for inputs of equal shape."""
+    random = np.random.default_rng(0)
+    sizes, seeds, photos = right.shape
+    found = np.empty((_DRAWS, sizes))
+    for draw in range(_DRAWS):
+        weights = np.bincount(random.integers(photos, size=photos), minlength=photos)
+        means = right @ weights / photos  # (S, seeds)
+        found[draw] = np.take_along_axis(means, random.integers(seeds, size=(sizes, seeds)), axis=1).mean(1)
+    return found
+
+
+def _ends(values: np.ndarray) -> list[float]:
+    return [float(end) for end in np.quantile(values, (0.025, 0.975))]
+
+
+def _forecast(used: np.ndarray, top1: np.ndarray, drawn: np.ndarray, num_test: int) -> dict[str, Any] | None:
+    """What twice the photos would bring, by error = a * n^-b through the greatest sizes; None for a single size."""
+    x = np.log(used[-_FITTED:])
+    if len(x) < 2 or np.ptp(x) == 0:
+        return None
+    least = 0.5 / num_test  # half a mistake stands for none
+
+    def power(accuracies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(..., S) -> b and the gain at twice the photos."""
+        y = np.log(np.maximum(1 - accuracies[..., -len(x) :], least))
+        slope = ((x - x.mean()) * (y - y.mean(-1, keepdims=True))).sum(-1) / ((x - x.mean()) ** 2).sum()
+        last = np.exp(y.mean(-1) + slope * (x[-1] - x.mean()))
+        return -slope, last * (1 - 2.0**slope)
+
+    b, gain = power(top1)
+    bs, gains = power(drawn)
+    y = np.log(np.maximum(1 - top1[-len(x) :], least))
+    return {
+        "photos_per_class": round(2 * float(used[-1])),
+        "gain": float(gain),
+        "gain_ci95": _ends(gains),
+        "exponent": float(b),
+        "exponent_ci95": _ends(bs),
+        "factor": float(np.exp(y.mean() + b * x.mean())),
+        "sizes": len(x),
+    }
+
+
+def _words(rows: list[dict[str, Any]], forecast: dict[str, Any] | None, num_test: int) -> str:
+    last = rows[-1]
+    said = [
+        f"With all {last['photos_per_class']:.0f} training photos a class the head is right about "
+        f"{last['head_top1']:.1%} of {num_test} test photos "
+        f"({last['head_ci95'][0]:.1%} to {last['head_ci95'][1]:.1%})."
+    ]
+    if forecast:
+        low, high = (100 * end for end in forecast["gain_ci95"])
+        said.append(
+            f"Twice as many ({forecast['photos_per_class']}) would bring about {100 * forecast['gain']:+.1f} points "
+            f"(95 % interval {low:+.1f} to {high:+.1f}), if its mistakes go on as through the last "
+            f"{forecast['sizes']} sizes."
+        )
+        if low <= 0 <= high:
+            said.append("That cannot be told from nothing: more test photos would tell.")
+    sides = {"better": [r for r in rows if r["head_less_probe_ci95"][0] > 0]}
+    sides["worse"] = [r for r in rows if r["head_less_probe_ci95"][1] < 0]
+    for word, found in sides.items():
+        if found:
+            at = ", ".join(f"{r['photos_per_class']:.0f} ({100 * r['head_less_probe']:+.1f} points)" for r in found)
+            said.append(f"The head is {word} than a linear probe at {at} a class.")
+    if not any(sides.values()):
+        said.append("At no size can the head be told from a linear probe.")
+    return " ".join(said)
+
+
+def _figure(rows: list[dict[str, Any]], forecast: dict[str, Any] | None, net: str) -> Any:
+    figure, (axes,) = panels(1, width=6.2, height=4.2)
+    x = np.array([row["photos_per_class"] for row in rows])
+    for name, label, marker in (("head", "handlens, mode head", "o"), ("probe", "linear probe", "s")):
+        y = np.array([row[f"{name}_top1"] for row in rows])
+        spread = np.array([row[f"{name}_sd"] or 0.0 for row in rows])
+        axes.errorbar(x, 100 * y, 100 * spread, marker=marker, markersize=5, capsize=3, label=label)
+    if forecast:
+        ahead = np.geomspace(x[-forecast["sizes"]], forecast["photos_per_class"], 30)
+        errors = forecast["factor"] * ahead ** -forecast["exponent"]
+        axes.plot(ahead, 100 * (1 - errors), "--", color="grey", label="power law, to twice the photos")
+    axes.set_xscale("log")
+    axes.set_xticks(x, [f"{size:.0f}" for size in x])
+    axes.minorticks_off()
+    axes.set_xlabel("training photos a class")
+    axes.set_ylabel("top-1 on the test photos, %")
+    axes.set_title(f"{net}: mean and standard deviation over the seeds", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
+    return figure

@@ -1,0 +1,123 @@
+"""How accuracy grows with the number of photos."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from handlens import cli, nets
+from handlens.experiments import learning_curve
+from handlens.experiments.learning_curve import Embedded
+from handlens.photos import Photos
+from handlens.preprocess import Preprocess
+from handlens.train import start
+
+CLASSES = ("a", "b", "c")
+
+
+def clouds(spread: float) -> Embedded:
+    """Features of three classes as clouds around three points: 40, 6 and 30 training photos."""
+    net = nets.create("mobilenet_v2", 3, width=0.1)
+    random = np.random.default_rng(0)
+    middles = random.normal(size=(3, net.num_features)).astype(np.float32)
+    splits, vectors = {}, {}
+    for name, counts, views in (("train", (40, 6, 30), 3), ("validation", (5, 2, 4), 1), ("test", (20, 20, 20), 1)):
+        labels = np.repeat(np.arange(3), counts)
+        splits[name] = Photos(Path(), tuple(map(str, range(len(labels)))), labels, CLASSES)
+        noise = random.normal(size=(views, len(labels), net.num_features))
+        vectors[name] = (middles[labels] + spread * noise).astype(np.float32)
+    begun = start.Start(net, {}, Preprocess(), "")
+    given = {"net": "mobilenet_v2", "weights": "none.pth", "mode": "head", "photos": "clouds"}
+    return Embedded(begun, start.Data(splits, {}, {}, ()), given, vectors)
+
+
+def test_a_curve_rises_and_says_what_more_would_bring() -> None:
+    seen: list[tuple[int, int]] = []
+    result = learning_curve.measure(clouds(7.0), (2, 10, 99), 2, lambda done, total: seen.append((done, total)))
+    few, more, everything = result.tables["learning curve"]
+    assert seen[-1] == (6, 6)
+    assert few["photos_per_class"] == 2
+    assert more["photos_per_class"] == pytest.approx((10 + 6 + 10) / 3, abs=0.1)  # a class gives what it has
+    assert everything["photos_per_class"] == pytest.approx(76 / 3, abs=0.1)
+    assert result.numbers["sizes_left_out"] == [99]
+    for name in ("head", "probe"):
+        assert everything[f"{name}_top1"] > few[f"{name}_top1"] + 0.05
+        low, high = everything[f"{name}_ci95"]
+        assert low < everything[f"{name}_top1"] < high
+        assert np.shape(result.numbers["top1"][name]) == (3, 2)
+    forecast = result.numbers["forecast"]
+    assert forecast["gain"] > 0 and forecast["photos_per_class"] == 51
+    assert f"{100 * forecast['gain']:+.1f} points" in result.finding
+    assert Image.open(io.BytesIO(result.png())).width > 500
+
+
+def test_it_repeats() -> None:
+    first, second = (learning_curve.measure(clouds(7.0), (2,), 1) for _ in range(2))
+    assert first.tables == second.tables
+    assert first.tables["learning curve"][0]["head_sd"] is None
+
+
+def test_smaller_draws_are_among_the_greater() -> None:
+    labels = np.repeat(np.arange(3), (40, 3, 30))
+    small, great = (set(learning_curve._draw(labels, size, 1).tolist()) for size in (2, 8))
+    assert small < great
+    assert np.bincount(labels[list(great)]).tolist() == [8, 3, 8]
+    assert small != set(learning_curve._draw(labels, 2, 2).tolist())
+    assert len(learning_curve._draw(labels, None, 0)) == 73
+
+
+def test_a_power_law_is_found_again() -> None:
+    used = np.array([5.0, 10.0, 20.0, 50.0])
+    top1 = 1 - 0.8 * used**-0.5
+    found = learning_curve._forecast(used, top1, np.stack([top1, top1]), 1000)
+    assert found is not None
+    assert found["exponent"] == pytest.approx(0.5)
+    assert found["gain"] == pytest.approx(0.8 * (50**-0.5 - 100**-0.5))
+    assert found["gain_ci95"] == pytest.approx([found["gain"]] * 2)
+    assert learning_curve._forecast(used[:1], top1[:1], top1[None, :1], 1000) is None
+    perfect = learning_curve._forecast(used, np.ones(4), np.ones((2, 4)), 1000)
+    assert perfect and perfect["gain"] == pytest.approx(0)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["handlens", "learning-curve", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+def test_the_command(command: Any, tiny_photos: Path, tmp_path: Path) -> None:
+    net = "mobilenet_v3_small_035"
+    torch.save(nets.create(net).state_dict(), tmp_path / "w.pth")
+    given = ["--net", net, "--weights", tmp_path / "w.pth", "--seeds", 1, "--out", tmp_path / "curve"]
+    code, out, err = command(tiny_photos, *given, "--per-class", "3,500", "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert [row["photos_per_class"] for row in facts["tables"]["learning curve"]] == [3, 10]
+    assert facts["data"]["split"] == {"train": 30, "validation": 3, "test": 3}
+    assert "left out: 500 photos a class" in err
+    assert facts == json.loads((tmp_path / "curve" / "numbers.json").read_text("utf-8")) | {"out": facts["out"]}
+    assert (tmp_path / "curve" / "figure.png").is_file()
+    code, out, _ = command(tiny_photos, *given, "--per-class", "3")
+    assert code == 0
+    assert "linear probe" in out and "of 3 test photos" in out
+
+
+@pytest.mark.parametrize("sizes", ["", "5,x", "0", "-3"])
+def test_sizes_that_are_none(command: Any, tiny_photos: Path, sizes: str) -> None:
+    code, out, err = command(tiny_photos, "--per-class", sizes)
+    assert (code, out) == (2, "")
+    assert "--per-class" in err and err.count("\n") == 1
