@@ -68,11 +68,11 @@ def test_it_repeats() -> None:
 
 def test_smaller_draws_are_among_the_greater() -> None:
     labels = np.repeat(np.arange(3), (40, 3, 30))
-    small, great = (set(learning_curve._draw(labels, size, 1).tolist()) for size in (2, 8))
+    small, great = (set(learning_curve.draw(labels, size, 1).tolist()) for size in (2, 8))
     assert small < great
     assert np.bincount(labels[list(great)]).tolist() == [8, 3, 8]
-    assert small != set(learning_curve._draw(labels, 2, 2).tolist())
-    assert len(learning_curve._draw(labels, None, 0)) == 73
+    assert small != set(learning_curve.draw(labels, 2, 2).tolist())
+    assert len(learning_curve.draw(labels, None, 0)) == 73
 
 
 def test_a_power_law_is_found_again() -> None:

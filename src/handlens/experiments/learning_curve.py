@@ -95,7 +95,7 @@ def measure(
     for size in kept:
         rows: dict[str, list[np.ndarray]] = {"head": [], "probe": []}
         for seed in range(seeds):
-            chosen = _draw(labels["train"], size, seed)
+            chosen = draw(labels["train"], size, seed)
             rows["head"].append(_head(embedded, chosen, size, seed))
             known, unknown = embedded.vectors["train"][0, chosen], embedded.vectors["test"][0]
             rows["probe"].append(_probe(known, labels["train"][chosen], unknown, labels["test"]))
@@ -108,7 +108,7 @@ def measure(
     return _result(embedded, np.array(used), {name: np.stack(found) for name, found in right.items()}, sizes)
 
 
-def _draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
+def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     """The first `size` of each class in an order that the seed decides; all for None."""
     order = np.random.default_rng(seed).permutation(len(labels))
     if size is None:
@@ -121,7 +121,7 @@ def _head(embedded: Embedded, chosen: np.ndarray, size: int | None, seed: int) -
     vectors, splits = embedded.vectors, embedded.data.splits
     classes = splits["train"].classes
     name = "validation" if "validation" in vectors else "train"
-    judged = _draw(splits[name].labels, None if size is None else max(1, round(size / 8)), seed)
+    judged = draw(splits[name].labels, None if size is None else max(1, round(size / 8)), seed)
     counts = np.bincount(splits["train"].labels[chosen], minlength=len(classes))
     recipe = choose(counts.tolist(), {**embedded.given, "seed": seed})
     frozen = len(embedded.begun.net.classifier) - 1
