@@ -121,6 +121,9 @@ def bundle_of(source: job.Source, artifact: dict[str, bytes], to: str, card: dic
 
 
 def told(rung: ladder.Rung) -> None:
+    if rung.failed:
+        print(f"    {rung.name}: {rung.failed}", flush=True)
+        return
     print(
         f"    {rung.name}: {rung.top1:.1%}, drop {100 * rung.drop:.1f}, agreement {rung.agreement:.1%}, "
         f"{rung.size_bytes / 1e6:.2f} MB",
