@@ -122,7 +122,8 @@ def place(tmp_path: Path, tiny_photos: Path, tiny: ModuleType, monkeypatch: pyte
     (tmp_path / "recipe.toml").write_text("mixup_alpha = 0.2\n")
     for folder in ("holiday", "more"):
         (tmp_path / folder).mkdir()
-        shutil.copy(classes[0] / "00.jpg", tmp_path / folder / "a.jpg")
+        for number, name in enumerate(("a.jpg", "b.jpg")):
+            shutil.copy(classes[0] / f"{number:02}.jpg", tmp_path / folder / name)
     shutil.copy(classes[1] / "01.jpg", tmp_path / "garden.jpg")
     from PIL import Image, ImageOps
 
