@@ -33,11 +33,13 @@ docs: $(VENV)/.dev
 	$(BIN)/python benchmarks/table.py
 
 $(VENV)/.train: pyproject.toml constraints.txt
+	@echo "installing into $(VENV): some gigabytes, a few minutes without a word"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e '.[train,export-onnx]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
+	@echo "installing into $(VENV): some gigabytes, a few minutes without a word"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e '.[dev]'
 	touch $@ $(VENV)/.train

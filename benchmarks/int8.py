@@ -196,7 +196,9 @@ def table(results: dict[str, Any]) -> str:
 
 
 def chosen(cell: dict[str, Any]) -> str:
-    """The rung that was kept: of those of its file's size, the most agreeing one."""
+    """The rung that was kept; in older results, of those of its file's size the most agreeing one."""
+    if marked := [rung for rung in cell["ladder"] if rung.get("chosen")]:
+        return str(marked[0]["name"])
     same = [rung for rung in cell["ladder"] if rung["size_bytes"] == cell["int8"]["size_bytes"]]
     name: str = max(same, key=lambda rung: rung["agreement"])["name"]
     return name

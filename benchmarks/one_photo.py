@@ -3,7 +3,8 @@
     python benchmarks/one_photo.py PHOTO [--rounds 200]
 
 MobileNetV3-Small of benchmarks/runs at 224 px, as an ONNX bundle in float32 and INT8. The cold command is
-`handlens predict BUNDLE PHOTO` from process start to answer: seconds, processor seconds, greatest memory (as Linux counts it).
+`handlens predict BUNDLE PHOTO` from process start to answer: seconds, processor seconds, greatest memory
+(as Linux counts it).
 Writes benchmarks/results/one_photo.json.
 """
 
@@ -37,7 +38,8 @@ COLD = (
     "try: handlens.cli.main()\n"
     "finally:\n"
     "    status = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
-    "    print(time.process_time(), int(status['VmHWM'].split()[0]) / 1024, 'torch' in sys.modules, file=sys.stderr)\n"
+    "    memory_mib = int(status['VmHWM'].split()[0]) / 1024\n"
+    "    print(time.process_time(), memory_mib, 'torch' in sys.modules, file=sys.stderr)\n"
 )
 
 

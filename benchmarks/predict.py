@@ -110,16 +110,16 @@ def one_net(run: str, sets: dict[str, list[str]], work: Path, rounds: int) -> di
     theirs = {key: own_state[keys.rename("timm", found.name, key)].reshape(shape) for key, shape in shapes.items()}
     save_file({key: value.contiguous() for key, value in theirs.items()}, settings["weights"])
     answer: dict[str, Any] = {"net": found.name, "sets": {}}
-    for label, photos in sets.items():
-        few = photos[: 64 if label == "small" else 16]
-        chosen = {
-            script: best_settings(
-                lambda workers, threads, script=script, few=few: peer(
-                    script, {**settings, "photos": few, "workers": workers, "threads": threads}, threads
-                )
+    few = sets["small"][:64]
+    chosen = {
+        script: best_settings(
+            lambda workers, threads, script=script: peer(
+                script, {**settings, "photos": few, "workers": workers, "threads": threads}, threads
             )
-            for script in ("timm_predict.py", "plain_onnxruntime.py")
-        }
+        )
+        for script in ("timm_predict.py", "plain_onnxruntime.py")
+    }
+    for label, photos in sets.items():
         kinds: dict[str, Any] = {
             f"handlens {precision}": lambda precision=precision, photos=photos: own(
                 "ours_predict.py", {"bundle": str(paths[precision]), "photos": photos, "csv": settings["csv"]}

@@ -113,6 +113,8 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
     folder = Path(folder)
     path = folder / FACTS
     if not folder.is_dir():
+        if folder.is_file():
+            raise HandlensError(f"{folder} is a file, no run folder", "name the run it was made from")
         raise HandlensError(f"there is no run folder {folder}", "`handlens train PHOTOS` makes one")
     if not path.is_file():
         raise HandlensError(f"{folder} is no finished run: it has no {FACTS}", "`handlens train PHOTOS` makes one")

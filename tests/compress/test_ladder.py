@@ -112,16 +112,16 @@ def test_the_better_observer_goes_on(source: Source, stage: Stage) -> None:
 
 def test_accuracy_alone_is_not_enough(source: Source, stage: Stage) -> None:
     """With so much loss allowed, a rung whose answers are too often others is still not good."""
-    stage.wrong = {1: 1}
+    stage.wrong = {1: 2}
     climbed = climb(source, max_drop=1.0)
-    assert [rung.agreement < 0.98 for rung in climbed.rungs] == [True, False]
+    assert [rung.agreement < 0.97 for rung in climbed.rungs] == [True, False]
 
 
 def test_what_agrees_enough_is_kept_when_nothing_agrees_more(
     source: Source, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ladder, "MIN_AGREEMENT", 0.5)
-    stage.wrong = {5: 1, "else": 2}
+    stage.wrong = {5: 2, "else": 3}
     climbed = climb(source, max_drop=1.0)
     assert len(climbed.rungs) == 8 and climbed.rung is climbed.rungs[4]
     assert climbed.artifact == {"what": b"minmax 5" * 10}
@@ -201,3 +201,10 @@ def test_a_rung_that_cannot_be_made_is_told_and_left(source: Source, stage: Stag
     stage.made, stage.fails = [], 1
     with pytest.raises(HandlensError, match="this cannot be expressed"):  # a net that the target cannot express at all
         climb(source)
+
+
+def test_of_few_photos_one_answer_may_differ(source: Source, stage: Stage) -> None:
+    """36 answers: one is 2.8 %, more than the hundredth that may differ of many."""
+    stage.wrong = {1: 1}
+    climbed = climb(source, max_drop=1.0)
+    assert len(climbed.rungs) == 1 and climbed.rung.agreement == 35 / 36

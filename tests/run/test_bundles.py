@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -320,3 +321,32 @@ def test_what_is_right(
 def test_one_class_only(tiny: ModuleType) -> None:
     alone = tiny.bundle(classes=("a",))
     assert bundles.compare("p", Golden(photo=b"", probabilities=(1.0,)), np.ones(1, np.float32), alone).ok
+
+
+def test_very_many_photos_go_by_threads_that_share_a_network(tiny: ModuleType, tmp_path: Path) -> None:
+    """Each thread reads and answers; order, errors and answers are those of one photo at a time."""
+    bundle.write(tmp_path / "tiny.zip", tiny.bundle())
+    classifier = run.load(tmp_path / "tiny.zip")
+    photos = []
+    for number in range(run.MANY + 5):
+        photos.append(tmp_path / f"{number}.png")
+        photos[-1].write_bytes(tiny.photo(number))
+    photos[7].write_bytes(b"no photo")
+    started = []
+
+    def counted() -> Any:
+        started.append(1)
+        assert classifier.start_shared
+        return classifier.start_shared()
+
+    seen: list[tuple[int, int]] = []
+    many = dataclasses.replace(classifier, start_shared=counted)
+    found = list(many.predict_many(photos, 2, progress=lambda done, total: seen.append((done, total))))
+    assert [path for path, _ in found] == photos and started == [1]
+    assert isinstance(found[7][1], PhotoError) and seen[-1] == (len(photos), len(photos))
+    for path, guesses in found[:7] + found[8:]:
+        alone = classifier.predict(path, 2)
+        assert [guess.name for guess in guesses] == [guess.name for guess in alone]
+        assert np.allclose([guess.probability for guess in guesses], [guess.probability for guess in alone], atol=1e-6)
+    assert list(many.predict_many(photos[:5])) and started == [1]  # few: not worth another start
+    assert run.load(tmp_path / "tiny.zip", threads=2).start_shared is None  # as many threads as were asked for

@@ -72,7 +72,7 @@ def compare_runs(
     screen.table("", ("", "run", "top-1", "95 % interval", "only this one right"), rows)
     low, high = result["difference_ci95"]
     screen.say(
-        f"B less A: {100 * result['difference']:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f}) "
-        f"on {result['num_photos']} photos; {how}"
+        f"B minus A: {100 * result['difference']:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f}) "
+        f"by {result['num_photos']} photos; {how}"
     )
     screen.say(result["verdict"])

@@ -120,13 +120,14 @@ def export_site(
 def tell(rung: Rung) -> None:
     """A line for a rung of the ladder, when it has been tried."""
     from handlens.cli import screen
+    from handlens.compress.ladder import SURE_AGREEMENT
 
     if rung.failed:
         screen.note(f"{rung.name}: {rung.failed}")
         return
     screen.note(
-        f"{rung.name}: validation top-1 {rung.top1:.1%} ({-100 * rung.drop:+.1f} points), agreement "
-        f"{rung.agreement:.1%}, {rung.size_bytes / 1e6:.2f} MB, {rung.latency_ms:.2f} ms"
+        f"{rung.name}: validation top-1 {rung.top1:.1%} ({-100 * rung.drop + 0.0:+.1f} points), agreement "
+        f"{rung.agreement:.1%} (wanted: {SURE_AGREEMENT:.0%}), {rung.size_bytes / 1e6:.2f} MB, {rung.latency_ms:.2f} ms"
         + (f"; in float: {', '.join(rung.kept)}" if rung.kept else "")
     )
 
@@ -158,7 +159,7 @@ def show(made: Exported, of_a_site: bool = False) -> None:
     card = made.bundle.card
     if "ladder" in card:
         rows = [
-            (rung["name"], "failed", "", "", "", "")
+            (rung["name"], "failed", "", "", "", "", "")
             if rung["failed"]
             else (
                 rung["name"],
@@ -167,10 +168,11 @@ def show(made: Exported, of_a_site: bool = False) -> None:
                 f"{rung['agreement']:.1%}",
                 f"{rung['size_bytes'] / 1e6:.2f}",
                 f"{rung['latency_ms']:.2f}",
+                "chosen" if rung["chosen"] else "",
             )
             for rung in card["ladder"]
         ]
-        columns = ("rung, on validation", "top-1", "points", "agreement", "MB", "ms a photo")
+        columns = ("rung, on four views of each validation photo", "top-1", "points", "agreement", "MB", "ms", "")
         screen.table("", columns, rows)
     if made.parity is None:
         screen.say("not checked on photos: Core ML runs on Apple's systems only; check it there before it is used")

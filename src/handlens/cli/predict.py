@@ -88,7 +88,7 @@ def predict(
     if json:
         screen.print_json(results)
     else:
-        _show(results)
+        _show(results, classifier.rejection.threshold if classifier.rejection else 0.0)
     if all("error" in result for result in results):
         raise typer.Exit(2)
 
@@ -177,7 +177,7 @@ def _write_csv(path: Path, results: list[dict[str, Any]], top: int) -> None:
         file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # file names byte for byte
 
 
-def _show(results: list[dict[str, Any]]) -> None:
+def _show(results: list[dict[str, Any]], threshold: float) -> None:
     from handlens.cli import screen
 
     lines = []
@@ -186,8 +186,9 @@ def _show(results: list[dict[str, Any]]) -> None:
         if first:
             also = ", ".join(f"{guess['name']} {guess['probability']:.1%}" for guess in others)
             if result["unknown"]:
-                lines.append((result["photo"], UNKNOWN, "–", f"score {result['score']:.3g}; of the classes: "
-                              f"{first['name']} {first['probability']:.1%}"))  # fmt: skip
+                why = f"score {result['score']:.3g}, below {threshold:.3g}"
+                nearest = f"{first['name']} {first['probability']:.1%}"
+                lines.append((result["photo"], UNKNOWN, "–", f"{why}; nearest: {nearest}"))
             else:
                 lines.append((result["photo"], first["name"], f"{first['probability']:.1%}", also))
     if lines:

@@ -72,7 +72,7 @@ def export(
         precision,
         out,
         net=climbed.net,
-        rungs=[rung.to_dict() for rung in climbed.rungs],
+        rungs=[{**rung.to_dict(), "chosen": rung is climbed.rung} for rung in climbed.rungs],
         max_drop=max_drop,
         threads=threads,
         licence=licence,

@@ -22,6 +22,8 @@ from handlens.photos import in_threads
 from handlens.preprocess import Preprocess, Source
 from handlens.run.artifact import Infer
 
+MANY = 64  # photos for which a network is started once more where that makes them faster
+
 __all__ = ["Answer", "Classifier", "Guess", "from_weights", "load"]
 
 
@@ -55,6 +57,8 @@ class Classifier:
     precision: "float32", "float16" or "int8".  card: what a bundle tells of its network, else empty.
     note: what its user should know of how it was put together, or "".
     rejection: which score and threshold tell photos of none of the classes, or None.
+    start_shared: where the runtime can do that, starts the network again as a function that several threads may call at
+    once, each computing alone: many photos go faster so.
     """
 
     classes: tuple[str, ...]
@@ -66,10 +70,14 @@ class Classifier:
     card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
     rejection: Rejection | None = None
+    start_shared: Callable[[], Infer] | None = None
 
     def answers(self, photos: np.ndarray, top: int = 5) -> list[Answer]:
         """What is said of each of uint8 RGB (B, image_px, image_px, 3), as `preprocess.load` gives it."""
-        probabilities, logits = self.infer(photos)
+        return self._answers(self.infer, photos, top)
+
+    def _answers(self, infer: Infer, photos: np.ndarray, top: int) -> list[Answer]:
+        probabilities, logits = infer(photos)
         guesses = [self._guesses(row, top) for row in probabilities]
         if self.rejection is None:
             return [Answer(best, None, False) for best in guesses]
@@ -110,7 +118,7 @@ class Classifier:
         total) after each batch.
         """
         photos = [Path(path) for path in paths]
-        done = 0
+        batches = [photos[first : first + batch_size] for first in range(0, len(photos), batch_size)]
 
         def read(path: Path) -> np.ndarray | PhotoError:
             try:
@@ -118,12 +126,23 @@ class Classifier:
             except PhotoError as error:
                 return error
 
-        with contextlib.closing(in_threads(read, photos, ahead=4 * batch_size)) as decoded:
-            while batch := list(itertools.islice(decoded, batch_size)):
-                readable = [image for image in batch if isinstance(image, np.ndarray)]
-                found = iter(self.answers(np.stack(readable), top) if readable else ())
-                for path, image in zip(photos[done:], batch, strict=False):
-                    yield path, image if isinstance(image, PhotoError) else next(found)
+        def tell(infer: Infer, images: Sequence[np.ndarray | PhotoError]) -> list[Answer | PhotoError]:
+            readable = [image for image in images if isinstance(image, np.ndarray)]
+            found = iter(self._answers(infer, np.stack(readable), top) if readable else ())
+            return [image if isinstance(image, PhotoError) else next(found) for image in images]
+
+        with contextlib.ExitStack() as stack:
+            told: Iterator[list[Answer | PhotoError]]
+            if self.start_shared and len(photos) >= MANY:  # each thread reads its photos and answers them
+                shared = self.start_shared()
+                each = in_threads(lambda batch: tell(shared, [read(path) for path in batch]), batches, ahead=16)
+                told = stack.enter_context(contextlib.closing(each))
+            else:  # threads read ahead of the network
+                images = stack.enter_context(contextlib.closing(in_threads(read, photos, ahead=4 * batch_size)))
+                told = (tell(self.infer, list(itertools.islice(images, len(batch)))) for batch in batches)
+            done = 0
+            for batch, answers in zip(batches, told, strict=True):
+                yield from zip(batch, answers, strict=True)
                 done += len(batch)
                 if progress:
                     progress(done, len(photos))

@@ -38,6 +38,7 @@ def load(path: str | os.PathLike[str], threads: int = 0) -> Classifier:
         precision=bundle.precision,
         card=bundle.card,
         rejection=Rejection(**bundle.rejection) if bundle.rejection else None,
+        start_shared=None if threads or bundle.runtime != "onnx" else lambda: start(path, bundle, 1),
     )
 
 

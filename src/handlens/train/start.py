@@ -53,6 +53,13 @@ def look(source: str, progress: Callable[[int, int], None] | None) -> tuple[Phot
     if findings.duplicates:
         first = " = ".join(findings.duplicates[0])
         notes.append(f"{len(findings.duplicates)} groups of identical photos are kept on one side each ({first} ...)")
+    label = dict(zip(found.paths, found.labels.tolist(), strict=True))
+    torn = [group for group in findings.duplicates if len({label[path] for path in group}) > 1]
+    if torn:
+        notes.append(
+            f"the same photo lies in two classes, and both are learned, {len(torn)} times ({' = '.join(torn[0][:2])} "
+            "...): `handlens examine` shows them"
+        )
     return whole, findings, notes
 
 
@@ -71,7 +78,9 @@ def together(splits: dict[str, Photos], findings: Findings, own_splits: bool) ->
         return splits, [f"{told}: see `handlens examine` ({' ~ '.join(leaks[0][:2])} ...)"]
     splits, moved = photos_room.keep_together(splits, groups)
     example = " ~ ".join(groups[0][:2])
-    return splits, [f"{first} are kept on one side each ({example} ...); {len(moved)} photos changed sides for it"]
+    return splits, [
+        f"{first} are kept on one side each ({example} ...); photos that changed sides for it: {len(moved)}"
+    ]
 
 
 def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], None] | None = None) -> Data:
