@@ -51,7 +51,7 @@ def main() -> None:
         result["nets"] = json.loads(RESULT.read_text("utf-8"))["nets"]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        classes = lay_out(given.folder, work / "photos", given.photos, 150)
+        classes = lay_out(given.folder, work / "photos", given.photos, max(16, given.photos // 8))
         lay_out(given.folder, work / "few", 64, 16)
         for net in given.net or NETS:
             print(net, file=sys.stderr)
