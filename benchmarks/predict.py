@@ -48,6 +48,7 @@ def main() -> None:
     given = parser.parse_args()
     small = photos_below(given.folder, given.photos)
     result: dict[str, Any] = {"command": "python benchmarks/predict.py PHOTOS", **machine(), "image_px": PX, "nets": {}}
+    commit = result.pop("commit")  # of each network's figures its own
     if RESULT.exists():
         result["nets"] = json.loads(RESULT.read_text("utf-8"))["nets"]
     with tempfile.TemporaryDirectory() as work:
@@ -56,7 +57,7 @@ def main() -> None:
             sets["12 megapixels"] = enlarged(small[:: max(1, len(small) // given.large)][: given.large], Path(work))
         for run in given.net or NETS:
             print(run, file=sys.stderr)
-            result["nets"][run] = one_net(run, sets, Path(work), given.rounds)
+            result["nets"][run] = {**one_net(run, sets, Path(work), given.rounds), "commit": commit}
             files.write_json(RESULT, result)
     show(result)
 
