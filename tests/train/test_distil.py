@@ -110,3 +110,15 @@ def test_what_a_teacher_cannot_teach(tiny_run: Path, tiny_photos: Path, tmp_path
         recipe = Recipe(teacher=str(tiny_run), image_px=32, train_px=16)
         Teacher(recipe, checkpoint.load(tiny_run).classes, CONTRACTS["same"])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("what", ["teacher", "weights"])
+def test_a_run_that_knows_the_test_photos_is_refused(
+    what: str, full_run: Run, tiny_photos: Path, tmp_path: Path, quick: dict[str, Any]
+) -> None:
+    """Under another seed other photos are the test."""
+    learned_from = {"teacher": str(full_run.folder), "weights": str(full_run.folder / checkpoint.WEIGHTS)}
+    given = {**quick, "net": full_run.recipe.net, "weights": "none", "mode": "full", what: learned_from[what]}
+    with pytest.raises(HandlensError, match=rf"\({what}\) was trained on \d+ of the \d+ test photos") as caught:
+        handlens.fit(tiny_photos, **{**given, "seed": full_run.recipe.seed + 1}, out=tmp_path / "run")
+    assert f"--seed {full_run.recipe.seed} made" in caught.value.hint and not (tmp_path / "run").exists()

@@ -113,6 +113,7 @@ def fit(
         folder = _folder(out, recipe, fabric)
     for note in data.notes:
         watcher.note(note)
+    start.check_unseen(recipe, data)
     begun = start.start_of(recipe, data.classes)
     if recipe.mode != "head":  # a head's extra layer comes after the features are computed
         begun = _with_hidden(recipe, begun)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from handlens import checkpoint, nets
+from handlens import checkpoint, files, nets
 from handlens import photos as photos_room
 from handlens.errors import HandlensError
 from handlens.nets import Net, weights
@@ -176,6 +176,28 @@ def _below(root: Path, own_root: Path, path: str) -> str:
         return path
     whole = own_root.resolve() / path
     return (whole.relative_to(root) if whole.is_relative_to(root) else whole).as_posix()
+
+
+def check_unseen(recipe: Recipe, data: Data) -> None:
+    """That no run which this one learns from, as a teacher or by its weights, was trained on its test photos.
+
+    Raises HandlensError with how many they are: such a test would flatter.
+    """
+    sources = {"teacher": Path(recipe.teacher)} if recipe.teacher else {}
+    if Path(recipe.weights).is_file():
+        sources["weights"] = Path(recipe.weights).parent
+    for what, folder in sources.items():
+        if not (stored := folder / SPLIT).is_file():
+            continue
+        splits = files.read_json(stored)
+        learned = {content for name in ("train", "validation") for content in splits.get(name, {}).values()}
+        test = [data.sha256[photo] for photo in data.splits["test"].paths]
+        if known := sum(content in learned for content in test):
+            raise HandlensError(
+                f"the run {folder} ({what}) was trained on {known} of the {len(test)} test photos of this one, whose "
+                "figures would flatter",
+                f"train both on the same split: --seed {splits.get('seed')} made that one's",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
