@@ -97,7 +97,7 @@ def field(option: str) -> str:
 
 def test_the_table_has_every_option_of_a_recipe() -> None:
     assert {field(option) for option in RECIPE_OPTIONS} == set(command._RECIPE_OPTIONS)
-    others = {"photos", "out", "recipe", "resume", "device", "devices", "num_nodes", "json", "repeats"}
+    others = {"photos", "out", "recipe", "resume", "device", "devices", "num_nodes", "json", "repeats", "folds"}
     assert set(inspect.signature(command.train).parameters) - others == set(command._RECIPE_OPTIONS)
 
 
@@ -444,12 +444,47 @@ def test_repeats_train_seeds_and_tell_the_spread(call: Train, tmp_path: Path, mo
     assert json.loads((tmp_path / "r" / "repeats.json").read_text("utf-8")) == found
 
 
+def test_folds_test_each_photo_once(
+    call: Train, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import handlens
+
+    tested: list[str] = []
+
+    class Finished:
+        def __init__(self, folder: Path, right: int, num_photos: int) -> None:
+            share = right / num_photos
+            test = {"top1": share, "top1_ci95": [share, 1.0], "num_photos": num_photos}
+            self.folder, self.metrics = folder, {"test": test}
+
+    def fit(source: str, *, out: Path, **given: Any) -> Finished:
+        found = photos.scan(source)
+        assert set(found.splits or ()) == {"train", "validation", "test"}
+        own = [path for path, side in zip(found.paths, found.splits or (), strict=True) if side == "test"]
+        tested.extend(own)
+        return Finished(out, len(own) - 1, len(own))
+
+    monkeypatch.setattr(handlens, "fit", fit)
+    code, out, err = call(tiny_photos, "--folds", "3", "--out", tmp_path / "r", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert sorted(tested) == sorted(str((tiny_photos / path).resolve()) for path in photos.scan(tiny_photos).paths)
+    assert [Path(line["run"]).name for line in found["runs"]] == ["fold-1", "fold-2", "fold-3"]
+    assert found["all_photos"]["top1"] == pytest.approx(1 - 3 / len(tested))
+    assert json.loads((tmp_path / "r" / "folds.json").read_text("utf-8")) == found
+    assert "own test photos" in call(tmp_path / "r" / "fold-1.csv", "--folds", "2", "--out", tmp_path / "s")[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["photos", "--repeats", "2"], "--repeats needs a folder for its runs"),
         (["--resume", "--out", "runs/a", "--repeats", "2"], "--resume goes on with one run"),
         (["--continue", "runs/a", "--repeats", "2", "--out", "b"], "--continue keeps one"),
+        (["photos", "--folds", "2"], "--folds needs a folder for its runs"),
+        (["photos", "--folds", "1", "--out", "b"], "two parts or more"),
+        (["photos", "--folds", "3", "--repeats", "2", "--out", "b"], "without --repeats"),
+        (["--resume", "--out", "runs/a", "--folds", "2"], "--resume goes on with one run"),
     ],
 )
 def test_repeats_that_cannot_be(call: Train, arguments: list[str], sentence: str) -> None:

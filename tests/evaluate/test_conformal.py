@@ -73,9 +73,18 @@ def test_a_real_difference_is_said_to_be_one(gain: int, words: str) -> None:
 
 
 def test_the_same_answers() -> None:
-    same = right([1, 0, 1])
+    same = right([1, 0, 1] * 20)
     found = paired.compare(same, same)
-    assert (found["p_value"], found["verdict"]) == (1.0, "A and B get the same photos right")
+    assert found["p_value"] == 1.0
+    assert found["verdict"].startswith("A and B get the same photos right")
+    assert found["verdict"].endswith("10 points with 60 photos")
+
+
+def test_the_least_number_of_photos_that_can_tell() -> None:
+    few = paired.compare(right([0] * 5), right([1] * 5))
+    assert few["p_value"] > paired.SIGNIFICANT
+    assert few["verdict"].startswith("5 photos are too few to tell")
+    assert paired.compare(right([0] * 6), right([1] * 6))["verdict"].startswith("B is really better than A")
 
 
 def test_other_photos_are_refused() -> None:

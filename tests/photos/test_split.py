@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from handlens.errors import HandlensError
-from handlens.photos import Photos, examine, keep_together, read_split, scan, split, write_split
+from handlens.photos import Photos, examine, folds, keep_together, read_split, scan, split, write_split
 
 PARTS = ("train", "validation", "test")
 
@@ -59,6 +59,28 @@ def test_other_fractions(fractions: tuple[float, float, float]) -> None:
         for size, part in zip(sizes, fractions, strict=True):
             assert size == 0 if part == 0 else abs(size - part * count) <= 2
             assert size >= 1 or part == 0 or count < 3
+
+
+def test_each_photo_is_tested_in_one_fold_and_copies_stay_together() -> None:
+    photos, sha256 = table({"a": 50, "b": 23})
+    sha256["a/0001.jpg"] = sha256["a/0000.jpg"]
+    cut = folds(photos, sha256, 5, duplicates=[["b/0003.jpg", "b/0009.jpg", "b/0010.jpg"]])
+    sides = np.array([fold.splits for fold in cut])
+    assert ((sides == "test").sum(0) == 1).all()
+    assert [(row == "test").sum() for row in sides] == pytest.approx([73 / 5] * 5, abs=3)
+    assert all(5 <= (row == "validation").sum() <= 10 for row in sides)
+    place = {path: index for index, path in enumerate(photos.paths)}
+    for group in (["a/0000.jpg", "a/0001.jpg"], ["b/0003.jpg", "b/0009.jpg", "b/0010.jpg"]):
+        assert all(len({row[place[path]] for path in group}) == 1 for row in sides)
+    for fold in cut:
+        for name in PARTS:
+            assert (fold.select(np.flatnonzero(np.array(fold.splits) == name)).counts() > 0).all()
+    assert [fold.splits for fold in folds(photos, sha256, 5, seed=1)] != [fold.splits for fold in cut]
+
+
+def test_folds_of_too_few_photos() -> None:
+    with pytest.raises(HandlensError, match="class 'b' has 4 different photos, too few for 5 folds"):
+        folds(*table({"a": 50, "b": 4}), 5)
 
 
 @pytest.mark.parametrize("fractions", [(0.8, 0.1), (0.8, 0.1, 0.2), (0, 0.5, 0.5), (1.1, -0.1, 0.0)])

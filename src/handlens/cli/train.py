@@ -54,6 +54,11 @@ def train(
         None, metavar="DIR", help="Photos of none of the classes, to learn from which score on a photo is unknown."
     ),
     repeats: int = typer.Option(1, min=1, help="Train so many seeds, into OUT/seed-0 and so on: the mean and spread."),
+    folds: int = typer.Option(
+        0,
+        min=0,
+        help="Train so many times, into OUT/fold-1 and so on, each photo once in the test.",
+    ),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     devices: int = typer.Option(1, min=1, help="How many devices, or processes on the CPU."),
     num_nodes: int = typer.Option(1, min=1, help="How many machines (start the command on each, as torchrun does)."),
@@ -76,13 +81,14 @@ def train(
       handlens train photos --net mobilenet_v3_small --teacher runs/big --out runs/small
       handlens train photos --unknown holiday --out runs/known
       handlens train photos --mode head --repeats 5 --out runs/five
+      handlens train photos --mode head --folds 5 --out runs/folds
       handlens train --continue runs/quick --prune 0.3 --teacher runs/quick --out runs/smaller
     """
     given = _given(locals())
     from handlens.cli import screen
     from handlens.errors import HandlensError
 
-    if resume and repeats > 1:
+    if resume and (repeats > 1 or folds):
         raise HandlensError("--resume goes on with one run", "name it: handlens train --resume --out RUNS/seed-0")
     if resume and (given or photos or recipe or not out):
         raise HandlensError(
@@ -98,8 +104,9 @@ def train(
     in_recipe = given.pop("photos", "")
     import handlens
 
-    if repeats > 1:
-        several(photos or in_recipe, repeats, out, given, json, device=device, devices=devices, num_nodes=num_nodes)
+    if repeats > 1 or folds:
+        fabric = {"device": device, "devices": devices, "num_nodes": num_nodes}
+        several(photos or in_recipe, repeats, folds, out, given, json, **fabric)
         return
     with watcher() as watching:
         try:
@@ -121,8 +128,10 @@ def train(
     show(run)
 
 
-def several(photos: str, repeats: int, out: Path | None, given: dict[str, Any], json: bool, **fabric: Any) -> None:
-    """Train `repeats` seeds from the given one on, each with a split of its own, and print the mean and the spread."""
+def several(
+    photos: str, repeats: int, folds: int, out: Path | None, given: dict[str, Any], json: bool, **fabric: Any
+) -> None:
+    """Train `repeats` seeds, each with a split of its own, or `folds`; print each run, the mean and the spread."""
     import os
     import statistics
 
@@ -131,33 +140,49 @@ def several(photos: str, repeats: int, out: Path | None, given: dict[str, Any], 
     from handlens.cli import screen
     from handlens.errors import HandlensError
 
+    option = "--folds" if folds else "--repeats"
+    if folds and (repeats > 1 or folds == 1):
+        raise HandlensError("--folds cuts the photos into two parts or more", "give it from 2 on, without --repeats")
     if not out:
-        raise HandlensError("--repeats needs a folder for its runs", "handlens train PHOTOS --repeats 5 --out RUNS")
+        raise HandlensError(f"{option} needs a folder for its runs", f"handlens train PHOTOS {option} 5 --out RUNS")
     if given.get("continue_run"):
-        raise HandlensError(
-            "--repeats trains anew with each seed's split, and --continue keeps one", "drop one of them"
-        )
+        raise HandlensError(f"{option} trains anew with other splits, and --continue keeps one", "drop one of them")
     if os.path.lexists(out):
         raise HandlensError(f"{out} exists already", "choose another --out or remove it")
     first = given.get("seed", 0)
+    if folds:
+        plans = [(path.stem, str(path), first) for path in _write_folds(photos, folds, first, out)]
+    else:
+        plans = [(f"seed-{seed}", photos, seed) for seed in range(first, first + repeats)]
     runs: list[dict[str, Any]] = []
-    for seed in range(first, first + repeats):
-        folder = out / f"seed-{seed}"
-        screen.note(f"seed {seed}, {seed - first + 1} of {repeats}")
+    for number, (name, source, seed) in enumerate(plans, 1):
+        folder = out / name
+        screen.note(f"{name}, {number} of {len(plans)}")
         with watcher() as watching:
             try:
-                run = handlens.fit(photos, out=folder, watcher=watching, **{**given, "seed": seed}, **fabric)
+                run = handlens.fit(source, out=folder, watcher=watching, **{**given, "seed": seed}, **fabric)
             except KeyboardInterrupt:
-                screen.note(f"\nstopped; go on with this seed alone: handlens train --resume --out {folder}")
+                screen.note(f"\nstopped; go on with this one alone: handlens train --resume --out {folder}")
                 raise typer.Exit(130) from None
         test = run.metrics.get("test") or {}
-        runs.append({"run": str(folder), "seed": seed, "top1": test.get("top1"), "top1_ci95": test.get("top1_ci95")})
-    tops = [line["top1"] for line in runs if line["top1"] is not None]
+        one = {"run": str(folder), "seed": seed, "num_photos": test.get("num_photos")}
+        runs.append(one | {"top1": test.get("top1"), "top1_ci95": test.get("top1_ci95")})
+    judged = [line for line in runs if line["top1"] is not None]
+    tops = [line["top1"] for line in judged]
     found: dict[str, Any] = {"runs": runs, "mean": None, "standard_deviation": None, "lowest": None, "highest": None}
     if tops:
         found |= {"mean": statistics.mean(tops), "lowest": min(tops), "highest": max(tops)}
         found["standard_deviation"] = statistics.stdev(tops) if len(tops) > 1 else 0.0
-    files.write_json(out / "repeats.json", found)
+    pooled = ""
+    if folds and tops:
+        from handlens.evaluate.metrics import wilson
+
+        total = sum(line["num_photos"] for line in judged)
+        right = sum(round(line["top1"] * line["num_photos"]) for line in judged)
+        low, high = wilson(right, total)
+        found |= {"all_photos": {"num_photos": total, "top1": right / total, "top1_ci95": [low, high]}}
+        pooled = f"; each of the {total} photos tested once: {right / total:.1%} ({low:.1%} to {high:.1%})"
+    files.write_json(out / ("folds.json" if folds else "repeats.json"), found)
     if json:
         screen.print_json(found)
         return
@@ -167,10 +192,42 @@ def several(photos: str, repeats: int, out: Path | None, given: dict[str, Any], 
         [(x["run"], f"{x['top1']:.1%}", "{:.1%} to {:.1%}".format(*x["top1_ci95"])) for x in runs if x["top1_ci95"]],
     )
     if tops:
+        over = "folds" if folds else "seeds, each with a split of its own"
         screen.say(
             f"mean {found['mean']:.1%}, standard deviation {100 * found['standard_deviation']:.1f} points, "
-            f"{found['lowest']:.1%} to {found['highest']:.1%} over {len(tops)} seeds, each with a split of its own"
+            f"{found['lowest']:.1%} to {found['highest']:.1%} over {len(tops)} {over}{pooled}"
         )
+
+
+def _write_folds(source: str, count: int, seed: int, out: Path) -> list[Path]:
+    """A CSV of path, label and split a fold, in the folder of the runs; near-duplicates stay together."""
+    import csv
+
+    from handlens import files
+    from handlens import photos as photos_room
+    from handlens.cli import screen
+    from handlens.errors import HandlensError
+
+    if not source:
+        raise HandlensError("no photos were given", "name a folder of photos, or flower_photos")
+    found = photos_room.scan(source)
+    if found.splits and "test" in found.splits:
+        raise HandlensError(f"{source} names its own test photos, which --folds would train on", "try --repeats")
+    with screen.progress("looking at photos", len(found)) as update:
+        findings = photos_room.examine(found, update)
+    found = photos_room.usable(found, findings)
+    photos_room.check_trainable(found)
+    groups = [*findings.duplicates, *findings.near_duplicates()]
+    cut = photos_room.folds(found, findings.sha256, count, seed, groups)
+    paths = [out / f"fold-{number}.csv" for number in range(1, count + 1)]
+    for path, fold in zip(paths, cut, strict=True):
+        assert fold.splits is not None
+        with files.atomic(path, "w") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["path", "label", "split"])
+            for index, split in enumerate(fold.splits):
+                writer.writerow([fold.path(index).resolve(), fold.classes[fold.labels[index]], split])
+    return paths
 
 
 def show(run: Run) -> None:

@@ -10,6 +10,7 @@ from handlens.errors import HandlensError, missing_extra
 from handlens.evaluate.metrics import Scores
 
 SIGNIFICANT = 0.05
+LEAST = 6  # photos that one gets right and the other does not: with five, p is 0.06 at best
 
 
 def compare(first: Scores, second: Scores) -> dict[str, Any]:
@@ -40,16 +41,20 @@ def compare(first: Scores, second: Scores) -> dict[str, Any]:
         "difference": difference,
         "difference_ci95": [difference - 1.96 * error, difference + 1.96 * error],
         "p_value": p_value,
-        "verdict": _verdict(only_first, only_second, p_value),
+        "verdict": _verdict(first.num_photos, only_first, only_second, p_value),
     }
 
 
-def _verdict(only_first: int, only_second: int, p_value: float) -> str:
-    chance = f"p = {p_value:.2g}, McNemar's exact test"
+def _verdict(num_photos: int, only_first: int, only_second: int, p_value: float) -> str:
     counts = f"of the photos that only one gets right, B has {only_second} and A {only_first}"
-    if not only_first + only_second:
-        return "A and B get the same photos right"
+    chance = f"p = {p_value:.2g}, McNemar's exact test"
+    least = f"{LEAST} photos that only one gets right, all by the same one, are the least that can show a difference"
+    if num_photos < LEAST:
+        return f"{num_photos} photos are too few to tell: {least}"
     if p_value < SIGNIFICANT:
         better = "better" if only_second > only_first else "worse"
         return f"B is really {better} than A: {counts} ({chance})"
-    return f"these photos do not show that either is better: {counts} ({chance})"
+    least = f"; {least}: {100 * LEAST / num_photos:.2g} points with {num_photos} photos"
+    if not only_first + only_second:
+        return f"A and B get the same photos right{least}"
+    return f"these photos do not show that either is better: {counts} ({chance}){least}"

@@ -56,6 +56,37 @@ def split(
     return {name: photos.select(np.flatnonzero(side == name)) for name in SPLITS}
 
 
+def folds(
+    photos: Photos, sha256: Mapping[str, str], count: int, seed: int = 0, duplicates: Iterable[Sequence[str]] = ()
+) -> list[Photos]:
+    """The photos `count` times, with `splits`: each photo is in the test split of one fold, class by class.
+
+    A ninth of a fold's other photos are its validation. Files with the same content, and the groups of paths in
+    `duplicates`, of which the last that names a photo holds, stay together. Splits that the photos came with are not
+    heeded. Raises HandlensError for a class with too few different photos.
+    """
+    by_class: dict[int, list[list[int]]] = collections.defaultdict(list)
+    for group in _groups(photos, np.arange(len(photos)), sha256, seed, duplicates):
+        by_class[min(int(photos.labels[i]) for i in group)].append(group)
+    for label, name in enumerate(photos.classes):
+        if len(by_class[label]) < max(3, count):
+            raise HandlensError(
+                f"class {name!r} has {len(by_class[label])} different photos, too few for {count} folds",
+                f"give each class {max(3, count)} or more, or fewer --folds",
+            )
+    found = []
+    for fold in range(count):
+        side = np.full(len(photos), "train", dtype=f"U{max(map(len, SPLITS))}")
+        for of_class in by_class.values():
+            others = [group for place, group in enumerate(of_class) if place % count != fold]
+            for group in of_class[fold::count]:
+                side[group] = "test"
+            for group in others[::9]:
+                side[group] = "validation"
+        found.append(dataclasses.replace(photos, splits=tuple(side.tolist())))
+    return found
+
+
 def keep_together(
     splits: Mapping[str, Photos], groups: Iterable[Sequence[str]]
 ) -> tuple[dict[str, Photos], dict[str, str]]:
