@@ -66,6 +66,9 @@ def test_a_bundle_becomes_a_site(tiny: ModuleType, ort: Path, tmp_path: Path) ->
             assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", path.read_text("utf-8")), path
     code, _, errors = export(tmp_path / "colours.zip", "--to", "web", "--out", out, "--runtime-files", ort)
     assert code == 2 and "exists already" in errors
+    zipped = tmp_path / "site.zip"
+    code, _, errors = export(tmp_path / "colours.zip", "--to", "web", "--out", zipped, "--runtime-files", ort)
+    assert code == 2 and "makes a folder" in errors and not zipped.exists()
 
 
 def test_another_file_makes_another_offline_version(

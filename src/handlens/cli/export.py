@@ -95,8 +95,11 @@ def export_site(
 
     from handlens import bundle
     from handlens.cli import screen
+    from handlens.errors import HandlensError
     from handlens.export import job, web
 
+    if out.suffix == ".zip":
+        raise HandlensError(f"--to web makes a folder, and {out} names a zip", "leave .zip away")
     job.check_out(out)
     runtime = web.runtime_files(runtime_files)  # first: it takes a connection, what comes next takes minutes
     if bundle.is_bundle(source):
