@@ -1,6 +1,6 @@
 """Which mode of `handlens train` for few photos, beside a linear probe and timm's training:
 
-    python benchmarks/few_photos.py PHOTOS --v2-weights FILE [--way full ...] [--per-class 5,10,20,50] [--seeds 0,1,2,3,4]
+    python benchmarks/few_photos.py PHOTOS --v2-weights FILE [--way full ...] [--per-class 5,10,20,50] [--seeds 0,1,2]
 
 MobileNetV2, the recipe's own choices for each mode; "full:freeze_bn=true,augment=light" is mode full with these fields.
 "probe" is scikit-learn's logistic regression on the frozen features; "timm" its training script's defaults
@@ -81,9 +81,10 @@ def for_choosing(embedded: Embedded) -> Embedded:
     splits, vectors = embedded.data.splits, embedded.vectors
     few = draw(splits["validation"].labels, RESERVED, 0)
     rest = np.setdiff1d(np.arange(len(splits["validation"])), few)
-    cut = {"train": splits["train"], **{n: splits["validation"].select(i) for n, i in (("validation", few), ("test", rest))}}  # fmt: skip
-    seen = {"train": vectors["train"], "validation": vectors["validation"][:, few], "test": vectors["validation"][:, rest]}  # fmt: skip
-    return dataclasses.replace(embedded, data=dataclasses.replace(embedded.data, splits=cut), vectors=seen)
+    photos, seen = {"train": splits["train"]}, {"train": vectors["train"]}
+    for name, indices in (("validation", few), ("test", rest)):
+        photos[name], seen[name] = splits["validation"].select(indices), vectors["validation"][:, indices]
+    return dataclasses.replace(embedded, data=dataclasses.replace(embedded.data, splits=photos), vectors=seen)
 
 
 def one(embedded: Embedded, way: str, size: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
@@ -19,7 +20,7 @@ from handlens.experiments import learning_curve
 from handlens.experiments.learning_curve import Embedded
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
-from handlens.train import start
+from handlens.train import recipe, start
 
 CLASSES = ("a", "b", "c")
 
@@ -66,6 +67,31 @@ def test_it_repeats() -> None:
     assert first.tables["learning curve"][0]["head_sd"] is None
 
 
+def test_several_modes_and_going_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, int | None]] = []
+
+    def trained(embedded: Embedded, size: int | None, seed: int, given: dict[str, Any]) -> tuple[np.ndarray, None]:
+        asked.append((given["mode"], size))
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        return np.arange(60) < (40 if given["mode"] == "full" else 20), None
+
+    monkeypatch.setattr(learning_curve, "trained", trained)
+    photos, stored = clouds(7.0), tmp_path / "answers.json"
+    with pytest.raises(KeyboardInterrupt):
+        learning_curve.measure(photos, (2,), 2, modes=("last", "full"), kept_in=stored)
+    result = learning_curve.measure(photos, (2,), 2, modes=("last", "full"), kept_in=stored)
+    order = [(mode, size) for size in (2, None) for _ in range(2) for mode in ("last", "full")]
+    assert asked == [*order[:5], *order[4:]]
+    assert result.numbers["best_mode"] == "full"
+    row = result.tables["learning curve"][0]
+    assert (row["last_top1"], row["full_top1"]) == pytest.approx((1 / 3, 2 / 3))
+    assert "mode full is right about 66.7% of 60" in result.finding
+    other = dataclasses.replace(photos, given={**photos.given, "photos": "others"})
+    learning_curve.measure(other, (2,), 1, modes=("full",), kept_in=stored)  # answers of other photos do not count
+    assert asked[9:] == [("full", 2), ("full", None)]
+
+
 def test_smaller_draws_are_among_the_greater() -> None:
     labels = np.repeat(np.arange(3), (40, 3, 30))
     small, great = (set(learning_curve.draw(labels, size, 1).tolist()) for size in (2, 8))
@@ -99,7 +125,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return call
 
 
-def test_the_command(command: Any, tiny_photos: Path, tmp_path: Path) -> None:
+def test_the_command(command: Any, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = "mobilenet_v3_small_035"
     torch.save(nets.create(net).state_dict(), tmp_path / "w.pth")
     given = ["--net", net, "--weights", tmp_path / "w.pth", "--seeds", 1, "--out", tmp_path / "curve"]
@@ -111,9 +137,20 @@ def test_the_command(command: Any, tiny_photos: Path, tmp_path: Path) -> None:
     assert "left out: 500 photos a class" in err
     assert facts == json.loads((tmp_path / "curve" / "numbers.json").read_text("utf-8")) | {"out": facts["out"]}
     assert (tmp_path / "curve" / "figure.png").is_file()
-    code, out, _ = command(tiny_photos, *given, "--per-class", "3")
-    assert code == 0
-    assert "linear probe" in out and "of 3 test photos" in out
+    quick = recipe.choose
+    monkeypatch.setattr(learning_curve, "choose", lambda counts, given: quick(counts, {**given, "epochs": 1}))
+    few = ["--per-class", "3", "--mode", "last", "--mode", "full"]
+    code, out, err = command(tiny_photos, *given, *few)
+    assert code == 0, err
+    assert "linear probe" in out and "of 3 test photos" in out and "full less probe" in " ".join(out.split())
+    stored = json.loads((tmp_path / "curve" / "answers.json").read_text("utf-8"))["right"]
+    assert {len(stored[f"{mode} {size} 0"]) for mode in ("last", "full") for size in ("3", "all")} == {3}
+
+
+def test_a_mode_that_is_none(command: Any, tiny_photos: Path) -> None:
+    code, out, err = command(tiny_photos, "--mode", "head", "--mode", "scratch")
+    assert (code, out) == (2, "")
+    assert "--mode is 'scratch', expected head, last, full" in err
 
 
 @pytest.mark.parametrize("sizes", ["", "5,x", "0", "-3"])

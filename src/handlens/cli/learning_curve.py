@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+MODES = ("head", "last", "full")
+
 
 def learning_curve(
     photos: str = typer.Argument(
@@ -14,22 +16,26 @@ def learning_curve(
     ),
     net: str = typer.Option("mobilenet_v3_small", help="Which network: `handlens nets` lists them."),
     weights: str = typer.Option("imagenet", help="imagenet, or a .pth or .safetensors file."),
+    mode: list[str] = typer.Option(["head"], help="head, last or full; may be given several times."),
     per_class: str = typer.Option("5,10,20,50", help="Numbers of training photos a class; all of them come last."),
     seeds: int = typer.Option(5, min=1, help="Draws of photos, each with its own first weights."),
     split_seed: int = typer.Option(0, min=0, help="Cuts the test photos, as `handlens train --seed` does."),
     out: Path = typer.Option(
-        Path("learning-curve"), help="Folder for figure.png and numbers.json; earlier ones there are replaced."
+        Path("learning-curve"),
+        help="Folder for figure.png and numbers.json, and for what has been trained.",
     ),
     json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
 ) -> None:
     """Train on few photos a class, then on more: the curve says what still more would bring.
 
-    The network stays frozen (mode head), so that its features are computed once and each training takes seconds. All
-    are judged on the same test photos, beside a plain linear probe.
+    In mode head the network stays frozen, so that its features are computed once and each training takes seconds; in
+    last and full each takes as long as `handlens train` would. All are judged on the same test photos, beside a plain
+    linear probe. What was trained is kept in --out: the same command again goes on.
 
     \b
     Examples:
       handlens learning-curve photos
+      handlens learning-curve photos --mode head --mode last --mode full
       handlens learning-curve photos --net mobilenet_v2 --per-class 2,4,8 --seeds 3 --out curve --json
     """
     from handlens import files
@@ -42,6 +48,9 @@ def learning_curve(
         sizes = []
     if not sizes or sizes[0] < 1:
         raise HandlensError(f"--per-class is {per_class!r}, expected numbers from 1 on with commas", "such as 5,10,20")
+    modes = list(dict.fromkeys(mode))
+    if unknown := [name for name in modes if name not in MODES]:
+        raise HandlensError(f"--mode is {unknown[0]!r}, expected {', '.join(MODES)}", "give it once for each")
     try:
         import torch  # noqa: F401
     except ImportError:
@@ -54,7 +63,7 @@ def learning_curve(
     for note in embedded.data.notes:
         screen.note(note)
     with screen.progress("training") as update:
-        result = room.measure(embedded, sizes, seeds, update)
+        result = room.measure(embedded, sizes, seeds, update, modes, out / "answers.json")
     for size in result.numbers["sizes_left_out"]:
         screen.note(f"left out: {size} photos a class, which there are not in training")
     facts: dict[str, Any] = finite(
@@ -69,14 +78,16 @@ def learning_curve(
     rows = [
         (
             f"{row['photos_per_class']:.0f}",
-            *(_mean(row[f"{name}_top1"], row[f"{name}_sd"]) for name in ("head", "probe")),
-            "{:+.1f} ({:+.1f} to {:+.1f})".format(
-                *(100 * value for value in (row["head_less_probe"], *row["head_less_probe_ci95"]))
+            *(_mean(row[f"{name}_top1"], row[f"{name}_sd"]) for name in (*modes, "probe")),
+            *(
+                "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * value for value in (row[key], *row[f"{key}_ci95"])))
+                for key in (f"{name}_less_probe" for name in modes)
             ),
         )
         for row in result.tables["learning curve"]
     ]
-    screen.table("", ("photos a class", "head, top-1", "linear probe, top-1", "difference, points"), rows)
+    header = ("photos a class", *modes, "linear probe", *(f"{name} less probe, points" for name in modes))
+    screen.table("top-1", header, rows)
     screen.say(f"\n{result.finding}\n\n{out / 'figure.png'}, {out / 'numbers.json'}")
 
 

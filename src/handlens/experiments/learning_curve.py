@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
+import hashlib
+import json
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +19,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from handlens import nets
+from handlens import files, nets
 from handlens.errors import HandlensError, missing_extra
 from handlens.experiments.result import Result, panels
 from handlens.train import loop, start
-from handlens.train.features import features
+from handlens.train.features import features, weights_hash
 from handlens.train.head import fit_head
 from handlens.train.pixels import Fixed, Pixels
 from handlens.train.recipe import Recipe, choose
@@ -84,33 +87,59 @@ def measure(
     sizes: Sequence[int] = SIZES,
     seeds: int = 5,
     progress: Callable[[int, int], None] | None = None,
+    modes: Sequence[str] = ("head",),
+    kept_in: Path | None = None,
 ) -> Result:
     """Train on `sizes` photos a class and on all, `seeds` times each, and judge on the same test photos.
 
-    A seed draws the photos (those of a smaller size are among those of a greater one) and the classifier's first
-    weights. With n training photos a class go n / 8 validation photos, as in the usual split; a class that has fewer
-    gives all it has. Intervals are by bootstrap over seeds and test photos.
+    modes: of `handlens train`; beside them stands a linear probe. A seed draws the photos (those of a smaller size are
+    among those of a greater one) and the first weights. With n training photos a class go n / 8 validation photos, as
+    in the usual split; a class that has fewer gives all it has. Intervals are by bootstrap over seeds and test photos.
+    kept_in: a JSON file of the answers, written after each training; those in it are not trained again.
     """
     splits = embedded.data.splits
     labels = {name: splits[name].labels for name in embedded.vectors}
     usual = int(np.median(splits["train"].counts()))
     kept: list[int | None] = [*sorted({size for size in sizes if size < usual}), None]
-    right: dict[str, list[np.ndarray]] = {"head": [], "probe": []}  # per size, bool (seeds, test photos)
+    answers = _Answers(kept_in, embedded)
+    right: dict[str, list[np.ndarray]] = {name: [] for name in (*modes, "probe")}  # per size, bool (seeds, test photos)
     used, done = [], 0
     for size in kept:
-        rows: dict[str, list[np.ndarray]] = {"head": [], "probe": []}
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in right}
         for seed in range(seeds):
             chosen = draw(labels["train"], size, seed)
-            rows["head"].append(trained(embedded, size, seed, {"mode": "head"})[0])
+            for mode in modes:
+                make = functools.partial(trained, embedded, size, seed, {"mode": mode})
+                rows[mode].append(answers.get(f"{mode} {size or 'all'} {seed}", make))
+                done += 1
+                if progress:
+                    progress(done, len(kept) * seeds * len(modes))
             known, unknown = embedded.vectors["train"][0, chosen], embedded.vectors["test"][0]
             rows["probe"].append(probe(known, labels["train"][chosen], unknown, labels["test"]))
-            done += 1
-            if progress:
-                progress(done, len(kept) * seeds)
         used.append(len(chosen) / len(splits["train"].classes))
         for name in right:
             right[name].append(np.stack(rows[name]))
     return _result(embedded, np.array(used), {name: np.stack(found) for name, found in right.items()}, sizes)
+
+
+class _Answers:
+    """Which test photos each training was right about, in a file if one is named, so that it can be gone on with."""
+
+    def __init__(self, path: Path | None, embedded: Embedded) -> None:
+        digest = hashlib.sha256(json.dumps([embedded.given, weights_hash(embedded.begun.net)]).encode())
+        for part in embedded.data.splits.values():
+            digest.update(json.dumps([sorted(part.paths), part.classes]).encode())
+        self.path, self.of = path, digest.hexdigest()
+        stored = files.read_json(path) if path and path.is_file() else {}
+        self.known: dict[str, str] = stored["right"] if stored.get("of") == self.of else {}
+
+    def get(self, name: str, make: Callable[[], tuple[np.ndarray, Recipe]]) -> np.ndarray:
+        """bool (M,): the stored answers of a training, or those of `make`, which are stored."""
+        if name not in self.known:
+            self.known[name] = "".join("01"[int(hit)] for hit in make()[0])
+            if self.path:
+                files.write_json(self.path, {"of": self.of, "right": self.known})
+        return np.array([hit == "1" for hit in self.known[name]])
 
 
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:
@@ -193,10 +222,11 @@ def probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: 
 
 
 def _result(embedded: Embedded, used: np.ndarray, right: dict[str, np.ndarray], sizes: Sequence[int]) -> Result:
-    """used: (S,) photos a class. right: bool (S, seeds, M) by method."""
+    """used: (S,) photos a class. right: bool (S, seeds, M) by mode, and of the probe."""
     splits = embedded.data.splits
-    _, seeds, num_test = right["head"].shape
-    drawn = {name: _bootstrap(found) for name, found in right.items()}  # (draws, S), the same test photos in both
+    modes = [name for name in right if name != "probe"]
+    _, seeds, num_test = right["probe"].shape
+    drawn = {name: _bootstrap(found) for name, found in right.items()}  # (draws, S), the same test photos in all
     rows = []
     for index, size in enumerate(used):
         row: dict[str, Any] = {"photos_per_class": round(float(size), 1)}
@@ -205,13 +235,15 @@ def _result(embedded: Embedded, used: np.ndarray, right: dict[str, np.ndarray], 
             row[f"{name}_top1"] = float(each.mean())
             row[f"{name}_sd"] = float(each.std(ddof=1)) if seeds > 1 else None
             row[f"{name}_ci95"] = _ends(drawn[name][:, index])
-        row["head_less_probe"] = row["head_top1"] - row["probe_top1"]
-        row["head_less_probe_ci95"] = _ends(drawn["head"][:, index] - drawn["probe"][:, index])
+        for mode in modes:
+            row[f"{mode}_less_probe"] = row[f"{mode}_top1"] - row["probe_top1"]
+            row[f"{mode}_less_probe_ci95"] = _ends(drawn[mode][:, index] - drawn["probe"][:, index])
         rows.append(row)
-    top1 = right["head"].mean((1, 2))
-    forecast = _forecast(used, top1, drawn["head"], num_test)
+    best = max(modes, key=lambda mode: rows[-1][f"{mode}_top1"])
+    forecast = _forecast(used, right[best].mean((1, 2)), drawn[best], num_test)
     left_out = sorted(set(sizes) - {round(size) for size in used.tolist()})
     numbers: dict[str, Any] = {
+        "best_mode": best,
         "forecast": forecast,
         "top1": {name: found.mean(2).tolist() for name, found in right.items()},
         "sizes_left_out": [size for size in left_out if size >= used[-1]],
@@ -220,18 +252,18 @@ def _result(embedded: Embedded, used: np.ndarray, right: dict[str, np.ndarray], 
         "photos": embedded.given["photos"],
         "net": embedded.given["net"],
         "weights": embedded.given["weights"],
+        "modes": modes,
         "seeds": seeds,
         "split": {name: len(part) for name, part in splits.items()},
         "classes": list(embedded.data.classes),
         "intervals": "bootstrap over seeds and test photos",
-        "not_measured": "modes last and full",
     }
     return Result(
-        finding=_words(rows, forecast, num_test),
+        finding=_words(rows, modes, best, forecast, num_test),
         tables={"learning curve": rows},
         numbers=numbers,
         data=data,
-        figure=_figure(rows, forecast, embedded.given["net"]),
+        figure=_figure(rows, modes, forecast, embedded.given["net"]),
     )
 
 
@@ -279,12 +311,14 @@ def _forecast(used: np.ndarray, top1: np.ndarray, drawn: np.ndarray, num_test: i
     }
 
 
-def _words(rows: list[dict[str, Any]], forecast: dict[str, Any] | None, num_test: int) -> str:
+def _words(
+    rows: list[dict[str, Any]], modes: list[str], best: str, forecast: dict[str, Any] | None, num_test: int
+) -> str:
     last = rows[-1]
+    low, high = last[f"{best}_ci95"]
     said = [
-        f"With all {last['photos_per_class']:.0f} training photos a class the head is right about "
-        f"{last['head_top1']:.1%} of {num_test} test photos "
-        f"({last['head_ci95'][0]:.1%} to {last['head_ci95'][1]:.1%})."
+        f"With all {last['photos_per_class']:.0f} training photos a class mode {best} is right about "
+        f"{last[f'{best}_top1']:.1%} of {num_test} test photos ({low:.1%} to {high:.1%})."
     ]
     if forecast:
         low, high = (100 * end for end in forecast["gain_ci95"])
@@ -295,21 +329,23 @@ def _words(rows: list[dict[str, Any]], forecast: dict[str, Any] | None, num_test
         )
         if low <= 0 <= high:
             said.append("That cannot be told from nothing: more test photos would tell.")
-    sides = {"better": [r for r in rows if r["head_less_probe_ci95"][0] > 0]}
-    sides["worse"] = [r for r in rows if r["head_less_probe_ci95"][1] < 0]
-    for word, found in sides.items():
-        if found:
-            at = ", ".join(f"{r['photos_per_class']:.0f} ({100 * r['head_less_probe']:+.1f} points)" for r in found)
-            said.append(f"The head is {word} than a linear probe at {at} a class.")
-    if not any(sides.values()):
-        said.append("At no size can the head be told from a linear probe.")
+    for mode in modes:
+        ends = f"{mode}_less_probe_ci95"
+        sides = {"better": [r for r in rows if r[ends][0] > 0], "worse": [r for r in rows if r[ends][1] < 0]}
+        for word, found in sides.items():
+            if found:
+                gaps = [f"{r['photos_per_class']:.0f} ({100 * r[f'{mode}_less_probe']:+.1f} points)" for r in found]
+                said.append(f"Mode {mode} is {word} than a linear probe at {', '.join(gaps)} a class.")
+        if not any(sides.values()):
+            said.append(f"At no size can mode {mode} be told from a linear probe.")
     return " ".join(said)
 
 
-def _figure(rows: list[dict[str, Any]], forecast: dict[str, Any] | None, net: str) -> Any:
+def _figure(rows: list[dict[str, Any]], modes: list[str], forecast: dict[str, Any] | None, net: str) -> Any:
     figure, (axes,) = panels(1, width=6.2, height=4.2)
     x = np.array([row["photos_per_class"] for row in rows])
-    for name, label, marker in (("head", "handlens, mode head", "o"), ("probe", "linear probe", "s")):
+    lines = [(mode, f"handlens, mode {mode}", marker) for mode, marker in zip(modes, "ovD^", strict=False)]
+    for name, label, marker in (*lines, ("probe", "linear probe", "s")):
         y = np.array([row[f"{name}_top1"] for row in rows])
         spread = np.array([row[f"{name}_sd"] or 0.0 for row in rows])
         axes.errorbar(x, 100 * y, 100 * spread, marker=marker, markersize=5, capsize=3, label=label)
