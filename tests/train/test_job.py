@@ -244,8 +244,12 @@ def test_another_seed_cuts_another_split(full_run: Run, tiny_photos: Path) -> No
 def test_so_few_photos_that_a_class_has_one(given: dict[str, Any], tmp_path: Path) -> None:
     colour_photos(tmp_path / "photos" / "many", 3, (200, 20, 20), 0)
     colour_photos(tmp_path / "photos" / "one", 1, (20, 200, 20), 1)
-    run = handlens.fit(tmp_path / "photos", out=tmp_path / "run", **{**given, "epochs": 1})
+    watcher = Listens()
+    del given["mode"]
+    run = handlens.fit(tmp_path / "photos", out=tmp_path / "run", watcher=watcher, **{**given, "epochs": 1})
     assert run.metrics["photos"] == {"train": 2, "validation": 1, "test": 1}
+    assert run.recipe.mode == "last"  # chosen, and said why
+    assert [note for note in watcher.notes if "mode last, as with 1 training photos a class it was better" in note]
 
 
 def test_a_run_goes_below_runs_by_default(

@@ -13,7 +13,7 @@ import pytest
 from handlens import nets
 from handlens.errors import HandlensError
 from handlens.train import Recipe
-from handlens.train.recipe import choose, read_toml
+from handlens.train.recipe import FEW_A_CLASS, choose, read_toml
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 
@@ -182,6 +182,24 @@ def test_few_photos_get_more_epochs_and_smaller_batches() -> None:
     assert few.ema_decay < many.ema_decay
     assert choose([3, 3], {}).batch_size == 4
     assert choose([500, 500], {}).epochs == 30
+
+
+@pytest.mark.parametrize(
+    ("counts", "given", "mode"),
+    [
+        ([5] * 5, {}, "last"),
+        ([FEW_A_CLASS] * 5, {}, "last"),
+        ([FEW_A_CLASS, FEW_A_CLASS + 1], {}, "full"),
+        ([1, 2 * FEW_A_CLASS - 1], {}, "last"),  # on average
+        ([500] * 5, {}, "full"),
+        ([5] * 5, {"mode": "full"}, "full"),
+        ([500] * 5, {"mode": "last"}, "last"),
+        ([5] * 5, {"weights": "none"}, "full"),  # nothing below the last blocks that could stay as it is
+    ],
+)
+def test_few_photos_a_class_train_the_last_blocks_only(counts: list[int], given: dict[str, Any], mode: str) -> None:
+    recipe = choose(counts, given)
+    assert recipe == choose(counts, {**given, "mode": mode})
 
 
 @pytest.mark.parametrize(

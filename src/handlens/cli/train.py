@@ -20,7 +20,9 @@ def train(
     ),
     out: Path | None = typer.Option(None, help="The run's folder; must not exist. Default: a new one below runs."),
     net: str | None = typer.Option(None, help="Which network: `handlens nets` lists them. [mobilenet_v3_small]"),
-    mode: str | None = typer.Option(None, help="full, last, head or scratch. [full, or scratch without weights]"),
+    mode: str | None = typer.Option(
+        None, help="full, last, head or scratch. [full; last for few photos; scratch without weights]"
+    ),
     weights: str | None = typer.Option(None, help="imagenet, none, or a .pth or .safetensors file. [imagenet]"),
     width: float | None = typer.Option(None, help="Multiplier of the network's channels. [1.0]"),
     image_px: int | None = typer.Option(None, help="Height and width that the network sees. [224]"),

@@ -29,7 +29,7 @@ from handlens.train import confidence, failure, logs, loop, start
 from handlens.train.features import by_onnxruntime, features
 from handlens.train.head import fit_head
 from handlens.train.pixels import Fixed, Pixels
-from handlens.train.recipe import Recipe, choose
+from handlens.train.recipe import FEW_A_CLASS, Recipe, choose, mode_for
 
 RECIPE = "recipe.toml"
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -109,7 +109,10 @@ def fit(
             given = start.defaults_from_run(given["continue_run"], given)
         given = _settled({**given, "photos": os.fspath(photos)} if os.fspath(photos) else given)
         data = start.data_of(_draft(given), None, _counting(watcher, "looking at photos"))
-        recipe = choose([int(count) for count in data.splits["train"].counts()], given)
+        counts = [int(count) for count in data.splits["train"].counts()]
+        if "mode" not in given:
+            watcher.note(_why(mode_for(counts), counts))
+        recipe = choose(counts, given)
         folder = _folder(out, recipe, fabric)
     for note in data.notes:
         watcher.note(note)
@@ -258,6 +261,14 @@ def _device_name(device: torch.device) -> str:
 
 
 def _fit_all(
+def _why(mode: str, counts: list[int]) -> str:
+    """Why a mode was chosen where none was given."""
+    each = f"{sum(counts) / len(counts):.0f} training photos a class"
+    if mode == "last":
+        return f"mode last, as with {each} it was better than full when both were measured (docs/learning-curve.md)"
+    return f"mode full, as {each} are more than the {FEW_A_CLASS} up to which last was better when both were measured"
+
+
     recipe: Recipe, data: start.Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
 ) -> tuple[start.Start, list[dict[str, float]], Nearest | None]:
     def on_epoch(log: list[dict[str, float]]) -> None:

@@ -186,6 +186,8 @@ def _misfit(name: str, value: object) -> str:
     return "" if fits and (kind is bool or not isinstance(value, bool)) else str(kind.__name__)
 
 
+FEW_A_CLASS = 10  # training photos, on average: up to so many, mode "last" is chosen
+
 _FOR_MODE: dict[str, dict[str, Any]] = {
     "full": {"lr": 1.5e-3, "backbone_lr_ratio": 0.15},
     "last": {"lr": 2e-3, "backbone_lr_ratio": 0.25, "augment": "light"},
@@ -214,17 +216,26 @@ _PHOTOS_SEEN = {"full": 30_000, "last": 30_000, "scratch": 240_000}  # epochs x 
 _EPOCHS = {"full": (8, 40), "last": (8, 40), "scratch": (60, 300)}
 
 
+def mode_for(counts: Sequence[int]) -> Mode:
+    """The mode for training photos with `counts` a class that is better by benchmarks/few_photos.py.
+
+    Where few photos train all weights, they spoil what the pretrained ones know.
+    """
+    return "last" if sum(counts) <= FEW_A_CLASS * len(counts) else "full"
+
+
 def choose(counts: Sequence[int], given: Mapping[str, Any]) -> Recipe:
     """The recipe for training photos with `counts` a class; every field in `given` is kept as it is.
 
-    Fewer photos get more epochs, smaller batches, frozen batch norm and weaker averaging; unequal classes (beyond
-    1 : 3) get a weighted loss. Raises HandlensError for a given value that is none for its field.
+    Without a mode, `mode_for` chooses it. Fewer photos get more epochs, smaller batches, frozen batch norm and weaker
+    averaging; unequal classes (beyond 1 : 3) get a weighted loss. Raises HandlensError for a given value that is none
+    for its field.
     """
     Recipe(**{**given, "warmup_epochs": 0.0})  # its bound is the epochs, which are chosen below
     num_photos = sum(counts)
-    mode = given.get("mode", Recipe.mode)
+    mode = given.get("mode") or (Recipe.mode if given.get("weights") == "none" else mode_for(counts))
     line = nets.entry(given.get("net", Recipe.net))
-    chosen: dict[str, Any] = {**_FOR_MODE[mode], "image_px": line.image_px}
+    chosen: dict[str, Any] = {**_FOR_MODE[mode], "mode": mode, "image_px": line.image_px}
     if mode in _EPOCHS:
         low, high = _EPOCHS[mode]
         chosen["epochs"] = min(high, max(low, round(_PHOTOS_SEEN[mode] / num_photos)))
