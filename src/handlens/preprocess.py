@@ -96,9 +96,13 @@ class Preprocess:
 
     def load(self, source: Source, most_pixels: int | None = None) -> np.ndarray:
         """Read a photo and cut it to size: uint8 RGB of shape (image_px, image_px, 3), not yet normalised."""
+        return self.fit(self.open(source, most_pixels))
+
+    def open(self, source: Source, most_pixels: int | None = None) -> Image.Image:
+        """Read a photo as large as `fit` has use for: `open_photo`."""
         px = self.resize_px if self.resize == "crop" else self.image_px
         # "nearest" takes single pixels, which a decoder's averages would not be.
-        return self.fit(open_photo(source, None if self.interpolation == "nearest" else px, most_pixels))
+        return open_photo(source, None if self.interpolation == "nearest" else px, most_pixels)
 
     def fit(self, photo: Image.Image) -> np.ndarray:
         """Resize and crop an upright RGB image: uint8 of shape (image_px, image_px, 3)."""

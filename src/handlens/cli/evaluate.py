@@ -319,6 +319,7 @@ def _nearest(run: str, source: str) -> Nearest | None:
     from handlens.cli import screen
     from handlens.errors import HandlensError
     from handlens.train import Recipe, failure
+    from handlens.train.features import Frozen
 
     trained = checkpoint.load(run)
     try:
@@ -330,7 +331,9 @@ def _nearest(run: str, source: str) -> Nearest | None:
         net = failure.without_hidden(trained.net, trained.arguments)
         train, sha256 = data.splits["train"], data.sha256
         with screen.progress("features of training photos", len(train)) as update:
-            return failure.nearest(net, recipe, train, sha256, trained.preprocess, progress=update)
+            precision = recipe.precision if recipe.mode == "head" else "32-true"
+            frozen = Frozen(net, trained.preprocess, precision=precision)
+            return failure.nearest(frozen, train, sha256, progress=update)
     except HandlensError as error:
         screen.note(f"the report goes without the nearest training photos: {error}")
         return None

@@ -166,22 +166,21 @@ def _features(photos: Photos, findings: Findings, run: Path | None, net: str, we
     from handlens.errors import missing_extra
 
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError:
         raise missing_extra("train", "torch") from None
     from handlens import checkpoint
     from handlens.nets import weights as published
     from handlens.train import Recipe
-    from handlens.train.features import features
+    from handlens.train.features import Frozen
 
-    views, min_area, flip, precision = 0, 0.5, False, "32-true"
+    precision = "32-true"
     if run:
         trained = checkpoint.load(run)
         network, preprocess = trained.net, trained.preprocess
         recipe = Recipe(**trained.recipe) if trained.recipe else Recipe()
         if recipe.mode == "head":  # as it computed and kept them
-            views, min_area = recipe.head_views, max(0.5, recipe.crop_min_area)
-            flip, precision = recipe.flip, recipe.precision
+            precision = recipe.precision
         else:
             screen.note("the run's network was trained on these labels and may have learned the wrong ones by heart")
     else:
@@ -189,16 +188,4 @@ def _features(photos: Photos, findings: Findings, run: Path | None, net: str, we
             file = published.find(net, os.fspath(weights), progress=update)
         network, preprocess = published.load(file), file.preprocess
     with screen.progress("features", len(photos)) as update:
-        vectors = features(
-            network,
-            photos,
-            findings.sha256,
-            preprocess,
-            views=views,
-            min_area=min_area,
-            flip=flip,
-            precision=precision,
-            device=torch.device("cpu"),
-            progress=update,
-        )
-    return vectors[0]
+        return Frozen(network, preprocess, precision=precision).features(photos, findings.sha256, progress=update)[0]

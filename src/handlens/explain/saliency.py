@@ -37,12 +37,18 @@ def answer(net: Net, preprocess: Preprocess, photos: np.ndarray) -> np.ndarray:
 
 
 def grad_cam(
-    net: Net, preprocess: Preprocess, photos: np.ndarray, classes: Sequence[int], layer: str = ""
+    net: Net,
+    preprocess: Preprocess,
+    photos: np.ndarray,
+    classes: Sequence[int],
+    layer: str = "",
+    checked: bool = False,
 ) -> np.ndarray:
     """What speaks for a class, and where (Selvaraju et al. 2017, arXiv 1610.02391): float32 (B, h, w), 0 and above.
 
     photos: uint8 RGB (B, image_px, image_px, 3).  classes: the class of each whose logit is explained.
-    layer: a layer that gives maps, or a stage's number; by default the last convolutional stage.
+    layer: a layer that gives maps, or a stage's number; by default the last convolutional stage. checked: it is the
+    name that `grad_cam_layer` gave.
     The layer's maps are summed, each weighted by the mean gradient of the logit with respect to it; what is below 0
     becomes 0. Raises HandlensError where the network has no convolutional stage, or the layer gives no maps.
     """
@@ -51,7 +57,7 @@ def grad_cam(
     except ImportError:
         raise missing_extra("train", "captum") from None
     images = layers.as_input(preprocess, photos)
-    name = grad_cam_layer(net, preprocess, layer)
+    name = layer if checked else grad_cam_layer(net, preprocess, layer)
     cam = LayerGradCam(net, layers.find(net, name)).attribute(
         images.requires_grad_(), target=list(map(int, classes)), relu_attributions=True
     )
@@ -132,7 +138,7 @@ def explainer(
         if chosen == "rollout":
             heat = rollout(net, preprocess, seen)[0]
         else:
-            heat = grad_cam(net, preprocess, seen, [class_index], layer)[0]
+            heat = grad_cam(net, preprocess, seen, [class_index], layer, checked=True)[0]
         height, width = photo.shape[:2]
         return place(scaled(heat, chosen), seen_box(preprocess, width, height), width, height)
 

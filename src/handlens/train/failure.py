@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from handlens import photos as photos_room
@@ -17,8 +16,7 @@ from handlens.explain import saliency
 from handlens.nets import Net
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
-from handlens.train.features import features
-from handlens.train.recipe import Recipe
+from handlens.train.features import Frozen
 
 Look = Callable[[np.ndarray, int], np.ndarray]
 
@@ -45,39 +43,17 @@ def without_hidden(net: Net, arguments: dict[str, Any]) -> Net:
 
 
 def nearest(
-    net: Net,
-    recipe: Recipe,
+    frozen: Frozen,
     train: Photos,
     sha256: dict[str, str],
-    preprocess: Preprocess,
-    device: torch.device | None = None,
     vectors: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Nearest:
     """The training photos in the feature space of a network, which is one without an extra layer (`without_hidden`).
 
-    vectors: their features (N, F), where they are known; else they are read from the cache where they are there, as
-    after mode "head", whose settings are used then.
+    vectors: their features (N, F), where they are known; else they are computed, or read from the cache where they are
+    there, as after mode "head".
     """
-    device = device or torch.device("cpu")
-    frozen = recipe.mode == "head"
-    precision = recipe.precision if frozen and recipe.precision != "auto" else "32-true"
-
-    def embed(photos: Photos, names: dict[str, str], views: int, seen: Any) -> np.ndarray:
-        found = features(
-            net,
-            photos,
-            names,
-            preprocess,
-            views=views,
-            min_area=max(0.5, recipe.crop_min_area) if frozen else 0.5,
-            flip=recipe.flip if frozen else False,
-            precision=precision,
-            device=device,
-            progress=seen,
-        )
-        return found[0]
-
     if vectors is None:
-        vectors = embed(train, sha256, recipe.head_views if frozen else 0, progress)
-    return Nearest(train, vectors, lambda photos: embed(photos, photos_room.examine(photos).sha256, 0, None))
+        vectors = frozen.features(train, sha256, progress=progress)[0]
+    return Nearest(train, vectors, lambda photos: frozen.features(photos, photos_room.examine(photos).sha256)[0])

@@ -1,12 +1,17 @@
-"""The frozen network's features of photos, computed once and cached by weights, pixel contract and photo."""
+"""The frozen network's features of photos, computed once and cached by weights, pixel contract, view and photo."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import importlib.util
+import io
 import json
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -14,16 +19,17 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from handlens import export, files
+from handlens import files
 from handlens.errors import HandlensError
 from handlens.nets import Net
+from handlens.nets.fold import fold_batch_norm
+from handlens.nets.pixels import FromPixels
 from handlens.photos import Photos, in_threads
 from handlens.preprocess import Preprocess
 from handlens.train import augment
-from handlens.train.pixels import Pixels
+from handlens.train.pixels import shrunk
 
-_BATCH = 64
-_WORTH_CONVERTING = 1000  # images: fewer are through in torch before a file for onnxruntime is made
+_WORTH_CONVERTING = 250  # images: fewer are through in torch before a file for onnxruntime is made
 _SAME = 1e-3  # of the largest value: what the features of the two may differ by
 
 
@@ -40,6 +46,107 @@ def weights_hash(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
+class Frozen:
+    """A frozen network that gives features: `net.embed` of photos, cached.
+
+    A view of a photo depends on the photo's content and the view's number alone: 0 is the photo as it is seen in use,
+    the others are random crops, mirrored or not. What was computed before for the same weights, contract and photo is
+    read from the cache folder; a cache that cannot be read or written is ignored.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        preprocess: Preprocess,
+        *,
+        min_area: float = 0.5,
+        flip: bool = False,
+        precision: str = "32-true",
+        device: torch.device | None = None,
+    ) -> None:
+        self.net, self.preprocess = net, preprocess
+        self.min_area, self.flip, self.precision = min_area, flip, precision
+        self.device = device or torch.device("cpu")
+        self._weights = weights_hash(net)
+        self._embedder: _Embedder | None = None
+
+    def features(
+        self,
+        photos: Photos,
+        sha256: dict[str, str],
+        views: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """The photos as they are seen in use, then `views` random crops of each: float32 (1 + views, N, F).
+
+        `progress` is called with photos (done, total) of those that are not in the cache.
+        """
+        names = [sha256[path] for path in photos.paths]
+        paths = [self._path(view) for view in range(1 + views)]
+        known = [_read(path, self.net.num_features) for path in paths]
+        missing = {name: photos.path(i) for i, name in enumerate(names) if any(name not in have for have in known)}
+        wanted = {name: [view for view, have in enumerate(known) if name not in have] for name in missing}
+        if missing:
+            self._compute(list(missing.items()), wanted, known, progress)
+            for view in sorted(set().union(*wanted.values())):
+                _write(paths[view], known[view])
+        return np.stack([np.stack([have[name] for name in names]) for have in known])
+
+    def _path(self, view: int) -> Path:
+        cut = [view, self.min_area, self.flip] if view else []
+        contract = json.dumps([self._weights, self.preprocess.to_dict(), self.precision, cut], sort_keys=True)
+        name = hashlib.sha256(contract.encode()).hexdigest()[:32]
+        return files.cache_folder() / "features" / f"{name}.safetensors"
+
+    def _compute(
+        self,
+        missing: list[tuple[str, Path]],
+        wanted: dict[str, list[int]],
+        known: list[dict[str, np.ndarray]],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        if self._embedder is None:
+            num_images = sum(map(len, wanted.values()))
+            self._embedder = _embedder(self.net, self.preprocess, self.precision, self.device, num_images)
+        embed, at_once, shared = self._embedder
+        batches = [missing[start : start + at_once] for start in range(0, len(missing), at_once)]
+
+        def cut(batch: list[tuple[str, Path]]) -> np.ndarray:
+            return np.concatenate([self._views(path, name, wanted[name]) for name, path in batch])
+
+        def compute(images: np.ndarray) -> np.ndarray:
+            return np.concatenate([embed(images[start : start + at_once]) for start in range(0, len(images), at_once)])
+
+        if shared:  # each thread reads photos and computes their features
+            found = in_threads(lambda batch: compute(cut(batch)), batches, ahead=8)
+        else:  # threads read ahead of the network
+            found = in_threads(cut, batches, ahead=2)
+        done = 0
+        with closing(found):
+            for batch, given in zip(batches, found, strict=True):
+                rows = iter(given if shared else compute(given))
+                for name, _ in batch:
+                    for view in wanted[name]:
+                        known[view][name] = next(rows)
+                done += len(batch)
+                if progress:
+                    progress(done, len(missing))
+
+    def _views(self, path: Path, name: str, views: list[int]) -> np.ndarray:
+        """uint8 (V, px, px, 3): the views of one photo."""
+        photo = self.preprocess.open(path)
+        smaller = shrunk(photo, self.preprocess) if any(views) else photo
+        cut = []
+        for view in views:
+            if not view:  # shrinking is the first half of "crop"
+                cut.append(self.preprocess.fit(smaller if self.preprocess.resize == "crop" else photo))
+                continue
+            rng = np.random.default_rng([int(name[:15], 16), view])
+            image = augment.random_crops([np.array(smaller)], self.preprocess.image_px, self.min_area, rng)
+            cut.append((augment.flip(image, rng) if self.flip else image)[0].permute(1, 2, 0).numpy())
+        return np.stack(cut)
+
+
 def features(
     net: Net,
     photos: Photos,
@@ -53,74 +160,29 @@ def features(
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """`net.embed` of each photo as it is seen in use, then of `views` random crops: float32 (1 + views, N, F).
+    """`Frozen.features` of a network that is asked but once."""
+    frozen = Frozen(net, preprocess, min_area=min_area, flip=flip, precision=precision, device=device)
+    return frozen.features(photos, sha256, views, progress)
 
-    A view of a photo depends on the photo's content and the view's number alone. What was computed before for the
-    same weights, contract and photo is read from the cache folder; a cache that cannot be read or written is ignored.
+
+class _Embedder(NamedTuple):
+    """embed: uint8 RGB (B, px, px, 3) -> float32 (B, F).  at_once: the B that it is best at.
+
+    shared: whether threads may call it at once, each computing alone.
     """
-    contract = json.dumps([weights_hash(net), preprocess.to_dict(), views, min_area, flip, precision], sort_keys=True)
-    path = files.cache_folder() / "features" / f"{hashlib.sha256(contract.encode()).hexdigest()[:32]}.safetensors"
-    names = [sha256[photo] for photo in photos.paths]
-    known = _read(path, (1 + views, net.num_features))
-    missing = [index for index, name in enumerate(names) if name not in known]
-    if missing:
-        embed = _embedder(net, preprocess, precision, device, len(missing) * (1 + views))
-    pixels = Pixels(photos, preprocess, cache_mb=0)
-    try:
-        todo = [missing[start : start + _BATCH] for start in range(0, len(missing), _BATCH)]
 
-        def cut(batch: list[int]) -> list[np.ndarray]:
-            return _views(pixels, batch, [names[index] for index in batch], preprocess, views, min_area, flip)
-
-        done = 0
-        for batch, stacks in zip(todo, in_threads(cut, todo, ahead=2, threads=1), strict=True):
-            vectors = np.stack([embed(images) for images in stacks])
-            known.update({names[index]: vectors[:, row] for row, index in enumerate(batch)})
-            done += len(batch)
-            if progress:
-                progress(done, len(missing))
-    finally:
-        pixels.close()
-    if missing:
-        _write(path, known)
-    return np.stack([known[name] for name in names], axis=1)
-
-
-def _views(
-    pixels: Pixels,
-    indices: Sequence[int],
-    names: Sequence[str],
-    preprocess: Preprocess,
-    views: int,
-    min_area: float,
-    flip: bool,
-) -> list[np.ndarray]:
-    """uint8 (B, px, px, 3) of some photos as they are seen in use, then of each view."""
-    from PIL import Image
-
-    photos = pixels.get(indices)
-    stacks = [np.stack([preprocess.fit(Image.fromarray(photo)) for photo in photos])]
-    for view in range(1, views + 1):
-        cut = []
-        for photo, name in zip(photos, names, strict=True):
-            rng = np.random.default_rng([int(name[:15], 16), view])
-            image = augment.random_crops([photo], preprocess.image_px, min_area, rng)
-            cut.append((augment.flip(image, rng) if flip else image)[0].permute(1, 2, 0).numpy())
-        stacks.append(np.stack(cut))
-    return stacks
-
-
-Embed = Callable[[np.ndarray], np.ndarray]
-"""uint8 RGB (B, px, px, 3) -> float32 (B, F)."""
+    embed: Callable[[np.ndarray], np.ndarray]
+    at_once: int
+    shared: bool
 
 
 def by_onnxruntime(device: torch.device, num_images: int) -> bool:
     """Whether features of so many images are computed by onnxruntime: on a CPU, where it is installed, if it pays."""
-    parts = ("onnxruntime", "onnx", "onnxscript")
+    parts = ("onnxruntime", "onnx")
     return device.type == "cpu" and num_images >= _WORTH_CONVERTING and all(map(importlib.util.find_spec, parts))
 
 
-def _embedder(net: Net, preprocess: Preprocess, precision: str, device: torch.device, num_images: int) -> Embed:
+def _embedder(net: Net, preprocess: Preprocess, precision: str, device: torch.device, num_images: int) -> _Embedder:
     """`net.embed` of photos: by onnxruntime on a CPU where that pays and gives the same, else by torch."""
     by_torch = _torch_embedder(net, preprocess, precision, device)
     if not by_onnxruntime(device, num_images):
@@ -131,21 +193,46 @@ def _embedder(net: Net, preprocess: Preprocess, precision: str, device: torch.de
         return by_torch
     px = preprocess.image_px
     probe = np.random.default_rng(0).integers(0, 256, (2, px, px, 3), dtype=np.uint8)
-    exact = _torch_embedder(net, preprocess, "32-true", device)(probe)
-    return by_onnx if np.abs(by_onnx(probe) - exact).max() <= _SAME * max(1.0, np.abs(exact).max()) else by_torch
+    exact = _torch_embedder(net, preprocess, "32-true", device).embed(probe)
+    same = np.abs(by_onnx.embed(probe) - exact).max() <= _SAME * max(1.0, np.abs(exact).max())
+    return by_onnx if same else by_torch
 
 
-def _onnx_embedder(net: Net, preprocess: Preprocess) -> Embed:
-    """onnxruntime runs MobileNetV2 at four times torch's rate on a CPU; the file is made in some seconds."""
+def _onnx_embedder(net: Net, preprocess: Preprocess) -> _Embedder:
+    """onnxruntime runs MobileNetV2 at two to four times torch's rate on a CPU; the file is made in two seconds.
+
+    It is made by torch's older exporter, for one batch size: that takes a quarter of the newer one's time, and gives
+    the same rate. Whether it computes the same is tried.
+    """
     from handlens.run import onnx_runtime
 
     headless = copy.deepcopy(net).cpu().float().eval()
     headless.classifier[-1] = nn.Identity()  # its "logits" are what the last layer would have read
-    infer = onnx_runtime.predictor(export.convert(export.fold_batch_norm(headless), preprocess, "onnx"))
-    return lambda images: infer(images)[1]
+    at_once, px = 8, preprocess.image_px  # more do not fit into the caches
+    file = io.BytesIO()
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                FromPixels(fold_batch_norm(headless), preprocess).eval(),
+                (torch.zeros(at_once, px, px, 3, dtype=torch.uint8),),
+                file,  # type: ignore[arg-type]
+                dynamo=False,
+                input_names=["photos"],
+                output_names=["probabilities", "logits"],
+            )
+    except Exception as error:  # the exporter raises many kinds
+        raise HandlensError(f"ONNX cannot express {type(net).__name__}") from error
+    infer = onnx_runtime.predictor({onnx_runtime.FILE: file.getvalue()}, threads=1)
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        missing = at_once - len(images)
+        return infer(np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images)[1][: len(images)]
+
+    return _Embedder(embed, at_once, shared=True)
 
 
-def _torch_embedder(net: Net, preprocess: Preprocess, precision: str, device: torch.device) -> Embed:
+def _torch_embedder(net: Net, preprocess: Preprocess, precision: str, device: torch.device) -> _Embedder:
     wrapped = copy.deepcopy(net).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
 
@@ -155,20 +242,26 @@ def _torch_embedder(net: Net, preprocess: Preprocess, precision: str, device: to
             vectors: np.ndarray = wrapped.embed(x).float().cpu().numpy()
         return vectors
 
-    return embed
+    return _Embedder(embed, 8 if device.type == "cpu" else 64, shared=False)
 
 
-def _read(path: object, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+def _read(path: Path, num_features: int) -> dict[str, np.ndarray]:
+    """Features (F,) by the photo's SHA-256."""
     try:
-        stored = safetensors.numpy.load_file(str(path))
-    except (OSError, SafetensorError, ValueError):
+        stored = safetensors.numpy.load_file(path)
+        photos, vectors = stored["photos"], stored["vectors"]
+    except (OSError, SafetensorError, ValueError, KeyError):
         return {}
-    return {name: vectors for name, vectors in stored.items() if vectors.shape == shape}
+    if photos.shape != (len(vectors), 32) or vectors.shape != (len(photos), num_features):
+        return {}
+    return {photo.tobytes().hex(): vector for photo, vector in zip(photos, vectors, strict=True)}
 
 
-def _write(path: object, known: dict[str, np.ndarray]) -> None:
+def _write(path: Path, known: dict[str, np.ndarray]) -> None:
+    photos = np.frombuffer(bytes.fromhex("".join(known)), np.uint8).reshape(-1, 32)
+    content = safetensors.numpy.save({"photos": photos, "vectors": np.stack(list(known.values()))})
     try:
-        with files.atomic(str(path)) as file:
-            file.write(safetensors.numpy.save({name: np.ascontiguousarray(v) for name, v in known.items()}))
+        with files.atomic(path) as file:
+            file.write(content)
     except (OSError, HandlensError):
         pass  # a full or read-only disk costs the next run some time, nothing else

@@ -10,23 +10,27 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from handlens import checkpoint, evaluate, files, nets, run
 from handlens.checkpoint import Checkpoint
 from handlens.errors import HandlensError
-from handlens.evaluate import report, sections, unknown
+from handlens.evaluate import Scores, calibration, report, sections, unknown
 from handlens.evaluate.nearest import Nearest
-from handlens.photos import write_split
+from handlens.evaluate.unknown import Rejection
+from handlens.nets import weights
+from handlens.photos import Photos, batches, write_split
+from handlens.run import Classifier
 from handlens.run.torch_runtime import keep_freed_memory
 from handlens.train import confidence, failure, logs, loop, start
-from handlens.train.features import by_onnxruntime, features
+from handlens.train.features import Frozen, by_onnxruntime
 from handlens.train.head import fit_head
 from handlens.train.pixels import Fixed, Pixels
 from handlens.train.recipe import FEW_A_CLASS, Recipe, choose, mode_for
@@ -108,7 +112,12 @@ def fit(
         if given.get("continue_run"):
             given = start.defaults_from_run(given["continue_run"], given)
         given = _settled({**given, "photos": os.fspath(photos)} if os.fspath(photos) else given)
-        data = start.data_of(_draft(given), None, _counting(watcher, "looking at photos"))
+        draft = _draft(given)
+        if out and fabric.global_rank == 0:
+            _check_free(Path(out))
+        if draft.weights not in ("imagenet", "none") and not draft.continue_run:
+            weights.find(draft.net, draft.weights, draft.width)  # a wrong file is told before photos are looked at
+        data = start.data_of(draft, None, _counting(watcher, "looking at photos"))
         counts = [int(count) for count in data.splits["train"].counts()]
         if "mode" not in given:
             watcher.note(_why(mode_for(counts), counts))
@@ -131,12 +140,12 @@ def fit(
     fabric.barrier()
     since = time.monotonic()
     train = _fit_head if recipe.mode == "head" else _fit_all
-    trained, log, nearest = train(recipe, data, begun, folder, fabric, watcher)
-    metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(log)}
+    trained = train(recipe, data, begun, folder, fabric, watcher)
+    metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(trained.log)}
     metrics |= {"device": _device_name(fabric.device), "photos": {k: len(v) for k, v in data.splits.items()}}
     metrics["notes"] = list(data.notes)
     if fabric.global_rank == 0:
-        _judge(trained, log, nearest, recipe, data, folder, metrics, watcher)
+        _judge(trained, recipe, data, folder, metrics, watcher)
         (folder / loop.STATE).unlink(missing_ok=True)
     fabric.barrier()
     return Run(folder, recipe, data.classes, metrics)
@@ -213,13 +222,17 @@ def _draft(given: Mapping[str, Any]) -> Recipe:
     return choose([100, 100], given)
 
 
+def _check_free(folder: Path) -> None:
+    if os.path.lexists(folder):
+        hint = "go on with --resume" if (folder / loop.STATE).is_file() else "choose another --out"
+        raise HandlensError(f"{folder} exists already", f"{hint} or remove it")
+
+
 def _folder(out: str | os.PathLike[str] | None, recipe: Recipe, fabric: Fabric) -> Path:
     if out:
-        folder = Path(out)
-        if os.path.lexists(folder) and fabric.global_rank == 0:
-            hint = "go on with --resume" if (folder / loop.STATE).is_file() else "choose another --out"
-            raise HandlensError(f"{folder} exists already", f"{hint} or remove it")
-        return folder
+        if fabric.global_rank == 0:
+            _check_free(Path(out))
+        return Path(out)
     source = recipe.continue_run or recipe.photos
     name = re.sub(r"[^\w.-]+", "-", f"{Path(source).resolve().name}-{recipe.net}-{recipe.mode}")
     ends = [path.name.rpartition("-")[2] for path in Path("runs").glob(f"{name}-*")]
@@ -230,7 +243,7 @@ def _plan(recipe: Recipe, data: start.Data, begun: start.Start, step_s: float, f
     sizes = ", ".join(f"{len(photos)} {name}" for name, photos in data.splits.items())
     photos = len(data.splits["train"])
     if recipe.mode == "head":  # one pass forward over each view
-        images = photos * (1 + recipe.head_views) + len(data.splits["validation"])
+        images = photos * (1 + recipe.head_views) + len(data.splits["validation"]) + len(data.splits["test"])
         faster = 4 if by_onnxruntime(fabric.device, photos * (1 + recipe.head_views)) else 1
         seconds = step_s * images / recipe.batch_size / faster
     else:
@@ -248,6 +261,14 @@ def _plan(recipe: Recipe, data: start.Data, begun: start.Start, step_s: float, f
     )
 
 
+def _why(mode: str, counts: list[int]) -> str:
+    """Why a mode was chosen where none was given."""
+    each = f"{sum(counts) / len(counts):.0f} training photos a class"
+    if mode == "last":
+        return f"mode last, as with {each} it was better than full when both were measured (docs/learning-curve.md)"
+    return f"mode full, as {each} are more than the {FEW_A_CLASS} up to which last was better when both were measured"
+
+
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
@@ -260,17 +281,22 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """A trained network, a row an epoch, and what its features tell where they are known: a head's.
+
+    nearest: the training photos as the network sees them.  logits: what it answers to photos of the run, (N, K).
+    """
+
+    begun: start.Start
+    log: list[dict[str, float]]
+    nearest: Nearest | None = None
+    logits: Callable[[Photos], np.ndarray] | None = None
+
+
 def _fit_all(
-def _why(mode: str, counts: list[int]) -> str:
-    """Why a mode was chosen where none was given."""
-    each = f"{sum(counts) / len(counts):.0f} training photos a class"
-    if mode == "last":
-        return f"mode last, as with {each} it was better than full when both were measured (docs/learning-curve.md)"
-    return f"mode full, as {each} are more than the {FEW_A_CLASS} up to which last was better when both were measured"
-
-
     recipe: Recipe, data: start.Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
-) -> tuple[start.Start, list[dict[str, float]], Nearest | None]:
+) -> _Trained:
     def on_epoch(log: list[dict[str, float]]) -> None:
         if fabric.global_rank == 0:
             logs.write_csv(folder / "log.csv", log)
@@ -291,7 +317,7 @@ def _why(mode: str, counts: list[int]) -> str:
             on_epoch=on_epoch,
             teacher=begun.teacher,
         )
-    return dataclasses.replace(begun, net=net), log, None  # their features would take time
+    return _Trained(dataclasses.replace(begun, net=net), log)  # features would take time
 
 
 def _with_hidden(recipe: Recipe, begun: start.Start) -> start.Start:
@@ -305,44 +331,64 @@ def _with_hidden(recipe: Recipe, begun: start.Start) -> start.Start:
 
 def _fit_head(
     recipe: Recipe, data: start.Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
-) -> tuple[start.Start, list[dict[str, float]], Nearest | None]:
-    sides = {}
-    for name, views in (("train", recipe.head_views), ("validation", 0)):
-        photos = data.splits[name] if len(data.splits[name]) else data.splits["train"]
-        vectors = features(
-            begun.net,
-            photos,
-            data.sha256,
-            begun.preprocess,
-            views=views,
-            min_area=max(0.5, recipe.crop_min_area),
-            flip=recipe.flip,
-            precision=recipe.precision,
-            device=fabric.device,
-            progress=_counting(watcher, f"features of {name} photos"),
-        )
-        sides[name] = (vectors, photos.labels)
-    frozen = len(begun.net.classifier) - 1
-    nearest = failure.nearest(
+) -> _Trained:
+    frozen = Frozen(
         copy.deepcopy(begun.net),
-        recipe,
-        data.splits["train"],
-        data.sha256,
         begun.preprocess,
-        fabric.device,
-        sides["train"][0][0],
+        min_area=max(0.5, recipe.crop_min_area),
+        flip=recipe.flip,
+        precision=recipe.precision,
+        device=fabric.device,
     )
+
+    def features(name: str, views: int) -> np.ndarray:
+        counting = _counting(watcher, f"features of {name} photos")
+        return frozen.features(data.splits[name], data.sha256, views, counting)
+
+    seen = features("train", recipe.head_views)
+    train = seen, data.splits["train"].labels
+    validation = data.splits["validation"]
+    judged = (features("validation", 0), validation.labels) if len(validation) else (seen[:1], train[1])
+    nearest = failure.nearest(frozen, data.splits["train"], data.sha256, seen[0])
     begun = _with_hidden(recipe, begun)
-    net, log = fit_head(begun.net, frozen, sides["train"], sides["validation"], recipe, watcher.epoch)
+    first = len(frozen.net.classifier) - 1
+    net, log = fit_head(begun.net, first, train, judged, recipe, watcher.epoch)
     if fabric.global_rank == 0:
         logs.write_events(folder / "tensorboard", log)
-    return dataclasses.replace(begun, net=net), log, nearest
+
+    def logits(photos: Photos) -> np.ndarray:
+        counting = _counting(watcher, "features of photos to judge on")
+        vectors = torch.from_numpy(frozen.features(photos, data.sha256, progress=counting)[0])
+        with torch.inference_mode():
+            answers: np.ndarray = net.classifier[first:](vectors).numpy()
+        return answers
+
+    return _Trained(dataclasses.replace(begun, net=net), log, nearest, logits)
+
+
+_TRIED = 4  # photos
+_SAME = 1e-2  # of the largest logit
+
+
+def _score(
+    classifier: Classifier, trained: _Trained, photos: Photos, temperature: float, count: Callable[[int, int], None]
+) -> Scores:
+    """What the saved run says of photos; a head's from their features, if these give for some what the run says."""
+    if trained.logits:
+        logits = trained.logits(photos)
+        images, _ = next(batches(photos.select(range(min(len(photos), _TRIED))), classifier.preprocess, _TRIED))
+        expected = classifier.infer(images)[1]
+        if np.abs(logits[: len(expected)] - expected).max() <= _SAME * max(1.0, float(np.abs(expected).max())):
+            probabilities = calibration.softmax(logits, temperature).astype(np.float32)
+            return Scores(
+                probabilities=probabilities, labels=photos.labels, classes=photos.classes, paths=photos.paths,
+                logits=logits,
+            )  # fmt: skip
+    return evaluate.score(classifier.infer, photos, classifier.preprocess, progress=count)
 
 
 def _judge(
-    trained: start.Start,
-    log: list[dict[str, float]],
-    nearest: Nearest | None,
+    trained: _Trained,
     recipe: Recipe,
     data: start.Data,
     folder: Path,
@@ -350,21 +396,26 @@ def _judge(
     watcher: Watcher,
 ) -> None:
     """Write the log and the checkpoint, score it through the code that will use it, and write the report."""
+    net, preprocess = trained.begun.net, trained.begun.preprocess
     kept = Checkpoint(
-        net=trained.net,
+        net=net,
         name=recipe.net,
-        arguments=trained.arguments,
+        arguments=trained.begun.arguments,
         classes=data.classes,
-        preprocess=trained.preprocess,
+        preprocess=preprocess,
         recipe=dataclasses.asdict(recipe),
         metrics=metrics,
     )
-    logs.write_csv(folder / "log.csv", log)
+    logs.write_csv(folder / "log.csv", trained.log)
     checkpoint.save(folder, kept)
-    picture = logs.curves(log)
+    picture = logs.curves(trained.log)
     with files.atomic(folder / "curves.png") as file:
         file.write(picture)
-    found = confidence.fit(run.load(folder), data.splits["validation"], recipe.unknown, watcher.count)
+    counting, classifier = _counting(watcher, "judging on validation photos"), run.load(folder)
+    found = confidence.fit(
+        classifier, data.splits["validation"], recipe.unknown, watcher.count,
+        lambda photos: _score(classifier, trained, photos, 1.0, counting),
+    )  # fmt: skip
     for line in found.notes:
         watcher.note(line)
     metrics["notes"] = [*metrics["notes"], *found.notes]
@@ -375,11 +426,11 @@ def _judge(
     photos = data.splits["test"]
     if len(photos):
         counting = _counting(watcher, "judging on test photos")
-        classifier = run.load(folder)
-        scores = evaluate.score(classifier.infer, photos, trained.preprocess, progress=counting)
+        temperature = found.calibration["temperature"] if found.calibration else 1.0
+        scores = _score(run.load(folder), trained, photos, temperature, counting)
         metrics["test"] = scores.to_dict()
-        if classifier.rejection:
-            metrics["unknown"] = unknown.judge(classifier.rejection, scores, found.outside)
+        if found.rejection:
+            metrics["unknown"] = unknown.judge(Rejection(**found.rejection), scores, found.outside)
         report.write(
             folder / "report.html",
             scores,
@@ -388,12 +439,12 @@ def _judge(
             split=f"{len(photos)} test photos, cut with seed {recipe.seed}, which chose nothing in the training",
             facts={
                 "Recipe": dataclasses.asdict(recipe),
-                "Pixels": trained.preprocess.to_dict(),
+                "Pixels": preprocess.to_dict(),
                 "Versions": versions(),
             },
             pictures={"Training": picture},
-            saliency=failure.looks(trained.net, trained.preprocess, watcher.note) if len(scores.mistakes()) else None,
-            nearest=nearest,
+            saliency=failure.looks(net, preprocess, watcher.note) if len(scores.mistakes()) else None,
+            nearest=trained.nearest,
             sections=[sections.unknown(metrics["unknown"])] if "unknown" in metrics else [],
         )
     checkpoint.save(folder, kept)

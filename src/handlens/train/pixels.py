@@ -13,6 +13,14 @@ from handlens.photos import Photos, batches
 from handlens.preprocess import Preprocess, open_photo, shorter_side_to
 
 
+def shrunk(photo: Image.Image, preprocess: Preprocess) -> Image.Image:
+    """A photo with its shorter side at most the contract's `resize_px`: more has no use."""
+    px = max(preprocess.resize_px, preprocess.image_px)
+    if min(photo.size) <= px:
+        return photo
+    return photo.resize(shorter_side_to(*photo.size, px), Image.Resampling[preprocess.interpolation.upper()])
+
+
 class Pixels:
     """The whole photos of a split, uint8 RGB, no larger than the pixel contract has use for.
 
@@ -42,11 +50,7 @@ class Pixels:
 
     def _decode(self, index: int) -> np.ndarray:
         px = max(self.preprocess.resize_px, self.preprocess.image_px)
-        photo = open_photo(self.photos.path(index), at_least_px=px)
-        if min(photo.size) > px:
-            filter_ = Image.Resampling[self.preprocess.interpolation.upper()]
-            photo = photo.resize(shorter_side_to(*photo.size, px), filter_)
-        return np.array(photo)
+        return np.array(shrunk(open_photo(self.photos.path(index), at_least_px=px), self.preprocess))
 
     def close(self) -> None:
         """Stop the decoding threads."""

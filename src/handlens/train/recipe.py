@@ -236,6 +236,8 @@ def choose(counts: Sequence[int], given: Mapping[str, Any]) -> Recipe:
     mode = given.get("mode") or (Recipe.mode if given.get("weights") == "none" else mode_for(counts))
     line = nets.entry(given.get("net", Recipe.net))
     chosen: dict[str, Any] = {**_FOR_MODE[mode], "mode": mode, "image_px": line.image_px}
+    if mode == "head" and num_photos >= 1000:  # a second view took a third of the time, and added nothing there
+        chosen["head_views"] = 1
     if mode in _EPOCHS:
         low, high = _EPOCHS[mode]
         chosen["epochs"] = min(high, max(low, round(_PHOTOS_SEEN[mode] / num_photos)))
