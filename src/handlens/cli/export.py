@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -196,4 +196,19 @@ def show(made: Exported, of_a_site: bool = False) -> None:
         return
     share = card["size_bytes"] / card["weights_float32_bytes"]
     screen.say(f"{made.path}: {card['size_bytes'] / 1e6:.2f} MB, {share:.0%} of the float32 weights")
+    if warning := slower(card, made.bundle.runtime):
+        screen.say(warning)
     screen.say(f"\nnext    handlens check {made.path}\n        handlens predict {made.path} PHOTO")
+
+
+def slower(card: dict[str, Any], runtime: str) -> str:
+    """What is to be said of an INT8 file that is slower than its float one on this machine, or nothing."""
+    from handlens.export import job
+
+    if not job.slower(card):
+        return ""
+    return (
+        f"slower than float: {card['latency']['median_ms']:.2f} ms a photo in INT8, "
+        f"{card['float32']['latency']['median_ms']:.2f} ms in float32, on {runtime} here; "
+        "for speed leave out --int8 or try another --to"
+    )

@@ -26,6 +26,7 @@ from handlens.run import Classifier, torch_runtime
 
 GOLDEN = 8  # photos at most, one of each class first
 LATENCY_RUNS = 50
+TURNS = 5  # in which an INT8 file and its float one are measured
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
@@ -234,17 +235,41 @@ def card(
         }
         facts["test"] = {name: {"top1": s.top1, "top1_ci95": list(s.top1_ci95)} for name, s in both.items()}
         facts["parity"] = found.to_dict()
-        facts["latency"] = latency(exported, threads)
+        if precision == "int8":
+            facts |= beside_float(source, exported, threads)
+        else:
+            facts["latency"] = latency(exported, threads)
     if rungs is not None:
         facts["ladder"] = rungs
     return facts
 
 
-def latency(exported: Classifier, threads: int) -> dict[str, Any]:
+def latency(exported: Classifier, threads: int, runs: int = LATENCY_RUNS) -> dict[str, Any]:
     """Of one photo that is decoded already, on this machine. threads: what the runtime was given, 0 for all cores."""
     px = exported.preprocess.image_px
     image = np.random.default_rng(0).integers(0, 256, (1, px, px, 3), dtype=np.uint8)
-    return measure(lambda: exported.infer(image), threads or os.cpu_count() or 1, LATENCY_RUNS)._asdict()
+    return measure(lambda: exported.infer(image), threads or os.cpu_count() or 1, runs)._asdict()
+
+
+def beside_float(source: Source, exported: Classifier, threads: int) -> dict[str, Any]:
+    """{"latency": of an INT8 file, "float32": {size_bytes, latency} of the float file that it takes the place of}.
+
+    Both are measured by turns, so that a slow moment of the machine slows both; of the turns the middle one is told.
+    """
+    to = exported.runtime
+    artifact = export.convert(source.folded, source.checkpoint.preprocess, to, source.facts)
+    plain = classifier(source, artifact, to, "float32", threads)
+    assert plain is not None
+    turns = [[latency(each, threads, LATENCY_RUNS // TURNS) for each in (exported, plain)] for _ in range(TURNS)]
+    own, other = (
+        sorted(each, key=lambda turn: float(turn["median_ms"]))[TURNS // 2] for each in zip(*turns, strict=True)
+    )
+    return {"latency": own, "float32": {"size_bytes": sum(map(len, artifact.values())), "latency": other}}
+
+
+def slower(card: Mapping[str, Any]) -> bool:
+    """Whether the card is of an INT8 file that was slower than its float one where it was made."""
+    return "float32" in card and bool(card["latency"]["median_ms"] > card["float32"]["latency"]["median_ms"])
 
 
 def processor() -> str:

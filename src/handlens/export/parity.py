@@ -80,6 +80,12 @@ class Parity:
         return float((right[0].astype(float) - right[1].astype(float)).std() / np.sqrt(len(self.labels)))
 
     @property
+    def divergence(self) -> float:
+        """Mean Kullback-Leibler divergence of the exported file's probabilities from the network's, in nats."""
+        p, q = (np.maximum(answers.astype(np.float64), 1e-9) for answers in (self.expected, self.got))
+        return float((p * np.log(p / q)).sum(1).mean())
+
+    @property
     def tolerance(self) -> float:
         """What `greatest` may be; infinite for int8, which is judged by accuracy."""
         return TOLERANCE.get(self.precision, float("inf"))
