@@ -264,9 +264,8 @@ def _plan(recipe: Recipe, data: start.Data, begun: start.Start, step_s: float, f
 def _why(mode: str, counts: list[int]) -> str:
     """Why a mode was chosen where none was given."""
     each = f"{sum(counts) / len(counts):.0f} training photos a class"
-    if mode == "last":
-        return f"mode last, as with {each} it was better than full when both were measured (docs/learning-curve.md)"
-    return f"mode full, as {each} are more than the {FEW_A_CLASS} up to which last was better when both were measured"
+    measured = f"up to {FEW_A_CLASS} it did at least as well as full when both were measured, in less time"
+    return f"mode last is chosen for {each}: {measured}" if mode == "last" else f"mode full is chosen for {each}"
 
 
 def _duration(seconds: float) -> str:
