@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "unknown.json"
 EACH = 200  # pictures of each kind that shows nothing
 NEIGHBOURS = 10
+CENTRES = 16  # of each class
 
 
 def main() -> None:
@@ -123,6 +124,9 @@ def one_net(net: str, weights: str, source: str, others: dict[str, Photos]) -> d
         scores["energy + that distance, each standardised"] = summed(
             scores["energy"], scores[f"distance of features to the {NEIGHBOURS}th nearest"]
         )
+        near = f"cosine of features with the nearest of {CENTRES} k-means centres a class"
+        scores[near] = centres(of_train, labels["train"], groups)
+        scores["the lower of energy and that cosine, each standardised"] = lower(scores["energy"], scores[near])
         row: dict[str, Any] = {
             "left_out": data.classes[left_out],
             "top1_of_the_others": float((logits["test"].argmax(1) == labels["test"]).mean()),
@@ -178,12 +182,38 @@ def nearest(train: np.ndarray, groups: dict[str, np.ndarray]) -> dict[str, np.nd
     }
 
 
-def summed(*parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Scores of several kinds added, each with mean 0 and deviation 1 on the validation photos."""
+def centres(train: np.ndarray, labels: np.ndarray, groups: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The cosine with the nearest of `CENTRES` k-means centres of each class: a small stand-in for all photos."""
+    from sklearn.cluster import KMeans
+
+    unit = train / np.linalg.norm(train, axis=1, keepdims=True)
+    kinds = [
+        KMeans(CENTRES, n_init=1, max_iter=50, random_state=0).fit(unit[labels == label]).cluster_centers_
+        for label in np.unique(labels)
+    ]
+    middles = np.concatenate(kinds)
+    middles /= np.linalg.norm(middles, axis=1, keepdims=True)
     return {
-        name: np.sum([(p[name] - p["validation"].mean()) / p["validation"].std() for p in parts], axis=0)
-        for name in parts[0]
+        name: (rows / np.linalg.norm(rows, axis=1, keepdims=True) @ middles.T).max(1) for name, rows in groups.items()
     }
+
+
+def standardised(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """With mean 0 and deviation 1 on the validation photos."""
+    known = scores["validation"]
+    return {name: (own - known.mean()) / known.std() for name, own in scores.items()}
+
+
+def lower(*parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The least of several standardised scores: a photo has to pass in each way."""
+    kinds = [standardised(part) for part in parts]
+    return {name: np.min([kind[name] for kind in kinds], axis=0) for name in parts[0]}
+
+
+def summed(*parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The sum of several standardised scores."""
+    kinds = [standardised(part) for part in parts]
+    return {name: np.sum([kind[name] for kind in kinds], axis=0) for name in parts[0]}
 
 
 def pictures_of_nothing(folder: Path) -> dict[str, Photos]:
