@@ -4,8 +4,8 @@
 
 Drawn photos of 64 x 48 px, all different, in ten folders. Of each number: photos/s and greatest memory of `handlens
 predict BUNDLE PHOTOS --csv FILE`, of scanning, examining and splitting, and of three passes over the photos that a
-training keeps decoded, with a budget of --cache-mb. Each in a process of its own (Linux and macOS: os.wait4). Writes
-benchmarks/results/growth.json.
+training keeps decoded, with a budget of --cache-mb. Each in a process of its own, which tells its memory as Linux
+counts it. Writes benchmarks/results/growth.json.
 """
 
 from __future__ import annotations
@@ -27,15 +27,21 @@ from handlens import files
 from side_by_side import ROOT, machine
 
 RESULT = ROOT / "benchmarks" / "results" / "growth.json"
+BEGIN = (
+    "import atexit, sys\n"
+    "def tell():\n"
+    "    status = dict(line.split(':', 1) for line in open('/proc/self/status'))\n"
+    "    print('\\n' + status['VmHWM'].split()[0], file=sys.stderr)\n"
+    "atexit.register(tell)\n"
+)
+PREDICT = "import handlens.cli\nsys.argv = ['handlens', 'predict', *sys.argv[1:]]\nhandlens.cli.main()\n"
 LOOK = (
-    "import sys\n"
     "from handlens import photos\n"
     "found = photos.scan(sys.argv[1])\n"
     "findings = photos.examine(found)\n"
     "assert sum(map(len, photos.split(found, findings.sha256).values())) == len(found)\n"
 )
 CACHE = (
-    "import sys\n"
     "from handlens import photos\n"
     "from handlens.preprocess import Preprocess\n"
     "from handlens.train.pixels import Pixels\n"
@@ -59,18 +65,21 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = draw(Path(name) / "photos", count)
             csv = Path(name) / "answers.csv"
-            predict = ["-m", "handlens", "predict", str(given.bundle), str(folder), "--csv", str(csv)]
+            predict = [PREDICT, str(given.bundle), str(folder), "--csv", str(csv)]
             found = {
                 "predict": measured(predict, name, count),
-                "scan, examine, split": measured(["-c", LOOK, str(folder)], name, count),
-                "photos kept decoded": measured(["-c", CACHE, str(folder), str(given.cache_mb)], name, 3 * count),
+                "scan, examine, split": measured([LOOK, str(folder)], name, count),
+                "photos kept decoded": measured([CACHE, str(folder), str(given.cache_mb)], name, 3 * count),
             }
             rows = csv.read_text(encoding="utf-8").count("\n") - 1
             if rows != count:
                 raise SystemExit(f"{count} photos, but {rows} rows of answers")
         result["counts"][str(count)] = found
         for what, figures in found.items():
-            print(f"{count:7} {what:22} {figures['photos_per_s']:8.0f} photos/s {figures['memory_mib']:7.0f} MiB")
+            print(
+                f"{count:7} {what:22} {figures['photos_per_s']:8.0f} photos/s {figures['memory_mib']:7.0f} MiB",
+                flush=True,
+            )
     files.write_json(RESULT, result)
 
 
@@ -88,19 +97,24 @@ def draw(folder: Path, count: int) -> Path:
 
 
 def measured(arguments: list[str], work: str, count: int) -> dict[str, float]:
-    """Photos/s and greatest memory of a command of Python."""
+    """Photos/s, processor seconds and greatest memory of Python code with arguments."""
     environment = {**os.environ, "HANDLENS_CACHE": str(Path(work) / "cache")}
-    start = time.perf_counter()
-    with subprocess.Popen([sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(arguments)[:300]} failed")
-    seconds = time.perf_counter() - start
-    memory_kib = usage.ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    code, *rest = arguments
+    before, start = os.times(), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + code, *rest],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    seconds, after = time.perf_counter() - start, os.times()
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    processor_s = after.children_user + after.children_system - before.children_user - before.children_system
     return {
-        "seconds": seconds, "photos_per_s": count / seconds, "processor_s": usage.ru_utime + usage.ru_stime,
-        "memory_mib": memory_kib / 1024,
+        "seconds": seconds, "photos_per_s": count / seconds, "processor_s": processor_s,
+        "memory_mib": int(done.stderr.split()[-1]) / 1024,
     }  # fmt: skip
 
 

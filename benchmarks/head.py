@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from handlens import files, photos
 from handlens.nets import keys, weights
-from side_by_side import ROOT, machine, peer, peers_python
+from side_by_side import ROOT, have_peers, machine, peer
 
 RESULT = ROOT / "benchmarks" / "results" / "head.json"
 
@@ -46,7 +46,7 @@ def main() -> None:
         run = work / "cold-0"
         top1 = json.loads((run / "handlens.json").read_text("utf-8"))["metrics"]["validation"]["top1"]
         result["validation_top1"] = top1
-        if given.max_epochs:
+        if given.max_epochs and have_peers():
             result["timm"] = timm(given, work, run, top1)
     files.write_json(RESULT, result)
     print(json.dumps({key: result.get(key) for key in ("cold", "warm", "validation_top1", "timm")}, indent=1))
@@ -92,5 +92,4 @@ def timm(given: argparse.Namespace, work: Path, run: Path, top1: float) -> dict[
 
 
 if __name__ == "__main__":
-    peers_python()
     main()

@@ -27,7 +27,7 @@ from handlens import bundle, checkpoint, export, files
 from handlens.compress import onnx as onnx_int8
 from handlens.nets import keys
 from handlens.run import onnx_runtime
-from side_by_side import ROOT, best_settings, in_turn, machine, own, peer, peers_python, photos_below
+from side_by_side import ROOT, best_settings, have_peers, in_turn, machine, own, peer, photos_below
 
 RESULT = ROOT / "benchmarks" / "results" / "predict.json"
 PX = 224
@@ -106,10 +106,12 @@ def one_net(run: str, sets: dict[str, list[str]], work: Path, rounds: int) -> di
         "num_classes": len(found.classes), "timm": name, "arguments": arguments, "csv": str(work / "answers.csv"),
         "onnx": str(bare), "weights": str(work / f"{run}-timm.safetensors"),
     }  # fmt: skip
-    shapes = peer("timm_keys.py", settings, 1)["shapes"]
-    own_state = found.net.state_dict()
-    theirs = {key: own_state[keys.rename("timm", found.name, key)].reshape(shape) for key, shape in shapes.items()}
-    save_file({key: value.contiguous() for key, value in theirs.items()}, settings["weights"])
+    others = (("timm", "timm_predict.py"), ("onnxruntime and Pillow", "plain_onnxruntime.py")) if have_peers() else ()
+    if others:
+        shapes = peer("timm_keys.py", settings, 1)["shapes"]
+        own_state = found.net.state_dict()
+        theirs = {key: own_state[keys.rename("timm", found.name, key)].reshape(shape) for key, shape in shapes.items()}
+        save_file({key: value.contiguous() for key, value in theirs.items()}, settings["weights"])
     answer: dict[str, Any] = {"net": found.name, "sets": {}}
     few = sets["small"][:64]
     chosen = {
@@ -118,7 +120,7 @@ def one_net(run: str, sets: dict[str, list[str]], work: Path, rounds: int) -> di
                 script, {**settings, "photos": few, "workers": workers, "threads": threads}, threads
             )
         )
-        for script in ("timm_predict.py", "plain_onnxruntime.py")
+        for _, script in others
     }
     for label, photos in sets.items():
         kinds: dict[str, Any] = {
@@ -127,7 +129,7 @@ def one_net(run: str, sets: dict[str, list[str]], work: Path, rounds: int) -> di
             )
             for precision in paths
         }
-        for kind, script in (("timm", "timm_predict.py"), ("onnxruntime and Pillow", "plain_onnxruntime.py")):
+        for kind, script in others:
             workers, threads = chosen[script]
             more = {**settings, "photos": photos, "workers": workers, "threads": threads}
             kinds[kind] = lambda script=script, more=more, threads=threads: peer(script, more, threads)
@@ -135,8 +137,11 @@ def one_net(run: str, sets: dict[str, list[str]], work: Path, rounds: int) -> di
         labels = {kind: np.array(said["labels"]) for kind, said in last.items()}
         answer["sets"][label] = {
             "photos": len(photos), "photos_per_s": rates,
-            "same_labels": {kind: float((own_ == labels["timm"]).mean()) for kind, own_ in labels.items()},
-            "settings": {"timm": chosen["timm_predict.py"], "onnxruntime and Pillow": chosen["plain_onnxruntime.py"]},
+            "same_labels": {
+                kind: float((own_ == labels.get("timm", labels["handlens float32"])).mean())
+                for kind, own_ in labels.items()
+            },
+            "settings": {kind: chosen[script] for kind, script in others},
         }  # fmt: skip
     answer["floors"] = floors(contract, sets["small"][:200], {"float32": plain, "int8": small}, found.net)
     return answer
@@ -177,7 +182,7 @@ def floors(contract: Any, photos: list[str], artifacts: dict[str, Any], net: Any
 def show(result: dict[str, Any]) -> None:
     for run, found in result["nets"].items():
         for label, figures in found["sets"].items():
-            base = figures["photos_per_s"]["timm"]["median"]
+            base = figures["photos_per_s"].get("timm", {"median": float("nan")})["median"]
             for kind, seen in figures["photos_per_s"].items():
                 print(
                     f"{run:36} {label:14} {kind:24} {seen['median']:7.1f} photos/s ({seen['least']:.1f} to "
@@ -188,5 +193,4 @@ def show(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    peers_python()
     main()

@@ -38,6 +38,16 @@ def peers_python() -> str:
     return str(python)
 
 
+def have_peers() -> bool:
+    """Whether the other tools are there or can be installed; if not, it is said, and their rows are left empty."""
+    try:
+        peers_python()
+    except (SystemExit, OSError, subprocess.SubprocessError) as error:
+        print(f"{error}: their rows are left empty", file=sys.stderr)
+        return False
+    return True
+
+
 def peer(script: str, settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
     """What a script of benchmarks/peers prints as JSON, run in the peers' environment with so many threads."""
     return _run([peers_python(), str(ROOT / "benchmarks" / "peers" / script)], settings, threads)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from handlens import files, photos
 from handlens.nets import keys, weights
-from side_by_side import ROOT, best_settings, in_turn, machine, own, peer, peers_python
+from side_by_side import ROOT, best_settings, have_peers, in_turn, machine, own, peer
 
 RESULT = ROOT / "benchmarks" / "results" / "train.json"
 PX = 224
@@ -60,7 +60,7 @@ def main() -> None:
             files.write_json(RESULT, result)
     for net, found in result["nets"].items():
         for kind, seen in found["photos_per_s"].items():
-            ratio = seen["median"] / found["photos_per_s"]["timm"]["median"]
+            ratio = seen["median"] / found["photos_per_s"].get("timm", {"median": float("nan")})["median"]
             print(
                 f"{net:20} {kind:32} {seen['median']:6.1f} photos/s ({seen['least']:.1f} to {seen['greatest']:.1f}), "
                 f"{ratio:.1f} x timm, validation {found['validation_top1'][kind]:.1%}"
@@ -94,19 +94,21 @@ def one_net(net: str, begin: Path, work: Path, num_classes: int, epochs: int, ro
         "arguments": arguments, "torchvision": torchvision_name, "num_classes": num_classes, "net": net,
         "epochs": epochs, "folder": str(work / "photos"), "weights": str(begin),
     }  # fmt: skip
-    shapes = peer("timm_keys.py", settings, 1)["shapes"]
-    for_timm = {
-        key: ours[name].reshape(shape).contiguous()
-        for key, shape in shapes.items()
-        if (name := keys.rename("timm", net, key)) in ours and not key.startswith("classifier")
-    }
-    save_file(for_timm, work / f"{net}-timm.safetensors")
-    with_own_names = {key: value.contiguous() for key, value in ours.items() if not key.startswith("classifier")}
-    save_file(with_own_names, work / f"{net}-torchvision.safetensors")
+    others = (("timm", "timm_train.py"), ("torchvision", "torchvision_train.py")) if have_peers() else ()
+    if others:
+        shapes = peer("timm_keys.py", settings, 1)["shapes"]
+        for_timm = {
+            key: ours[name].reshape(shape).contiguous()
+            for key, shape in shapes.items()
+            if (name := keys.rename("timm", net, key)) in ours and not key.startswith("classifier")
+        }
+        save_file(for_timm, work / f"{net}-timm.safetensors")
+        with_own_names = {key: value.contiguous() for key, value in ours.items() if not key.startswith("classifier")}
+        save_file(with_own_names, work / f"{net}-torchvision.safetensors")
     kinds: dict[str, Any] = {"handlens": lambda: own("ours_train.py", settings)}
     kinds["handlens, crops of 224 px"] = lambda: own("ours_train.py", {**settings, "train_px": PX})
     chosen = {}
-    for kind, script in (("timm", "timm_train.py"), ("torchvision", "torchvision_train.py")):
+    for kind, script in others:
         theirs = {**settings, "weights": str(work / f"{net}-{kind}.safetensors")}
         few = {**theirs, "folder": str(work / "few"), "epochs": 1}
         workers, threads = best_settings(
@@ -125,5 +127,4 @@ def one_net(net: str, begin: Path, work: Path, num_classes: int, epochs: int, ro
 
 
 if __name__ == "__main__":
-    peers_python()
     main()

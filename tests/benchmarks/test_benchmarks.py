@@ -97,7 +97,10 @@ def test_the_best_settings_of_a_tool(script: Callable[[str], ModuleType]) -> Non
 
 
 def test_a_tool_that_does_not_install_is_said(
-    script: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     side_by_side = script("side_by_side")
     monkeypatch.setattr(side_by_side, "PEERS", tmp_path / "peers")
@@ -105,3 +108,5 @@ def test_a_tool_that_does_not_install_is_said(
     monkeypatch.setattr(side_by_side.subprocess, "run", lambda *_, **__: type("Failed", (), {"returncode": 1}))
     with pytest.raises(SystemExit, match="the other tools could not be installed"):
         side_by_side.peers_python()
+    assert not side_by_side.have_peers()
+    assert "could not be installed" in (said := capsys.readouterr().err) and "their rows are left empty" in said

@@ -11,6 +11,7 @@ import typer
 
 UNSURE, UNKNOWN = "unsure", "unknown"
 FEW = 32  # no bar for so many photos or fewer
+SHOWN = 1000  # rows of the table, where there is a CSV with all
 
 
 def predict(
@@ -58,25 +59,29 @@ def predict(
     if classifier.note:
         screen.note(classifier.note)
     folders = _folders(classifier.classes)
-    results: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []  # of many photos that are written to a CSV, the first
+    rows = _Rows(top)
+    num_read = 0
 
     def collect(update: Any = None) -> None:
+        nonlocal num_read
         for path, answer in classifier.answer_many(photos, top, progress=update):
+            result: dict[str, Any] = {"photo": str(path)}
             if isinstance(answer, PhotoError):
-                results.append({"photo": str(path), "error": str(answer)})
+                result["error"] = str(answer)
                 screen.note(f"left out: {answer}")
-                continue
-            result = {
-                "photo": str(path),
-                "guesses": [guess._asdict() for guess in answer.guesses],
-                "unknown": answer.unknown,
-                "score": answer.score,
-            }
-            if sort_into:
-                best = answer.guesses[0]
-                name = UNKNOWN if answer.unknown else best.name if best.probability >= min_probability else UNSURE
-                result["copied_to"] = str(_copy(path, sort_into / folders[name]))
-            results.append(result)
+            else:
+                num_read += 1
+                result["guesses"] = [guess._asdict() for guess in answer.guesses]
+                result |= {"unknown": answer.unknown, "score": answer.score}
+                if sort_into:
+                    best = answer.guesses[0]
+                    name = UNKNOWN if answer.unknown else best.name if best.probability >= min_probability else UNSURE
+                    result["copied_to"] = str(_copy(path, sort_into / folders[name]))
+            if csv:
+                rows.add(result)
+            if json or not csv or len(results) < SHOWN:
+                results.append(result)
 
     if len(photos) > FEW:
         with screen.progress("predicting", len(photos)) as update:
@@ -84,12 +89,14 @@ def predict(
     else:
         collect()
     if csv:
-        _write_csv(csv, results, top)
+        rows.write(csv)
     if json:
         screen.print_json(results)
     else:
         _show(results, classifier.rejection.threshold if classifier.rejection else 0.0)
-    if all("error" in result for result in results):
+        if len(photos) > len(results):
+            screen.note(f"and {len(photos) - len(results)} more in {csv}")
+    if not num_read:
         raise typer.Exit(2)
 
 
@@ -157,24 +164,33 @@ def _copy(photo: Path, folder: Path) -> Path:
     return target
 
 
-def _write_csv(path: Path, results: list[dict[str, Any]], top: int) -> None:
-    import csv
-    import io
+class _Rows:
+    """The rows of a CSV, as text: a hundred bytes a photo."""
 
-    from handlens import files
+    def __init__(self, top: int) -> None:
+        import csv
+        import io
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = [name for rank in range(1, top + 1) for name in (f"guess_{rank}", f"probability_{rank}")]
-    writer.writerow(["photo", *columns, "unknown", "score", "error"])
-    for result in results:
-        cells = [cell for guess in result.get("guesses", ()) for cell in (guess["name"], f"{guess['probability']:.6f}")]
-        cells += [""] * (len(columns) - len(cells))
+        self._text = io.StringIO()
+        self._writer = csv.writer(self._text, lineterminator="\n")
+        self._columns = [name for rank in range(1, top + 1) for name in (f"guess_{rank}", f"probability_{rank}")]
+        self._writer.writerow(["photo", *self._columns, "unknown", "score", "error"])
+
+    def add(self, result: dict[str, Any]) -> None:
+        """A photo's answer."""
+        guesses = result.get("guesses", ())
+        cells = [cell for guess in guesses for cell in (guess["name"], f"{guess['probability']:.6f}")]
+        cells += [""] * (len(self._columns) - len(cells))
         score = result.get("score")
         cells += [str(result.get("unknown", "")).lower(), "" if score is None else f"{score:.6f}"]
-        writer.writerow([result["photo"], *cells, result.get("error", "")])
-    with files.atomic(path) as file:
-        file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # file names byte for byte
+        self._writer.writerow([result["photo"], *cells, result.get("error", "")])
+
+    def write(self, path: Path) -> None:
+        """All rows, atomically."""
+        from handlens import files
+
+        with files.atomic(path) as file:
+            file.write(self._text.getvalue().encode("utf-8", "surrogateescape"))  # file names byte for byte
 
 
 def _show(results: list[dict[str, Any]], threshold: float) -> None:
