@@ -48,6 +48,12 @@ def test_mse_has_less_error_than_any_share_of_the_range() -> None:
     assert error(tails, *chosen) <= 1.1 * min(tried)
 
 
+def test_entropy_is_not_led_by_the_zeros_of_a_relu() -> None:
+    """Half of the values are zero, which is a level whatever the range is: the rest of a bell is to be kept."""
+    low, high = batches(np.maximum(BELL, 0)).by("entropy")["x"]
+    assert low == 0 and (high < BELL).mean() < 1e-4
+
+
 @pytest.mark.parametrize("observer", observe.OBSERVERS)
 def test_every_observer_keeps_zero_and_stays_inside(observer: observe.Observer) -> None:
     for values in (BELL, np.abs(BELL), np.minimum(np.maximum(BELL, 0), 1)):

@@ -79,7 +79,10 @@ def _squared_error(histogram: np.ndarray, low: float, high: float, a: float, b: 
 
 
 def _entropy(histogram: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    return _least(low, high, lambda a, b: _divergence(histogram, low, high, a, b))
+    # Zero is a level of its own, and after ReLU half of all values: spread over its level's bins it would decide alone.
+    others = histogram.copy()
+    others[min(int(-low / (high - low) * BINS), BINS - 1)] = 0
+    return _least(low, high, lambda a, b: _divergence(others, low, high, a, b)) if others.any() else (low, high)
 
 
 def _divergence(histogram: np.ndarray, low: float, high: float, a: float, b: float) -> float:
