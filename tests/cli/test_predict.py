@@ -124,6 +124,20 @@ def test_csv(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) ->
     assert len(absent) == 8
 
 
+def test_of_many_in_a_csv_the_first_are_shown(
+    predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlens.cli.predict.SHOWN", 2)
+    photos = tiny_photos / "blue sky"
+    code, out, err = predict(tiny_run, photos, "--csv", tmp_path / "answers.csv")
+    assert code == 0
+    assert out.count(".jpg") == 2
+    assert f"and 10 more in {tmp_path / 'answers.csv'}" in err.replace("\n", "")
+    assert len((tmp_path / "answers.csv").read_text("utf-8").splitlines()) == 13
+    code, out, err = predict(tiny_run, photos)
+    assert (code, out.count(".jpg"), "more in" in err) == (0, 12, False)
+
+
 def test_sort_into(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     for folder in ("one", "two"):
