@@ -71,8 +71,7 @@ def main() -> None:
                 print(f"{way} {size} {seed} {right.mean():.1%} {time.monotonic() - since:.0f} s", flush=True)
     result["summary"] = summary(result["runs"])
     files.write_json(RESULT, result)
-    for line in table(result["summary"]):
-        print(line)
+    print("\n".join([*markdown(result["summary"]), "", *table(result["summary"])]))
     draw_figure(result["summary"])
 
 
@@ -145,6 +144,20 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     return sorted(found, key=lambda row: (row["photos_per_class"], row["way"]))
+
+
+def markdown(rows: list[dict[str, Any]]) -> list[str]:
+    """The table of docs/learning-curve.md: mean, standard deviation and draws, by size and way."""
+    cells = {(row["photos_per_class"], row["way"]): row for row in rows}
+    lines = [f"| photos a class | {' | '.join(WAYS.values())} |", f"|---|{'---|' * len(WAYS)}"]
+    for size in sorted({row["photos_per_class"] for row in rows}):
+        texts = []
+        for way in WAYS:
+            row = cells.get((size, way))
+            spread = "" if not row or row["sd"] is None else f" ± {100 * row['sd']:.1f}"
+            texts.append(f"{100 * row['mean']:.1f} %{spread} ({row['seeds']})" if row else "not measured")
+        lines.append(f"| {size} | {' | '.join(texts)} |")
+    return lines
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
