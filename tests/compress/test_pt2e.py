@@ -40,10 +40,10 @@ def test_a_convolution_and_its_relu6_are_rounded_as_one(converted: Any) -> None:
     for clip in clips:
         assert "conv2d" in str(clip.args[0].target), "nothing is rounded between them"
         (reader,) = clip.users
-        rounded = "dequantize_per_tensor" in str(clip.args[0].args[0].target)
+        rounded = "dequantize_per_channel" in str(clip.args[0].args[1].target)
         kept += not rounded
-        assert rounded == ("dequantize_per_channel" in str(clip.args[0].args[1].target))
         if rounded:
+            assert "dequantize_per_tensor" in str(clip.args[0].args[0].target)
             assert "quantize_per_tensor" in str(reader.target)
             scale, zero = reader.args[1:3]
             assert zero == -128 and scale <= 6 / 255 + 1e-6, "the 256 levels are those of 0 to 6"
