@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from handlens import checkpoint, files
+from handlens import checkpoint, cost, files
 from handlens.train import Recipe
 from handlens.train.job import versions
 
@@ -37,6 +37,7 @@ def main() -> None:
     recipe = {key: relative(value) for key, value in found.recipe.items()}
     keep = ("top1", "top1_ci95", "num_photos", "loss")
     figures = {split: {key: found.metrics[split][key] for key in keep} for split in ("validation", "test")}
+    counted = cost.count(found.net, found.preprocess.image_px)
     made = datetime.datetime.fromtimestamp((given.run / checkpoint.WEIGHTS).stat().st_mtime, datetime.UTC)
     result: dict[str, Any] = {
         "command": given.command,
@@ -45,6 +46,8 @@ def main() -> None:
         "weights": Path(recipe["weights"]).name,
         "image_px": recipe["image_px"],
         "epochs": found.metrics["epochs"],
+        "num_params": counted.num_params,
+        "macs": counted.macs,
         **figures,
         "seconds": found.metrics["seconds"],
         "device": found.metrics["device"],
