@@ -181,7 +181,7 @@ def test_only_the_views_that_are_missing_are_computed(net: Net, few: photos.Phot
     assert computed == [6, 6]
     assert np.array_equal(more[:1], plain)
     assert np.array_equal(features(net, few, views=1), more[:2])
-    assert np.array_equal(features(net, few, views=0, min_area=0.9, flip=False), plain)  # it is neither cut nor mirrored
+    assert np.array_equal(features(net, few, views=0, min_area=0.9, flip=False), plain)
     assert computed == [6, 6]
 
 
