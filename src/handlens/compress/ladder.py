@@ -29,8 +29,8 @@ CALIBRATION_PHOTOS = 128
 CORRECTING_PHOTOS = 64  # for correcting biases
 RANKED_PHOTOS = 32  # for finding the sensitive layers
 SENSITIVE = (2, 5, 10)  # layers left in float, one rung each
-SMALL_LAYERS = 20  # left in float when all that helped is done together
-SMALL_SHARE = 0.01  # of the network's weights, that a small layer has at most
+MANY_LAYERS = 20  # left in float when all that helped is done together
+FLOAT_SHARE = 0.03  # of the weights, that layers in float hold if they can: so a file has under 30 % of float's size
 QAT_EPOCHS = 3
 
 
@@ -224,12 +224,20 @@ def _rungs(
 
     @functools.cache
     def ranking(corrected: bool) -> tuple[str, ...]:
+        """The most sensitive first, without those that would make the file large, if there are others."""
         judged = equal if corrected else folded
-        order = sensitivity.rank(judged, inputs[:RANKED_PHOTOS])
-        return tuple(name for name, _ in order if _weights(judged, name))  # curves alone are in float already
+        left = FLOAT_SHARE * _weights(judged)
+        small: list[str] = []
+        large: list[str] = []
+        for name, _ in sensitivity.rank(judged, inputs[:RANKED_PHOTOS]):
+            if not (size := _weights(judged, name)):  # curves alone are in float already
+                continue
+            (small if size <= left else large).append(name)
+            left -= size if size <= left else 0
+        return tuple(small or large)
 
     ranked = ranking(corrected)
-    for count in SENSITIVE:
+    for count in sorted({min(count, len(ranked)) for count in SENSITIVE}):
         kept = ranked[:count]
         # What stays in float needs no correction, and what follows it another one.
         net = repair.correct_bias(equal, inputs, kept) if corrected else folded
@@ -246,12 +254,10 @@ def _rungs(
         yield f"equalised and bias corrected, {observer}", repaired, (), make
         after_repair = done[-1].divergence
     corrected = after_repair < before
-    total = _weights(folded)
-    small = [name for name in ranking(corrected) if _weights(folded, name) <= SMALL_SHARE * total]
-    kept = tuple(small[:SMALL_LAYERS])
+    kept = ranking(corrected)[:MANY_LAYERS]
     net = repair.correct_bias(equal, inputs, kept) if corrected else folded
     make = functools.partial(quantizer(net) if corrected else plain, observer, kept)
-    name = f"{len(kept)} small layers in float, {observer}"
+    name = f"{len(kept)} layers in float, {observer}"
     yield f"{name}, equalised and bias corrected" if corrected else name, net, kept, make
 
     parts = source.splits
@@ -267,7 +273,7 @@ def _rungs(
     )
     after = quantizer(trained)
     yield f"quantisation-aware training, {observer}", trained, (), functools.partial(after, observer)
-    yield f"the same, {len(kept)} small layers in float", trained, kept, functools.partial(after, observer, kept)
+    yield f"the same, {len(kept)} layers in float", trained, kept, functools.partial(after, observer, kept)
 
 
 def _weights(net: Net, name: str = "") -> int:
