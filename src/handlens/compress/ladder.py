@@ -30,7 +30,7 @@ CORRECTING_PHOTOS = 64  # for correcting biases
 RANKED_PHOTOS = 32  # for finding the sensitive layers
 SENSITIVE = (2, 5, 10)  # layers left in float, one rung each
 MANY_LAYERS = 20  # left in float when all that helped is done together
-FLOAT_SHARE = 0.03  # of the weights, that layers in float hold if they can: so a file has under 30 % of float's size
+SIZE_SHARE = 0.30  # of the float file's size, which layers in float are chosen to keep within
 QAT_EPOCHS = 3
 
 
@@ -226,7 +226,8 @@ def _rungs(
     def ranking(corrected: bool) -> tuple[str, ...]:
         """The most sensitive first, without those that would make the file large, if there are others."""
         judged = equal if corrected else folded
-        left = FLOAT_SHARE * _weights(judged)
+        room_bytes = SIZE_SHARE * 4 * _weights(judged) - done[_best(done)].size_bytes
+        left = room_bytes / 3  # weights: in float each takes three bytes more
         small: list[str] = []
         large: list[str] = []
         for name, _ in sensitivity.rank(judged, inputs[:RANKED_PHOTOS]):
