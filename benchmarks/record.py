@@ -43,7 +43,7 @@ def main() -> None:
         "command": given.command,
         "net": found.name,
         "mode": recipe["mode"],
-        "weights": Path(recipe["weights"]).name,
+        "weights": begun_from(recipe),
         "image_px": recipe["image_px"],
         "epochs": found.metrics["epochs"],
         "num_params": counted.num_params,
@@ -66,6 +66,14 @@ def main() -> None:
         Recipe(**recipe).write(folder / "recipe.toml")
         for name in ("split.json", "log.csv"):
             shutil.copy(given.run / name, folder / name)
+
+
+def begun_from(recipe: dict[str, Any]) -> str:
+    """What the run's first weights were, for the table of results; its teacher, too."""
+    begun = Path(recipe["continue_run"] or recipe["weights"]).name
+    pruned = f", {recipe['prune']:.0%} of its channels pruned" if recipe["prune"] else ""
+    taught = f", taught by {Path(recipe['teacher']).name}" if recipe["teacher"] else ""
+    return begun + pruned + taught
 
 
 def relative(value: Any) -> Any:

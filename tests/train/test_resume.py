@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 
 import handlens
-from handlens import evaluate, nets, photos
+from handlens import nets, photos
 from handlens.errors import HandlensError
 from handlens.preprocess import Preprocess
 from handlens.train import Recipe, Run, Watcher, job, loop
@@ -262,7 +262,7 @@ def test_killed_while_the_finished_network_is_judged(
     given = {"weights": str(weight_file), "net": full_run.recipe.net, "mode": mode, **quick}
     expected = full_run if mode == "full" else handlens.fit(tiny_photos, out=tmp_path / "expected", **given)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "score", killed)
+        patch.setattr("handlens.train.job._score", killed)
         with pytest.raises(Killed):
             handlens.fit(tiny_photos, out=tmp_path / "run", **given)
     (tmp_path / "run" / "log.csv").unlink()  # as if killed before it was written
