@@ -185,3 +185,14 @@ def test_sizes_that_are_not_whole_patches_are_refused(image_px: int, words: str)
     with pytest.raises(HandlensError, match=words):
         nets.on_meta("vit_ti_16", image_px=image_px)
     nets.check_input(net, 240)
+
+
+@torch.no_grad()
+def test_at_a_size_nothing_is_interpolated() -> None:
+    torch.manual_seed(0)
+    net = nets.create("vit_ti_32", 3, image_px=128).eval()
+    settled = net.at(96)  # type: ignore[operator]
+    assert settled.tokens.pos_embedding.shape == (1, 1 + 3 * 3, 192)
+    assert net.tokens.pos_embedding.shape == (1, 1 + 4 * 4, 192)
+    photos = torch.randn(2, 3, 96, 96)
+    torch.testing.assert_close(settled(photos), net(photos))

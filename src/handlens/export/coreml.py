@@ -14,6 +14,7 @@ from handlens.errors import missing_extra
 from handlens.export.converting import converting
 from handlens.nets import Net
 from handlens.nets.pixels import FromPixels
+from handlens.nets.vit import VisionTransformer
 from handlens.preprocess import Preprocess
 
 FOLDER = "model.mlpackage"
@@ -44,6 +45,8 @@ def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False)
             import coremltools as ct
         except ImportError:
             raise missing_extra("export-coreml", "coremltools") from None
+        if isinstance(net, VisionTransformer):  # Core ML has no bicubic resampling
+            net = net.at(preprocess.image_px)
         classes = json.loads(facts).get("classes")
         shape = (1, 3, preprocess.image_px, preprocess.image_px)
         program = torch.export.export(_FromImage(net, preprocess).eval(), (torch.zeros(shape),)).run_decompositions({})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import OrderedDict
 from functools import partial
@@ -163,6 +164,14 @@ class VisionTransformer(Net):
     def blocks(self) -> list[nn.Module]:
         patches = nn.Sequential(self.conv_proj, self.tokens)
         return [patches, *self.encoder.layers, self.encoder.ln, self.classifier]
+
+    def at(self, image_px: int) -> VisionTransformer:
+        """A copy whose position table is that for photos of this size: nothing is left to interpolate."""
+        copied = copy.deepcopy(self)
+        side = image_px // self.smallest_px
+        table = resample_positions(self.tokens.pos_embedding.detach(), side, side)
+        copied.tokens.pos_embedding = nn.Parameter(table.clone())
+        return copied
 
     def check_input(self, image_px: int) -> None:
         """Raise HandlensError, naming the nearest sizes that work, for a square input that is not whole patches."""

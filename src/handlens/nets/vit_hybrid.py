@@ -41,8 +41,9 @@ class StdConv2d(Conv2d):
         super().__init__(inp, out, kernel, stride, padding="tensorflow")
 
     def forward(self, images: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
-        weight = (self.weight - mean) * torch.rsqrt(variance + 1e-8)
+        centred = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        variance = centred.square().mean((1, 2, 3), keepdim=True)  # var_mean is not known to every export
+        weight = centred * torch.rsqrt(variance + 1e-8)
         if self.same:
             images = same_pad(images, self.kernel_size[0], self.stride[0])
         return F.conv2d(images, weight, None, self.stride, self.padding)
