@@ -29,4 +29,5 @@ class NotHereError(HandlensError):
 
 def missing_extra(extra: str, package: str) -> NotHereError:
     """The error for an optional part of handlens that is not installed: it names the exact install command."""
-    return NotHereError(f"this needs {package}, which is not installed", f"pip install 'handlens[{extra}]'")
+    verb = "are" if " and " in package else "is"
+    return NotHereError(f"this needs {package}, which {verb} not installed", f"pip install 'handlens[{extra}]'")

@@ -83,7 +83,10 @@ def scalars(run: Path, tag: str) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("mode", ["full", "last", "head", "scratch"])
-def test_each_mode_leaves_a_whole_run(mode: str, tiny_photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
+def test_each_mode_leaves_a_whole_run(
+    mode: str, tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path / "cache"))  # features that are there are not counted
     watcher = Listens()
     given |= {"mode": mode} | ({"weights": "none", "width": 0.35} if mode == "scratch" else {})
     run = handlens.fit(tiny_photos, out=tmp_path / "run", watcher=watcher, **given)
