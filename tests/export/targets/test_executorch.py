@@ -108,4 +108,4 @@ def test_every_family(family: Any, differences: Any, facts: str, load: Any) -> N
     data = executorch.convert(net, preprocess, facts)["model.pte"]
     found = [differences(runner(load(data)), net, preprocess, count) for count in (1, 5)]
     print(f"{len(data)} bytes, differences {found}, pieces {pieces(data)}")
-    assert max(probabilities for probabilities, _ in found) < 1e-4
+    assert max(probabilities for probabilities, _ in found) < 5e-4  # the gate: 1e-3
