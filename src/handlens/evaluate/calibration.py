@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, missing_extra
 
 BINS = 15  # of equal width, as Guo et al. 2017 have them
 FEWEST = 50  # photos; with fewer, the fitted temperature was no better than none on other photos (docs/confidence.md)
@@ -50,6 +48,10 @@ def fit(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     photos, any answer could be called certain. Raises HandlensError for fewer than `FEWEST` photos and for logits that
     are not finite.
     """
+    try:
+        from scipy.optimize import minimize_scalar
+    except ImportError:
+        raise missing_extra("evaluate", "scipy") from None
     count, num_classes = logits.shape
     if not np.isfinite(logits).all():
         raise HandlensError("the network gave logits that are not finite", "its training diverged; train again")
@@ -67,27 +69,13 @@ def fit(logits: np.ndarray, labels: np.ndarray) -> Calibration:
         logs -= np.log(np.exp(logs).sum(1, keepdims=True))
         return float(-((1 - doubt) * logs[rows, labels] + doubt / num_classes * logs.sum(1)).mean())
 
-    best = _least(loss, math.log(BOUNDS[0]), math.log(BOUNDS[1]))
+    best = minimize_scalar(loss, bounds=tuple(np.log(BOUNDS)), method="bounded", options={"xatol": 1e-5})
     return Calibration(
-        temperature=math.exp(best), num_photos=count, loss_before=loss(0.0, 0.0), loss_after=loss(best, 0.0)
+        temperature=float(np.exp(best.x)),
+        num_photos=count,
+        loss_before=loss(0.0, 0.0),
+        loss_after=loss(float(best.x), 0.0),
     )
-
-
-def _least(function: Callable[[float], float], low: float, high: float, tolerance: float = 1e-5) -> float:
-    """Where a function that falls, then rises, is least: golden section search."""
-    share = (math.sqrt(5) - 1) / 2
-    left, right = high - share * (high - low), low + share * (high - low)
-    at_left, at_right = function(left), function(right)
-    while high - low > tolerance:
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - share * (high - low)
-            at_left = function(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + share * (high - low)
-            at_right = function(right)
-    return (low + high) / 2
 
 
 @dataclasses.dataclass(frozen=True)

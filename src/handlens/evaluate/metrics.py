@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, missing_extra
 from handlens.evaluate import calibration
-
-_Z95 = 1.959963984540054  # standard deviations that hold 95 % of a normal distribution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,18 +117,24 @@ class Scores:
         precision_ci95 and recall_ci95 are Wilson's 95 % intervals. A figure that nothing defines is None: recall of a
         class without photos, precision of one never predicted.
         """
-        counts = (np.diag(self.confusion), self.confusion.sum(0), self.confusion.sum(1))
+        try:
+            from sklearn.metrics import precision_recall_fscore_support
+        except ImportError:
+            raise missing_extra("evaluate", "scikit-learn") from None
+        indices = range(len(self.classes))
+        right, given = np.diag(self.confusion).tolist(), self.confusion.sum(0).tolist()
+        figures = precision_recall_fscore_support(self.labels, self.predicted, labels=indices, zero_division=np.nan)
         return [
             {
                 "name": name,
-                "precision": right / given if given else None,
-                "recall": right / support if support else None,
-                "f1": 2 * right / (given + support) if given + support else None,
-                "support": support,
-                "precision_ci95": list(wilson(right, given)) if given else None,
-                "recall_ci95": list(wilson(right, support)) if support else None,
+                "precision": _defined(precision),
+                "recall": _defined(recall),
+                "f1": _defined(f1),
+                "support": int(support),
+                "precision_ci95": list(wilson(right[index], given[index])) if given[index] else None,
+                "recall_ci95": list(wilson(right[index], int(support))) if support else None,
             }
-            for name, right, given, support in zip(self.classes, *(count.tolist() for count in counts), strict=True)
+            for index, (name, precision, recall, f1, support) in enumerate(zip(self.classes, *figures, strict=True))
         ]
 
     def confusions(self, most: int = 5) -> list[dict[str, Any]]:
@@ -188,10 +192,14 @@ class Scores:
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (Wilson 1927), both ends within [0, 1]."""
-    middle = (successes + _Z95**2 / 2) / (trials + _Z95**2)
-    reach = _Z95 / (trials + _Z95**2) * math.sqrt(successes * (trials - successes) / trials + _Z95**2 / 4)
-    return (
-        max(0.0, middle - reach) if successes else 0.0,
-        min(1.0, middle + reach) if successes < trials else 1.0,
-    )
+    """Wilson's 95 % interval of a share, both ends within [0, 1]."""
+    try:
+        from scipy.stats import binomtest
+    except ImportError:
+        raise missing_extra("evaluate", "scipy") from None
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
