@@ -29,6 +29,7 @@ from handlens.nets import Net, set_stochastic_depth
 from handlens.nets.pixels import by_photo
 from handlens.preprocess import Preprocess
 from handlens.train import augment
+from handlens.train.depthwise import FasterDepthwise
 from handlens.train.distil import Teacher
 from handlens.train.pixels import Fixed, Pixels
 from handlens.train.recipe import Precision, Recipe
@@ -233,7 +234,7 @@ def _step_s(net: Net, recipe: Recipe, precision: str, device: torch.device, teac
     times = []
     for _ in range(4):
         start = time.perf_counter()
-        with torch.autocast(device.type, dtype, enabled=precision != "32-true"):
+        with torch.autocast(device.type, dtype, enabled=precision != "32-true"), FasterDepthwise():
             loss, logits = loss_of(trial, images, targets, None)
             if teacher:
                 loss = teacher.loss(images, logits, loss)
@@ -362,7 +363,7 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
                 images, targets = make.make(plan[step], seed)
-                with fabric.autocast():
+                with fabric.autocast(), FasterDepthwise():
                     loss, logits = loss_of(model, images, targets, weights)
                     if teacher:
                         loss = teacher.loss(images, logits, loss)
