@@ -15,6 +15,7 @@ import torch
 from handlens import checkpoint, nets
 from handlens.checkpoint import Checkpoint
 from handlens.errors import HandlensError
+from handlens.nets.familiar import Familiar
 from handlens.preprocess import Preprocess
 
 CLASSES = ("daisy", "花朵", "🌼")
@@ -148,3 +149,25 @@ def test_damage_is_refused_in_a_sentence(tmp_path: Path, damage: Callable[[Path]
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(HandlensError, match="there is no run folder"):
         checkpoint.load(tmp_path / "nope")
+
+
+def test_what_is_familiar_comes_back_or_is_refused(tmp_path: Path) -> None:
+    saved = make()
+    saved.net.familiar = Familiar(depth=1, centres=torch.rand(4, 1280), slope=2.0, offset=-1.0)
+    checkpoint.save(tmp_path, saved)
+    loaded = checkpoint.load(tmp_path).net.familiar
+    assert loaded is not None and loaded.to_dict() == saved.net.familiar.to_dict()
+    assert torch.equal(loaded.centres, saved.net.familiar.centres)
+    facts = json.loads((tmp_path / "handlens.json").read_text("utf-8"))
+    for change in ({"depth": 7}, {"slope": "2"}, {"more": 1}):
+        damaged = {**facts, "familiar": {**facts["familiar"], **change}}
+        (tmp_path / "handlens.json").write_text(json.dumps(damaged), "utf-8")
+        with pytest.raises(HandlensError, match="does not fit the net of its run"):
+            checkpoint.load(tmp_path)
+    (tmp_path / "handlens.json").write_text(json.dumps({**facts, "familiar": 3}), "utf-8")
+    with pytest.raises(HandlensError, match="no proper 'familiar'"):
+        checkpoint.load(tmp_path)
+    (tmp_path / "handlens.json").write_text(json.dumps(facts), "utf-8")
+    (tmp_path / "familiar.safetensors").unlink()
+    with pytest.raises(HandlensError, match=r"has no familiar\.safetensors"):
+        checkpoint.load(tmp_path)

@@ -1,5 +1,7 @@
 """What a training run leaves: `model.safetensors` with the weights and `handlens.json` with everything else.
 
+Beside them `familiar.safetensors`, where the run knows what photos of its classes look like to the network.
+
 The JSON holds the net's name and arguments, the classes in order, the pixel contract, the recipe and the metrics; how
 its probabilities are calibrated, and below which score a photo is unknown. No pickle: a checkpoint from a stranger can
 be loaded safely.
@@ -23,9 +25,10 @@ from torch import Tensor
 from handlens import files, nets
 from handlens.errors import HandlensError
 from handlens.nets import Net
+from handlens.nets.familiar import Familiar
 from handlens.preprocess import Preprocess
 
-WEIGHTS, FACTS = "model.safetensors", "handlens.json"
+WEIGHTS, FACTS, FAMILIAR = "model.safetensors", "handlens.json", "familiar.safetensors"
 FORMAT_VERSION = 1
 _MEMBERS = {  # of handlens.json, with the kind of value each must hold
     "format_version": int,
@@ -48,6 +51,7 @@ class Checkpoint:
     extra fully connected layer before the last, as `nets.replace_head` makes it. `recipe` and `metrics` are JSON-ready.
     `calibration` holds at least "temperature", a number above 0, and `rejection` is `evaluate.unknown.Rejection` as a
     dict; None where they were not fitted. The network is given the temperature, by which `nets.pixels` divides logits.
+    What the network has as `familiar` is kept too.
     """
 
     net: Net
@@ -73,7 +77,7 @@ def build(name: str, num_classes: int, arguments: dict[str, Any]) -> Net:
 
 
 def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
-    """Write the two files into `folder`, made if need be; `dtype` is that of the stored weights.
+    """Write the files into `folder`, made if need be; `dtype` is that of the stored weights.
 
     Raises HandlensError when the classes are not as many as the logits, or when the disk is full.
     """
@@ -87,6 +91,11 @@ def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dt
     )
     with files.atomic(Path(folder, WEIGHTS)) as file:
         file.write(data)
+    familiar = checkpoint.net.familiar
+    if familiar:
+        centres = safetensors.torch.save({"centres": familiar.centres.contiguous()})
+        with files.atomic(Path(folder, FAMILIAR)) as file:
+            file.write(centres)
     facts = {
         "format_version": FORMAT_VERSION,
         "handlens_version": version("handlens"),
@@ -98,6 +107,7 @@ def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dt
         "metrics": checkpoint.metrics,
         "calibration": checkpoint.calibration,
         "rejection": checkpoint.rejection,
+        "familiar": {**familiar.to_dict(), "sha256": hashlib.sha256(centres).hexdigest()} if familiar else None,
         "weights_sha256": hashlib.sha256(data).hexdigest(),
     }
     files.write_json(Path(folder, FACTS), facts)
@@ -132,7 +142,7 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
             raise HandlensError(f"{path} has no proper {member!r}", "it may be damaged; train again")
     if not facts["classes"] or not all(isinstance(name, str) for name in facts["classes"]):
         raise HandlensError(f"{path} has no proper 'classes'", "it may be damaged; train again")
-    for member in ("calibration", "rejection"):  # runs from before there were these lack them
+    for member in ("calibration", "rejection", "familiar"):  # runs from before there were these lack them
         if not isinstance(facts.setdefault(member, None), (dict, type(None))):
             raise HandlensError(f"{path} has no proper {member!r}", "it may be damaged; train again")
     if facts["calibration"] is not None and not _is_temperature(facts["calibration"].get("temperature")):
@@ -153,18 +163,7 @@ def load(folder: str | os.PathLike[str]) -> Checkpoint:
     folder = Path(folder)
     facts = read_facts(folder)
     path = folder / WEIGHTS
-    if not path.is_file():
-        raise HandlensError(f"{folder} has no {WEIGHTS}", "copy the whole run folder, or train again")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != facts["weights_sha256"]:
-        raise HandlensError(
-            f"{path} is not the file that {FACTS} was written with: its SHA-256 differs",
-            "copy the whole run folder again, or train again",
-        )
-    try:
-        stored = safetensors.torch.load(data)
-    except (SafetensorError, ValueError) as error:
-        raise HandlensError(f"{path} is no safetensors file ({error})", "train again") from error
+    stored = _tensors(path, facts["weights_sha256"])
     classes = tuple(facts["classes"])
     net = build(facts["net"], len(classes), facts["arguments"])
     head = stored.get(f"classifier.{len(net.classifier) - 1}.bias")
@@ -173,6 +172,7 @@ def load(folder: str | os.PathLike[str]) -> Checkpoint:
             f"{folder} names {len(classes)} classes, but its head gives {len(head)} logits", "train again"
         )
     _fill(net, stored, path)
+    net.familiar = _familiar(folder / FAMILIAR, net, facts["familiar"])
     return Checkpoint(
         net=net.eval(),
         name=facts["net"],
@@ -184,6 +184,34 @@ def load(folder: str | os.PathLike[str]) -> Checkpoint:
         calibration=facts["calibration"],
         rejection=facts["rejection"],
     )
+
+
+def _tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    """What a file of the checkpoint holds, if it is the one that the JSON was written with."""
+    if not path.is_file():
+        raise HandlensError(f"{path.parent} has no {path.name}", "copy the whole run folder, or train again")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise HandlensError(
+            f"{path} is not the file that {FACTS} was written with: its SHA-256 differs",
+            "copy the whole run folder again, or train again",
+        )
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, ValueError) as error:
+        raise HandlensError(f"{path} is no safetensors file ({error})", "train again") from error
+
+
+def _familiar(path: Path, net: Net, stored: dict[str, Any] | None) -> Familiar | None:
+    if stored is None:
+        return None
+    tensors = _tensors(path, str(stored.get("sha256")))
+    try:
+        found = Familiar(centres=tensors["centres"], **{key: value for key, value in stored.items() if key != "sha256"})
+        found.check(net)
+    except (KeyError, TypeError, HandlensError):
+        raise HandlensError(f"{path} does not fit the net of its run", "it may be damaged; train again") from None
+    return found
 
 
 def _fill(net: Net, stored: dict[str, Tensor], path: Path) -> None:

@@ -27,7 +27,7 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
 
     photos: uint8 (N, H, W, 3) to calibrate with. reduce_range: 7-bit weights, for x86 processors without VNNI, whose
     8-bit products saturate. Operations that onnxruntime has no integer kernel for (hard-swish, hard-sigmoid, softmax)
-    stay float.
+    stay float, and so does what is around the network.
     """
     try:
         import onnx
@@ -38,7 +38,7 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
     model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(plain))
     nodes = list(model.graph.node)
     first = next(index for index, node in enumerate(nodes) if node.op_type in ("Conv", "MatMul", "Gemm"))
-    candidates = [node for node in nodes[first:] if node.op_type in OPS]
+    candidates = [node for node in nodes[first:] if node.op_type in OPS and node.name.startswith("net")]
     constants = {initializer.name for initializer in model.graph.initializer}
     names = {name for node in candidates for name in (*node.input, *node.output)} - constants - {""}
     names |= {node.output[0] for node in nodes if node.op_type in ("Relu", "Clip")}

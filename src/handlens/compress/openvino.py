@@ -53,7 +53,9 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray) 
                 nncf.Dataset([photo[None] for photo in photos]),
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(photos),
-                ignored_scope=nncf.IgnoredScope(names=_kept(model, order, keep_float)),
+                ignored_scope=nncf.IgnoredScope(
+                    names=[*_kept(model, order, keep_float), *(_behind(model) if net.familiar else [])]
+                ),
                 advanced_parameters=AdvancedQuantizationParameters(activations_range_estimator_params=ranges),
             )
             made.set_rt_info(facts, FACTS_KEY)
@@ -92,3 +94,22 @@ def _kept(model: Any, order: list[str], keep_float: Collection[str]) -> list[str
         elif not begun and op.get_type_name() in ("Multiply", "Add"):
             kept.append(name)
     return kept
+
+
+def _behind(model: Any) -> list[str]:
+    """OpenVINO's names of what stays float behind the network, where its logits are lowered: all but what makes them.
+
+    What lowers them ends in a subtraction, whose first input is the network's logits.
+    """
+    lowered = model.output("logits").get_node().input_value(0).get_node()
+    assert lowered.get_type_name() == "Subtract"
+    within = {lowered.input_value(0).get_node().get_friendly_name()}
+    ops = model.get_ordered_ops()
+    for op in reversed(ops):
+        if op.get_friendly_name() in within:
+            within.update(value.get_node().get_friendly_name() for value in op.input_values())
+    return [
+        op.get_friendly_name()
+        for op in ops
+        if op.get_friendly_name() not in within and op.get_type_name() not in ("Constant", "Result")
+    ]

@@ -267,7 +267,7 @@ class _Stage(Net):
         self.smallest_px = net.smallest_px
         self.classifier = nn.Sequential(nn.Linear(1, 1))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, depth: int | None = None) -> Tensor:
         maps = images if self.index is None else self.net.features(images)[self.index]
         if maps.ndim == 4:
             maps = maps[:, :, :: max(1, maps.shape[2] // SAMPLES), :: max(1, maps.shape[3] // SAMPLES)]

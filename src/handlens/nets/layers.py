@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handlens.errors import HandlensError
+from handlens.nets.familiar import Familiar
 
 Padding = Literal["symmetric", "tensorflow"]
 
@@ -30,6 +31,7 @@ class Net(nn.Module):
     smallest_px = 32  # the smallest square input that works
     aux_weight = 0.3  # of the auxiliary classifiers' losses in training, where there are some
     temperature = 1.0  # what logits are divided by before the softmax (`nets.pixels`), so that it means something
+    familiar: Familiar | None = None  # what photos of its classes look like to it, where that was fitted
 
     @property
     def num_features(self) -> int:
@@ -45,13 +47,23 @@ class Net(nn.Module):
         """The last stage's map (B, C, h, w) -> what `classifier` reads, (B, C)."""
         return last_map.mean((2, 3))
 
+    def pooled(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> what `classifier` reads, (B, C)."""
+        return self.pool(self.features(images)[-1])
+
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, num_features): all of the network but its last linear layer."""
-        return self.classifier[:-1](self.pool(self.features(images)[-1]))
+        return self.classifier[:-1](self.pooled(images))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> logits (B, num_classes), before softmax."""
-        return self.classifier[-1](self.embed(images))
+    def forward(self, images: Tensor, depth: int | None = None) -> Any:
+        """(B, 3, H, W) -> logits (B, num_classes), before softmax.
+
+        With a `depth`: (vector, logits), the vector (B, F) being what module `depth` of `classifier` reads.
+        """
+        if depth is None:
+            return self.classifier[-1](self.embed(images))
+        vector = self.classifier[:depth](self.pooled(images))
+        return vector, self.classifier[depth:](vector)
 
     def forward_train(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits, and those of auxiliary classifiers where the network has some in training (GoogLeNet)."""

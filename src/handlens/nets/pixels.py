@@ -36,11 +36,12 @@ class FromPixels(nn.Module):
     It gives (probabilities, logits), each (B, num_classes). Scaling, normalisation, channel order and layout are
     inside, and equal `Preprocess.normalise`: to the bit where the normalisation is "fixed", to rounding where it is
     each photo's own. The softmax is inside too, of the logits divided by the network's temperature: the probabilities
-    are calibrated, the logits as the network gives them.
+    are calibrated, the logits as the network gives them, or lowered where the photo is unlike its classes (`familiar`).
     """
 
     scale: Tensor
     shift: Tensor
+    centres: Tensor
 
     def __init__(self, net: Net, preprocess: Preprocess) -> None:
         super().__init__()
@@ -48,6 +49,9 @@ class FromPixels(nn.Module):
         self.bgr = preprocess.channels == "bgr"
         self.normalisation = preprocess.normalisation
         self.temperature = net.temperature
+        self.familiar = net.familiar
+        if self.familiar:
+            self.register_buffer("centres", self.familiar.centres, persistent=False)
         # Not persistent: the contract is stored as such, and the state dict holds what was learned.
         scale, shift = preprocess.scale_and_shift()
         self.register_buffer("scale", torch.from_numpy(scale).reshape(3, 1, 1), persistent=False)
@@ -63,6 +67,11 @@ class FromPixels(nn.Module):
 
     def forward(self, photos: Tensor) -> tuple[Tensor, Tensor]:
         dtype = next(self.net.parameters()).dtype  # a network in float16 still gets its pixels scaled in float32
-        logits = self.net(self.normalise(photos).to(dtype)).float()
+        images = self.normalise(photos).to(dtype)
+        if self.familiar:
+            vector, raw = self.net(images, self.familiar.depth)
+            logits = self.familiar.lowered(vector.float(), raw.float(), self.centres)
+        else:
+            logits = self.net(images).float()
         scaled = logits if self.temperature == 1 else logits / self.temperature  # no product: INT8 would round that
         return scaled.softmax(1), logits

@@ -158,8 +158,8 @@ class VisionTransformer(Net):
         """The last layer's tokens (B, N, D), not its map -> the class token, normalised, (B, D)."""
         return self.encoder.ln(tokens[:, 0])
 
-    def embed(self, images: Tensor) -> Tensor:
-        return self.classifier[:-1](self.pool(self.encoder(self.tokens(self.patches(images)))))
+    def pooled(self, images: Tensor) -> Tensor:
+        return self.pool(self.encoder(self.tokens(self.patches(images))))
 
     def blocks(self) -> list[nn.Module]:
         patches = nn.Sequential(self.conv_proj, self.tokens)

@@ -208,6 +208,7 @@ def _onnx_embedder(net: Net, preprocess: Preprocess) -> _Embedder:
 
     headless = copy.deepcopy(net).cpu().float().eval()
     headless.classifier[-1] = nn.Identity()  # its "logits" are what the last layer would have read
+    headless.familiar = None
     at_once, px = 8, preprocess.image_px  # more do not fit into the caches
     file = io.BytesIO()
     try:

@@ -29,7 +29,7 @@ from handlens.nets import weights
 from handlens.photos import Photos, batches, write_split
 from handlens.run import Classifier
 from handlens.run.torch_runtime import keep_freed_memory
-from handlens.train import confidence, failure, logs, loop, start
+from handlens.train import confidence, failure, familiar, logs, loop, start
 from handlens.train.features import Frozen, by_onnxruntime
 from handlens.train.head import fit_head
 from handlens.train.pixels import Fixed, Pixels
@@ -352,14 +352,24 @@ def _fit_head(
     begun = _with_hidden(recipe, begun)
     first = len(frozen.net.classifier) - 1
     net, log = fit_head(begun.net, first, train, judged, recipe, watcher.epoch)
+
+    def raw(vectors: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            answers: np.ndarray = net.classifier[first:](torch.from_numpy(vectors)).numpy()
+        return answers
+
+    if len(validation):
+        net.familiar = familiar.fit(first, seen[0], train[1], judged[0][0], raw(judged[0][0]))
     if fabric.global_rank == 0:
         logs.write_events(folder / "tensorboard", log)
 
     def logits(photos: Photos) -> np.ndarray:
         counting = _counting(watcher, "features of photos to judge on")
-        vectors = torch.from_numpy(frozen.features(photos, data.sha256, progress=counting)[0])
-        with torch.inference_mode():
-            answers: np.ndarray = net.classifier[first:](vectors).numpy()
+        vectors = frozen.features(photos, data.sha256, progress=counting)[0]
+        answers = raw(vectors)
+        if known := net.familiar:
+            tensors = torch.from_numpy(vectors), torch.from_numpy(answers)
+            answers = known.lowered(*tensors, known.centres).numpy()
         return answers
 
     return _Trained(dataclasses.replace(begun, net=net), log, nearest, logits)

@@ -257,6 +257,7 @@ def _from_run(recipe: Recipe, classes: Sequence[str]) -> Start:
     """The earlier run's network; rows of the classifier for classes it does not know are new."""
     earlier = checkpoint.load(recipe.continue_run)
     net = earlier.net
+    net.familiar = None  # its photos will look otherwise
     old = net.classifier[-1]
     assert isinstance(old, nn.Linear)
     if len(classes) > len(earlier.classes):

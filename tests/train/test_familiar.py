@@ -1,0 +1,90 @@
+"""What a head's training learns of how its photos look, and that it goes along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import handlens
+from handlens import checkpoint
+from handlens.errors import HandlensError
+from handlens.evaluate import unknown
+from handlens.train import familiar
+from handlens.train.job import fit
+
+
+def clouds(count: int, num_features: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, F) of three classes, each around an axis of its own, and labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    vectors = 5 * np.eye(3, num_features)[labels] + rng.normal(0, 0.5, (count, num_features))
+    return vectors.astype(np.float32), labels
+
+
+def test_centres_are_unit_vectors_in_the_classes_directions() -> None:
+    vectors, labels = clouds(300)
+    middles = familiar.centres(vectors, labels)
+    assert middles.shape == (3 * 16, 12) and middles.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(middles, axis=1), 1, rtol=1e-5)
+    assert (middles.argmax(1) == np.repeat([0, 1, 2], 16)).all()
+
+
+@pytest.mark.parametrize(("photos", "expected"), [(9, 9), (300, 48)])
+def test_no_class_has_more_centres_than_photos(photos: int, expected: int) -> None:
+    assert len(familiar.centres(*clouds(photos))) == expected
+
+
+def test_many_classes_share_the_centres_and_each_has_one() -> None:
+    vectors = np.random.default_rng(0).random((200, 4), np.float32)
+    assert len(familiar.centres(vectors, np.arange(200) % 20)) == familiar.CENTRES
+    assert len(familiar.centres(vectors, np.arange(200) % 100)) == 100
+
+
+def test_both_scores_are_on_one_scale_and_strange_photos_score_lower() -> None:
+    vectors, labels = clouds(300)
+    validation, truth = clouds(60, seed=1)
+    logits = (4 * np.eye(3)[truth] + np.random.default_rng(2).normal(0, 0.5, (60, 3))).astype(np.float32)
+    found = familiar.fit(0, vectors, labels, validation, logits)
+    assert found is not None
+    unit = validation / np.linalg.norm(validation, axis=1, keepdims=True)
+    bound = found.slope * (unit @ found.centres.numpy().T).max(1) + found.offset
+    energy = torch.from_numpy(logits).logsumexp(1).numpy()
+    assert bound.mean() == pytest.approx(energy.mean(), abs=1e-3)
+    assert bound.std() == pytest.approx(energy.std(), abs=1e-3)
+    strange = torch.from_numpy(np.eye(12, dtype=np.float32)[7:])
+    lowered = found.lowered(strange, torch.from_numpy(logits[:5]), found.centres)
+    assert (lowered.logsumexp(1).numpy() < energy.min() - 3 * energy.std()).all()
+
+
+def test_too_few_validation_photos_settle_nothing() -> None:
+    vectors, labels = clouds(60)
+    few = unknown.FEWEST - 1
+    assert familiar.fit(0, vectors, labels, vectors[:few], np.zeros((few, 3), np.float32)) is None
+
+
+def test_a_head_knows_its_photos_and_what_is_trained_on_from_it_forgets_them(
+    tiny_photos: Path, tmp_path: Path, weight_file: Path, quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unknown, "FEWEST", 3)
+    head = fit(tiny_photos, out=tmp_path / "head", net="mobilenet_v3_small", weights=str(weight_file), mode="head",
+               **quick)  # fmt: skip
+    net = checkpoint.load(head.folder).net
+    assert net.familiar is not None
+    assert net.familiar.centres.shape == (3 * 10, net.classifier[net.familiar.depth].in_features)
+    classifier = handlens.load(head.folder)
+    known = classifier.answers(classifier.preprocess.load(tiny_photos / "花朵" / "00.jpg")[None])[0]
+    strange = classifier.answers(np.zeros((1, 32, 32, 3), np.uint8))[0]
+    assert known.score is not None and strange.score is not None and strange.score < known.score
+    _, logits = classifier.infer(np.zeros((1, 32, 32, 3), np.uint8))
+    pixels = torch.from_numpy(classifier.preprocess.normalise(np.zeros((1, 32, 32, 3), np.uint8)))
+    with torch.inference_mode():
+        assert (logits < net(pixels).numpy() - 0.1).all()
+    full = fit(continue_run=str(head.folder), mode="full", out=tmp_path / "full", **{**quick, "epochs": 1})
+    assert checkpoint.load(full.folder).net.familiar is None
+    (head.folder / checkpoint.FAMILIAR).write_bytes(b"")
+    with pytest.raises(HandlensError, match=r"familiar\.safetensors is not the file"):
+        checkpoint.load(head.folder)
