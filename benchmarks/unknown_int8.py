@@ -91,8 +91,6 @@ def main() -> None:
 
 def without_familiar(net: Any) -> Any:
     """A copy that gives its logits as they are."""
-    import copy
-
     bare = copy.deepcopy(net)
     bare.familiar = None
     return bare
