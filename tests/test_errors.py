@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handlens.errors import HandlensError, PhotoError, missing_extra
+from handlens.errors import HandlensError, PhotoError, missing_extra, not_one_of
 
 
 def test_message_and_hint_make_one_line() -> None:
@@ -17,3 +17,10 @@ def test_photo_errors_can_be_caught_as_ours() -> None:
 def test_missing_extra_names_the_install_command() -> None:
     assert "pip install 'handlens[evaluate]'" in str(missing_extra("evaluate", "jinja2"))
     assert "jinja2" in str(missing_extra("evaluate", "jinja2"))
+
+
+def test_a_word_that_is_none_of_a_few_is_told_the_nearest() -> None:
+    modes = ("full", "last", "head")
+    assert str(not_one_of("mode", "HAED", modes)) == "mode is 'HAED', expected full, last or head; did you mean head?"
+    assert str(not_one_of("mode", "xyz", modes)) == "mode is 'xyz', expected full, last or head"
+    assert str(not_one_of("mode", "ful", ("full",))) == "mode is 'ful', expected full; did you mean full?"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class HandlensError(Exception):
     """An error that its user can mend.
@@ -25,6 +27,15 @@ class PhotoError(HandlensError):
 
 class NotHereError(HandlensError):
     """Something optional that this machine lacks: a part that is not installed, or that its system does not have."""
+
+
+def not_one_of(what: str, given: str, allowed: Sequence[str]) -> HandlensError:
+    """The error for a word that is none of a few, such as `--mode haed`: it names them, and the nearest."""
+    import difflib  # only now: it is loaded by no command that goes well
+
+    near = difflib.get_close_matches(given.lower(), allowed, 1, cutoff=0.5)
+    known = f"{', '.join(allowed[:-1])} or {allowed[-1]}" if len(allowed) > 1 else allowed[0]
+    return HandlensError(f"{what} is {given!r}, expected {known}", f"did you mean {near[0]}?" if near else "")
 
 
 def missing_extra(extra: str, package: str) -> NotHereError:

@@ -155,11 +155,12 @@ def labelled(tiny: ModuleType, tmp_path: Path) -> Path:
 def test_evaluate(handlens: Run, tiny: ModuleType, tmp_path: Path, labelled: Path) -> None:
     bundle.write(tmp_path / "b.zip", tiny.bundle())
     report = tmp_path / "report.html"
-    code, out, _ = handlens("evaluate", tmp_path / "b.zip", labelled, "--json", "--threads", 1, "--report", report)
+    code, out, err = handlens("evaluate", tmp_path / "b.zip", labelled, "--json", "--threads", 1, "--report", report)
     facts = json.loads(out)
     assert code == 0
     assert (facts["top1"], facts["num_photos"], facts["net"]) == (1.0, 6, "tiny")
     assert facts["num_seen_in_training"] is None  # a bundle does not know
+    assert "where these photos are among it, the figures flatter" in err
     html = report.read_text(encoding="utf-8")
     assert "CC0-1.0" in html  # of the card
     assert "Bundle" in html

@@ -97,11 +97,17 @@ def test_did_you_mean(command: Run, arguments: list[str], suggestion: str) -> No
     "arguments",
     [["predict"], ["predict", "run", "photo", "--top", "0"], ["predict", "run", "x", "--min-probability", "2"]],
 )
-def test_wrong_usage_is_exit_code_2(command: Run, arguments: list[str]) -> None:
+def test_wrong_usage_is_a_sentence_and_exit_code_2(command: Run, arguments: list[str]) -> None:
     code, out, err = command(*arguments)
     assert (code, out) == (2, "")
-    assert "Usage: handlens predict" in err
-    assert "Traceback" not in err
+    assert err.startswith("handlens: ") and err.count("\n") == 1
+    assert err.endswith("; `handlens predict --help` shows what it takes\n")
+
+
+def test_without_arguments_comes_the_help(command: Run) -> None:
+    code, out, err = command()
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: handlens") and "learning-curve" in err
 
 
 def raising(error: BaseException) -> Callable[..., None]:

@@ -190,7 +190,10 @@ def test_other_classes_are_refused_with_the_difference(
         (["nope"], "there is no run or bundle nope"),
         (["RUN", "nope"], "there is no folder nope"),
         (["RUN"], "has no split.json; name a folder of photos"),
-        (["RUN", "PHOTOS", "--split", "tset"], "--split is 'tset', expected one of train, validation, test, all"),
+        (
+            ["RUN", "PHOTOS", "--split", "tset"],
+            "--split is 'tset', expected train, validation, test or all; did you mean test?",
+        ),
         (["RUN", "PHOTOS", "--split", "test"], "has no split.json"),
         (["RUN", "--split", "all"], "--split all needs photos"),
         (["mobilenet_v2", "--weights", "w.pth"], "name a folder of photos"),

@@ -85,7 +85,10 @@ def test_int8_that_is_slower_than_float_is_said_at_the_end(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--to", "onyx"], "there is no target 'onyx'; it is one of onnx"),
+        (
+            ["--to", "onyx"],
+            "the target is 'onyx', expected onnx, litert, executorch, openvino, coreml or web; did you mean onnx?",
+        ),
         (["--int8", "--float16"], "--int8 and --float16 are both given"),
         (["--to", "coreml", "--int8"], "makes no INT8 file for coreml"),
     ],

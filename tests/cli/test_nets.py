@@ -67,7 +67,7 @@ def test_every_network_is_listed_grouped_by_family(listed: Run) -> None:
 def test_an_unknown_family(listed: Run) -> None:
     code, out, err = listed("--family", "mobile", "--json")
     assert (code, out) == (2, "")
-    assert "there is no family 'mobile'; there are mobilenet" in err
+    assert "--family is 'mobile', expected mobilenet" in err
 
 
 def test_costs_are_counted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

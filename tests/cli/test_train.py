@@ -343,7 +343,7 @@ def test_photos_that_cannot_be_trained_on(
     ("options", "sentence"),
     [
         (["--net", "mobilenet_v3_smal"], "mobilenet_v3_small"),
-        (["--mode", "fast"], "mode is 'fast', expected full or last or head or scratch"),
+        (["--mode", "fast"], "mode is 'fast', expected full, last, head or scratch"),
         (["--epochs", "0"], "epochs is 0, expected 1 to 100000"),
         (["--batch-size", "0"], "batch_size is 0, expected 2 to 65536"),
         (["--lr", "0"], "lr is 0.0, expected above 0"),

@@ -105,12 +105,14 @@ def test_after_all_that_it_answers_still(client: TestClient, tiny: ModuleType) -
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/v1/predict", 404), ("POST", "/v1/model", 405), ("DELETE", "/", 405)]
+    ("method", "path", "status"),
+    [("GET", "/v1/predict", 405), ("GET", "/v1/corrections", 405), ("POST", "/v1/model", 405), ("DELETE", "/", 405)],
 )
 def test_a_wrong_address_or_method(client: TestClient, method: str, path: str, status: int) -> None:
     answer = client.request(method, path)
     assert answer.status_code == status
     assert answer.json().keys() == {"error", "hint"}
+    assert answer.headers["allow"] == ("GET" if method != "GET" else "POST")
 
 
 def test_a_request_id_is_taken_if_it_is_one(client: TestClient) -> None:

@@ -444,7 +444,7 @@ def test_photos_of_the_earlier_run_that_are_gone(tiny_photos: Path, given: dict[
     [
         ({"epoch": 3}, "a recipe has no 'epoch'"),
         ({"epochs": "3"}, "epochs is '3', expected int"),
-        ({"mode": "fast"}, "mode is 'fast', expected full or last or head or scratch"),
+        ({"mode": "fast"}, "mode is 'fast', expected full, last, head or scratch"),
         ({"mode": "scratch"}, "--mode scratch starts from random weights, and --weights is"),
         ({"mode": "head", "weights": "none"}, "--mode head trains on top of weights, and --weights is none"),
         ({"mode": "last", "weights": "none"}, "--mode last trains on top of weights"),

@@ -156,7 +156,7 @@ def test_the_warm_up_is_no_longer_than_the_epochs_that_were_chosen() -> None:
         (b"lr = [1]", "sets lr to [1], expected float"),
         (b"photos = 3", "sets photos to 3, expected str"),
         (b"mode = 3", "sets mode to 3, expected str"),
-        (b'mode = "fast"', "mode is 'fast', expected full or last or head or scratch"),
+        (b'mode = "fast"', "mode is 'fast', expected full, last, head or scratch"),
         (b"epochs = 0", "epochs is 0, expected 1 to 100000"),
         (b"[table]", "sets 'table', which a recipe does not have"),
     ],

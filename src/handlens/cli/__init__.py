@@ -9,6 +9,7 @@ import os
 import sys
 
 import typer
+from typer.exceptions import TyperException
 
 from handlens.cli import (
     bench,
@@ -86,7 +87,9 @@ def main() -> None:
     # torch's threads spin while they wait; beside another busy program that made training 25 times slower here.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        app(prog_name="handlens")
+        sys.exit(app(prog_name="handlens", standalone_mode=False) or 0)
+    except TyperException as error:
+        _misused(error)
     except HandlensError as error:
         _fail(str(error))
     except OSError as error:
@@ -96,6 +99,19 @@ def main() -> None:
         if not isinstance(sentence, HandlensError):
             raise
         _fail(str(sentence))
+
+
+def _misused(error: TyperException) -> None:
+    """An option or argument that the parser refuses, in one sentence; a bare `handlens` shows the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(2)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "handlens"
+    near = [str(name) for name in getattr(error, "possibilities", None) or ()]
+    message = str(error) if near else error.format_message()
+    hint = f"did you mean {' or '.join(sorted(near))}?" if near else f"`{command} --help` shows what it takes"
+    _fail(f"{message[:1].lower()}{message[1:].rstrip('.')}" + ("" if message.endswith("?") else f"; {hint}"))
 
 
 def _fail(sentence: str) -> None:

@@ -80,10 +80,10 @@ def evaluate(
     from handlens import bundle
     from handlens import evaluate as room
     from handlens.cli import screen
-    from handlens.errors import HandlensError
+    from handlens.errors import HandlensError, not_one_of
 
     if split not in ("", "all", *SPLITS):
-        raise HandlensError(f"--split is {split!r}, expected one of {', '.join(SPLITS)}, all")
+        raise not_one_of("--split", split, (*SPLITS, "all"))
     if saliency and not report:
         raise HandlensError("--saliency is shown in the report", "add --report FILE")
     if saliency and not weights and bundle.is_bundle(run):
@@ -106,6 +106,10 @@ def evaluate(
         classifier, chosen, how = from_run(run, photos, split, threads)
     if classifier.note:
         screen.note(classifier.note)
+    if not weights and bundle.is_bundle(run):
+        screen.note(
+            "a bundle does not say which photos it learned from: where these are among them, the figures flatter"
+        )
     chosen = chosen.as_classes(classifier.classes)
     num_seen = None if weights or classifier.runtime != "torch" else len(seen(Path(run), chosen))
     if num_seen and split not in ("train", "validation"):

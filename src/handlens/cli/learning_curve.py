@@ -40,7 +40,7 @@ def learning_curve(
     """
     from handlens import files
     from handlens.cli import screen
-    from handlens.errors import HandlensError, missing_extra
+    from handlens.errors import HandlensError, missing_extra, not_one_of
 
     try:
         sizes = sorted({int(size) for size in per_class.split(",")})
@@ -50,7 +50,7 @@ def learning_curve(
         raise HandlensError(f"--per-class is {per_class!r}, expected numbers from 1 on with commas", "such as 5,10,20")
     modes = list(dict.fromkeys(mode))
     if unknown := [name for name in modes if name not in MODES]:
-        raise HandlensError(f"--mode is {unknown[0]!r}, expected {', '.join(MODES)}", "give it once for each")
+        raise not_one_of("--mode", unknown[0], MODES)
     try:
         import torch  # noqa: F401
     except ImportError:

@@ -53,12 +53,12 @@ def rows(family: str = "") -> list[dict[str, Any]]:
     `top1` is in percent; `weights` lists the published files of ImageNet weights, best first.
     """
     from handlens import nets as room
-    from handlens.errors import HandlensError
+    from handlens.errors import not_one_of
     from handlens.nets import weights
 
     families = list(dict.fromkeys(line.family for line in room.NETS.values()))
     if family and family not in families:
-        raise HandlensError(f"there is no family {family!r}", f"there are {', '.join(families)}")
+        raise not_one_of("--family", family, families)
     names = [name for group in families if family in ("", group) for name in room.names(group)]
     costs = _costs(names)
     return [

@@ -10,7 +10,7 @@ from handlens import checkpoint
 from handlens import export as export_room
 from handlens import photos as photos_room
 from handlens.compress import ladder
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, not_one_of
 from handlens.export import job
 from handlens.export.job import Exported, Progress, Source
 from handlens.photos import Photos
@@ -44,7 +44,7 @@ def export(
     """
     export_room.check_target(to)
     if precision not in PRECISIONS:
-        raise HandlensError(f"precision is {precision!r}, expected {' or '.join(PRECISIONS)}")
+        raise not_one_of("precision", precision, PRECISIONS)
     out = job.check_out(out)
     found = checkpoint.load(run)
     splits, calibration = own_splits(run, found, photos)

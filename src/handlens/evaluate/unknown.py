@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from handlens import photos as photos_room
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, not_one_of
 from handlens.evaluate.metrics import Scores, wilson
 from handlens.photos import Photos
 from handlens.photos.scan import SUFFIXES
@@ -39,7 +39,7 @@ class Rejection:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise HandlensError(f"the score of unknown photos is {self.kind!r}, expected {' or '.join(KINDS)}")
+            raise not_one_of("the score of unknown photos", self.kind, KINDS)
         if not np.isfinite(self.threshold):
             raise HandlensError(f"the threshold of unknown photos is {self.threshold}, expected a finite number")
 

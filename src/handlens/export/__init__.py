@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from handlens.errors import HandlensError
+from handlens.errors import not_one_of
 from handlens.nets import Net
 from handlens.nets.fold import fold_batch_norm
 from handlens.preprocess import Preprocess
@@ -21,7 +21,7 @@ TARGETS = ("onnx", "litert", "executorch", "openvino", "coreml")
 def check_target(to: str) -> None:
     """Raise HandlensError for a name that is no target."""
     if to not in TARGETS:
-        raise HandlensError(f"there is no target {to!r}", f"it is one of {', '.join(TARGETS)} or web")
+        raise not_one_of("the target", to, (*TARGETS, "web"))
 
 
 def convert(net: Net, preprocess: Preprocess, to: str, facts: str = "{}", float16: bool = False) -> dict[str, bytes]:

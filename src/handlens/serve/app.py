@@ -248,6 +248,8 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
 
     @app.get("/{path:path}", include_in_schema=False)
     async def page(path: str) -> Response:
+        if path in ("v1/predict", "v1/corrections"):  # else this route, which takes any path, would say 404
+            raise HTTPException(405, headers={"Allow": "POST"})
         return await asyncio.to_thread(pages.file, path)
 
     @app.exception_handler(RefusedError)

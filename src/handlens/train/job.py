@@ -21,7 +21,7 @@ from lightning_fabric import Fabric
 
 from handlens import checkpoint, evaluate, files, nets, run
 from handlens.checkpoint import Checkpoint
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, not_one_of
 from handlens.evaluate import Scores, calibration, report, sections, unknown
 from handlens.evaluate.nearest import Nearest
 from handlens.evaluate.unknown import Rejection
@@ -153,7 +153,7 @@ def fit(
 
 def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> Fabric:
     if device not in DEVICES:
-        raise HandlensError(f"device is {device!r}, expected {' or '.join(DEVICES)}")
+        raise not_one_of("device", device, DEVICES)
     try:
         return Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, precision=precision)
     except (ValueError, RuntimeError) as error:  # also MisconfigurationException

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from handlens import files, nets
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, not_one_of
 
 Mode = Literal["full", "last", "head", "scratch"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -141,7 +141,7 @@ class Recipe:
         for field in dataclasses.fields(self):
             allowed = typing.get_args(_types()[field.name])
             if allowed and (value := getattr(self, field.name)) not in allowed:
-                raise HandlensError(f"{field.name} is {value!r}, expected {' or '.join(allowed)}")
+                raise not_one_of(field.name, str(value), allowed)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write as TOML, atomically."""
