@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from handlens import nets
 from handlens.nets import Net
-from handlens.train import Recipe, loop
+from handlens.preprocess import Preprocess
+from handlens.train import Recipe, features, loop
 from handlens.train.cut import Cut, cut
 from handlens.train.features import weights_hash
 
@@ -105,6 +107,21 @@ def test_a_path_around_the_blocks_is_found_by_the_trial() -> None:
 
     assert parts_of(Around(), 1) is None
     assert parts_of(Around(), 2) is None
+
+
+@pytest.mark.parametrize("px", [64, 72, 88])
+def test_a_trunk_in_onnx_gives_the_same(px: int) -> None:
+    """At 72 px and 88 px maps of odd sizes come up, which SAME padding rounds."""
+    pytest.importorskip("onnx")
+    torch.manual_seed(0)
+    parts = parts_of(nets.create("mobilenet_v2", 3, width=0.35, padding="tensorflow"), 4)
+    assert parts is not None
+    contract = Preprocess(image_px=px, resize_px=px)
+    photos = np.random.default_rng(0).integers(0, 256, (3, px, px, 3), dtype=np.uint8)
+    found = features._onnx_embedder(parts.trunk, contract).embed(photos)
+    expected = features._torch_embedder(parts.trunk, contract, "32-true", torch.device("cpu")).embed(photos)
+    assert found.shape == expected.shape == (3, *parts.shape(px))
+    assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
 
 
 def test_a_trunk_is_known_by_its_weights_and_where_it_ends() -> None:

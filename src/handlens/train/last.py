@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -107,7 +108,7 @@ def caching_s(parts: Cut, recipe: Recipe, num_photos: int, device: torch.device)
     at = dataclasses.replace(recipe, image_px=recipe.train_px or recipe.image_px)
     images = num_photos * num_views(recipe)
     faster = 4 if by_onnxruntime(device, images) else 1
-    return loop.pass_s(parts.trunk.to(device), at, device) * images / recipe.batch_size / faster
+    return loop.pass_s(copy.deepcopy(parts.trunk).to(device), at, device) * images / recipe.batch_size / faster
 
 
 def maps_of(

@@ -102,7 +102,7 @@ class Recipe:
     precision: Precision = "auto"
     """"auto" tries on this machine which is faster; the answer is stored."""
     cache_mb: int = 2048
-    """Memory for decoded photos; what does not fit is decoded again each epoch."""
+    """Memory for decoded photos, what does not fit being decoded again each epoch, or for mode "last"'s maps."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
