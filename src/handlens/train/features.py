@@ -96,7 +96,14 @@ class Frozen:
     ) -> np.ndarray:
         """The same for views of these numbers: (len(views), N, *shape)."""
         names = [sha256[path] for path in photos.paths]
-        known = {view: _read(self._path(view), self.shape, self.dtype) for view in views}
+        known: dict[int, dict[str, np.ndarray]] = {}
+        ordered: dict[int, np.ndarray] = {}
+        for view in views:  # one file at a time: it may hold far more photos than these
+            have = _read(self._path(view), self.shape, self.dtype)
+            if all(name in have for name in names):
+                ordered[view] = np.stack([have[name] for name in names])
+            else:
+                known[view] = have
         missing = {
             name: photos.path(i) for i, name in enumerate(names) if any(name not in have for have in known.values())
         }
@@ -105,7 +112,8 @@ class Frozen:
             self._compute(list(missing.items()), wanted, known, progress)
             for view in sorted(set().union(*wanted.values())):
                 _write(self._path(view), known[view])
-        return np.stack([np.stack([have[name] for name in names]) for have in known.values()])
+        ordered |= {view: np.stack([have[name] for name in names]) for view, have in known.items()}
+        return np.stack([ordered[view] for view in views])
 
     def _path(self, view: int) -> Path:
         cut = [view, self.min_area, self.flip] if view else []
