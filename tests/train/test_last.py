@@ -135,7 +135,16 @@ def test_the_whole_network_is_trained_and_judged(net: Net, found: Any, tmp_path:
 def test_a_second_run_with_another_recipe_computes_nothing(net: Net, found: Any, computed: list[int]) -> None:
     first, judged = maps_of(net, found)
     assert computed == [60, 3]
-    other = changed(lr=0.5, epochs=2, dropout=0.7, ema_decay=0.0, label_smoothing=0.0, seed=4, bn_momentum=0.3)
+    other = changed(
+        lr=0.5,
+        epochs=2,
+        dropout=0.7,
+        ema_decay=0.0,
+        label_smoothing=0.0,
+        seed=4,
+        bn_momentum=0.3,
+        precision="bf16-mixed",
+    )
     again, judged_again = maps_of(net, found, other)
     assert computed == [60, 3]
     assert np.array_equal(again.maps, first.maps) and np.array_equal(judged_again.maps, judged.maps)

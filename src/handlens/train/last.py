@@ -134,7 +134,8 @@ def maps_of(
             contract,
             min_area=1.0 if plain else recipe.crop_min_area,
             flip=recipe.flip and not plain,
-            precision=recipe.precision,
+            # On a CPU the faster precision is found by a trial, whose chances are not to decide what is in the cache.
+            precision="32-true" if device.type == "cpu" else recipe.precision,
             device=device,
             shape=parts.shape(px),
             dtype=np.float16,
