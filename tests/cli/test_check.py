@@ -160,7 +160,7 @@ def test_evaluate(handlens: Run, tiny: ModuleType, tmp_path: Path, labelled: Pat
     assert code == 0
     assert (facts["top1"], facts["num_photos"], facts["net"]) == (1.0, 6, "tiny")
     assert facts["num_seen_in_training"] is None  # a bundle does not know
-    assert "where these photos are among it, the figures flatter" in err
+    assert "where these are among them, the figures flatter" in err
     html = report.read_text(encoding="utf-8")
     assert "CC0-1.0" in html  # of the card
     assert "Bundle" in html

@@ -75,7 +75,7 @@ def test_a_family(compared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ([], "nothing to compare; name nets, or one --family"),
         (["resnet18", "--family", "vit"], "nets and a family"),
-        (["--family", "vgt"], "did you mean vgg?"),
+        (["--family", "vgt"], "--family is 'vgt', expected mobilenet, xception"),
         (["resnt18"], "did you mean resnet18"),
         (["resnet20", "--no-latency", "--picture", "a.jpg"], "ends in .png"),
     ],

@@ -547,7 +547,7 @@ def test_the_folder_of_a_run_counts_as_finished_when_it_is_judged(full_run: Run,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["full", "head"])
+@pytest.mark.parametrize("mode", ["full", "last", "head"])
 def test_two_processes_give_one_run(
     mode: str, tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path
 ) -> None:

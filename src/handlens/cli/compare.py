@@ -36,7 +36,7 @@ def compare(
     """
     from handlens import files, nets
     from handlens.cli import screen
-    from handlens.errors import HandlensError
+    from handlens.errors import HandlensError, not_one_of
 
     if bool(net) == bool(family):
         raise HandlensError("nothing to compare" if not net else "nets and a family", "name nets, or one --family")
@@ -44,8 +44,7 @@ def compare(
         raise HandlensError(f"the picture is {picture.name}, expected a name that ends in .png", "rename it")
     names = list(dict.fromkeys(net)) if net else nets.names(family)
     if not names:
-        families = ", ".join(dict.fromkeys(line.family for line in nets.NETS.values()))
-        raise HandlensError(f"there is no family {family!r}", f"there are {families}")
+        raise not_one_of("--family", family or "", tuple(dict.fromkeys(line.family for line in nets.NETS.values())))
     found = rows(names)
     if latency:
         _time(found, threads, runs)

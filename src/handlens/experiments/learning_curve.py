@@ -22,7 +22,7 @@ from torch import nn
 from handlens import files, nets
 from handlens.errors import HandlensError, missing_extra
 from handlens.experiments.result import Result, panels
-from handlens.train import loop, start
+from handlens.train import last, loop, start
 from handlens.train.features import features, weights_hash
 from handlens.train.head import fit_head
 from handlens.train.pixels import Fixed, Pixels
@@ -190,14 +190,21 @@ def _tuned(embedded: Embedded, chosen: np.ndarray, name: str, judged: np.ndarray
     splits = embedded.data.splits
     begun = start.start_of(recipe, embedded.data.classes)
     fabric = Fabric(accelerator="auto", devices=1, precision=loop.usual_precision("auto"))
-    validation = Fixed(splits[name].select(judged), begun.preprocess, recipe.cache_mb)
+    few, validation = splits["train"].select(chosen), splits[name].select(judged)
+    cut, _ = last.cut_for(begun.net, recipe, few, validation)
+    sha256 = embedded.data.sha256
+    maps = cut and last.maps_of(cut, recipe, begun.preprocess, few, validation, sha256, fabric.device)
     with (
-        contextlib.closing(Pixels(splits["train"].select(chosen), begun.preprocess, recipe.cache_mb)) as pixels,
+        contextlib.closing(Pixels(few, begun.preprocess, recipe.cache_mb)) as pixels,
         tempfile.TemporaryDirectory() as folder,
     ):
-        net, _ = loop.fit(
-            loop.prepare(begun.net, recipe), pixels, validation, recipe, begun.preprocess, Path(folder), fabric
-        )
+        if cut and maps:
+            net, _ = last.fit(cut, maps, recipe, begun.preprocess, Path(folder), fabric)
+        else:
+            fixed = Fixed(validation, begun.preprocess, recipe.cache_mb)
+            net = loop.prepare(begun.net, recipe)
+            net, _ = loop.fit(net, pixels, fixed, recipe, begun.preprocess, Path(folder), fabric)
+        net = net.to(fabric.device)
         make = loop.Batches(pixels, recipe, begun.preprocess, fabric.device)
         answers = []
         with torch.inference_mode(), fabric.autocast():

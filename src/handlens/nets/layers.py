@@ -216,7 +216,8 @@ class Conv2d(nn.Conv2d):
 
 def same_pad(images: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:
     """Pad (B, C, H, W) as TensorFlow's SAME does for this kernel and stride: the odd one at the bottom and right."""
-    pads = [max(0, (-(-size // stride) - 1) * stride + kernel - size) for size in images.shape[-2:]]
+    # Above zero throughout: torch's tracer rounds a quotient of sizes to zero, not down.
+    pads = [max(0, ((size + stride - 1) // stride - 1) * stride + kernel - size) for size in images.shape[-2:]]
     height, width = pads
     return F.pad(images, (width // 2, width - width // 2, height // 2, height - height // 2), value=value)
 

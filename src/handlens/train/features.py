@@ -8,7 +8,7 @@ import importlib.util
 import io
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +52,7 @@ class Frozen:
     A view of a photo depends on the photo's content and the view's number alone: 0 is the photo as it is seen in use,
     the others are random crops, mirrored or not. What was computed before for the same weights, contract and photo is
     read from the cache folder; a cache that cannot be read or written is ignored.
+    shape, dtype: of what `net.embed` gives for a photo, (num_features,) by itself, and of what is kept of it.
     """
 
     def __init__(
@@ -63,8 +64,11 @@ class Frozen:
         flip: bool = False,
         precision: str = "32-true",
         device: torch.device | None = None,
+        shape: tuple[int, ...] = (),
+        dtype: type[np.floating] = np.float32,
     ) -> None:
         self.net, self.preprocess = net, preprocess
+        self.shape, self.dtype = shape or (net.num_features,), np.dtype(dtype)
         self.min_area, self.flip, self.precision = min_area, flip, precision
         self.device = device or torch.device("cpu")
         self._weights = weights_hash(net)
@@ -77,20 +81,39 @@ class Frozen:
         views: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
-        """The photos as they are seen in use, then `views` random crops of each: float32 (1 + views, N, F).
+        """The photos as they are seen in use, then `views` random crops of each: (1 + views, N, *shape).
 
         `progress` is called with photos (done, total) of those that are not in the cache.
         """
+        return self.of_views(photos, sha256, range(1 + views), progress)
+
+    def of_views(
+        self,
+        photos: Photos,
+        sha256: dict[str, str],
+        views: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """The same for views of these numbers: (len(views), N, *shape)."""
         names = [sha256[path] for path in photos.paths]
-        paths = [self._path(view) for view in range(1 + views)]
-        known = [_read(path, self.net.num_features) for path in paths]
-        missing = {name: photos.path(i) for i, name in enumerate(names) if any(name not in have for have in known)}
-        wanted = {name: [view for view, have in enumerate(known) if name not in have] for name in missing}
+        known: dict[int, dict[str, np.ndarray]] = {}
+        ordered: dict[int, np.ndarray] = {}
+        for view in views:  # one file at a time: it may hold far more photos than these
+            have = _read(self._path(view), self.shape, self.dtype)
+            if all(name in have for name in names):
+                ordered[view] = np.stack([have[name] for name in names])
+            else:
+                known[view] = have
+        missing = {
+            name: photos.path(i) for i, name in enumerate(names) if any(name not in have for have in known.values())
+        }
+        wanted = {name: [view for view, have in known.items() if name not in have] for name in missing}
         if missing:
             self._compute(list(missing.items()), wanted, known, progress)
             for view in sorted(set().union(*wanted.values())):
-                _write(paths[view], known[view])
-        return np.stack([np.stack([have[name] for name in names]) for have in known])
+                _write(self._path(view), known[view])
+        ordered |= {view: np.stack([have[name] for name in names]) for view, have in known.items()}
+        return np.stack([ordered[view] for view in views])
 
     def _path(self, view: int) -> Path:
         cut = [view, self.min_area, self.flip] if view else []
@@ -102,7 +125,7 @@ class Frozen:
         self,
         missing: list[tuple[str, Path]],
         wanted: dict[str, list[int]],
-        known: list[dict[str, np.ndarray]],
+        known: dict[int, dict[str, np.ndarray]],
         progress: Callable[[int, int], None] | None,
     ) -> None:
         if self._embedder is None:
@@ -115,7 +138,9 @@ class Frozen:
             return np.concatenate([self._views(path, name, wanted[name]) for name, path in batch])
 
         def compute(images: np.ndarray) -> np.ndarray:
-            return np.concatenate([embed(images[start : start + at_once]) for start in range(0, len(images), at_once)])
+            parts = [embed(images[start : start + at_once]) for start in range(0, len(images), at_once)]
+            with np.errstate(over="ignore"):  # what is too great for the kept type is for the caller to see
+                return np.concatenate(parts).astype(self.dtype, order="C")  # safetensors writes memory as it lies
 
         if shared:  # each thread reads photos and computes their features
             found = in_threads(lambda batch: compute(cut(batch)), batches, ahead=8)
@@ -166,7 +191,7 @@ def features(
 
 
 class _Embedder(NamedTuple):
-    """embed: uint8 RGB (B, px, px, 3) -> float32 (B, F).  at_once: the B that it is best at.
+    """embed: uint8 RGB (B, px, px, 3) -> float32 (B, *shape).  at_once: the B that it is best at.
 
     shared: whether threads may call it at once, each computing alone.
     """
@@ -194,7 +219,8 @@ def _embedder(net: Net, preprocess: Preprocess, precision: str, device: torch.de
     px = preprocess.image_px
     probe = np.random.default_rng(0).integers(0, 256, (2, px, px, 3), dtype=np.uint8)
     exact = _torch_embedder(net, preprocess, "32-true", device).embed(probe)
-    same = np.abs(by_onnx.embed(probe) - exact).max() <= _SAME * max(1.0, np.abs(exact).max())
+    found = by_onnx.embed(probe)
+    same = found.shape == exact.shape and np.abs(found - exact).max() <= _SAME * max(1.0, np.abs(exact).max())
     return by_onnx if same else by_torch
 
 
@@ -246,14 +272,14 @@ def _torch_embedder(net: Net, preprocess: Preprocess, precision: str, device: to
     return _Embedder(embed, 8 if device.type == "cpu" else 64, shared=False)
 
 
-def _read(path: Path, num_features: int) -> dict[str, np.ndarray]:
-    """Features (F,) by the photo's SHA-256."""
+def _read(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, np.ndarray]:
+    """Features by the photo's SHA-256, none if they are of another shape or type."""
     try:
         stored = safetensors.numpy.load_file(path)
         photos, vectors = stored["photos"], stored["vectors"]
     except (OSError, SafetensorError, ValueError, KeyError):
         return {}
-    if photos.shape != (len(vectors), 32) or vectors.shape != (len(photos), num_features):
+    if photos.shape != (len(vectors), 32) or vectors.shape != (len(photos), *shape) or vectors.dtype != dtype:
         return {}
     return {photo.tobytes().hex(): vector for photo, vector in zip(photos, vectors, strict=True)}
 

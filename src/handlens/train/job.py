@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import os
 import platform
 import re
@@ -29,7 +30,8 @@ from handlens.nets import weights
 from handlens.photos import Photos, batches, write_split
 from handlens.run import Classifier
 from handlens.run.torch_runtime import keep_freed_memory
-from handlens.train import confidence, failure, familiar, logs, loop, start
+from handlens.train import confidence, failure, familiar, last, logs, loop, start
+from handlens.train.cut import Cut
 from handlens.train.features import Frozen, by_onnxruntime
 from handlens.train.head import fit_head
 from handlens.train.pixels import Fixed, Pixels
@@ -129,9 +131,14 @@ def fit(
     begun = start.start_of(recipe, data.classes)
     if recipe.mode != "head":  # a head's extra layer comes after the features are computed
         begun = _with_hidden(recipe, begun)
-    precision, step_s = loop.faster_precision(loop.prepare(begun.net, recipe), recipe, fabric.device, begun.teacher)
+    cut, why_not = last.cut_for(begun.net, recipe, *_learned_and_judged(data), begun.teacher, fabric.world_size)
+    net = cut.tail if cut else loop.prepare(begun.net, recipe)
+    takes = cut.shape(recipe.train_px or recipe.image_px) if cut else ()
+    precision, step_s = loop.faster_precision(net, recipe, fabric.device, begun.teacher, takes)
     recipe = dataclasses.replace(recipe, precision=precision)
-    watcher.note(_plan(recipe, data, begun, step_s, fabric))
+    watcher.note(_plan(recipe, data, begun, step_s, fabric, cut))
+    if why_not:
+        watcher.note(why_not)
     if not resume and fabric.global_rank == 0:
         _begin(folder, recipe, data)
     watcher.started(folder)
@@ -139,7 +146,7 @@ def fit(
         fabric = _fabric(device, devices, num_nodes, recipe.precision)
     fabric.barrier()
     since = time.monotonic()
-    train = _fit_head if recipe.mode == "head" else _fit_all
+    train = _fit_head if recipe.mode == "head" else functools.partial(_fit_all, cut=cut)
     trained = train(recipe, data, begun, folder, fabric, watcher)
     metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(trained.log)}
     metrics |= {"device": _device_name(fabric.device), "photos": {k: len(v) for k, v in data.splits.items()}}
@@ -239,7 +246,9 @@ def _folder(out: str | os.PathLike[str] | None, recipe: Recipe, fabric: Fabric) 
     return Path("runs", f"{name}-{max([0, *(int(end) for end in ends if end.isdecimal())]) + 1}")
 
 
-def _plan(recipe: Recipe, data: start.Data, begun: start.Start, step_s: float, fabric: Fabric) -> str:
+def _plan(
+    recipe: Recipe, data: start.Data, begun: start.Start, step_s: float, fabric: Fabric, cut: Cut | None = None
+) -> str:
     sizes = ", ".join(f"{len(photos)} {name}" for name, photos in data.splits.items())
     photos = len(data.splits["train"])
     if recipe.mode == "head":  # one pass forward over each view
@@ -248,9 +257,11 @@ def _plan(recipe: Recipe, data: start.Data, begun: start.Start, step_s: float, f
         seconds = step_s * images / recipe.batch_size / faster
     else:
         seconds = recipe.epochs * step_s * 1.15 * max(1, photos // recipe.batch_size // fabric.world_size)
+        seconds += last.caching_s(cut, recipe, photos, fabric.device) if cut else 0
     why = {
         "full": "all weights are fine-tuned",
-        "last": f"the last {recipe.last_blocks} blocks are trained",
+        "last": f"the last {recipe.last_blocks} blocks are trained"
+        + (f", the others see {last.num_views(recipe)} crops of each photo once" if cut else ""),
         "head": "a new classifier is trained on frozen features",
         "scratch": "everything is learned from these photos alone",
     }[recipe.mode]
@@ -294,7 +305,13 @@ class _Trained:
 
 
 def _fit_all(
-    recipe: Recipe, data: start.Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
+    recipe: Recipe,
+    data: start.Data,
+    begun: start.Start,
+    folder: Path,
+    fabric: Fabric,
+    watcher: Watcher,
+    cut: Cut | None = None,
 ) -> _Trained:
     def on_epoch(log: list[dict[str, float]]) -> None:
         if fabric.global_rank == 0:
@@ -302,12 +319,19 @@ def _fit_all(
             logs.write_events(folder / "tensorboard", log[-1:])
             watcher.epoch(log)
 
-    validation = data.splits["validation"] if len(data.splits["validation"]) else data.splits["train"]
-    with contextlib.closing(Pixels(data.splits["train"], begun.preprocess, recipe.cache_mb)) as pixels:
+    learned, judged = _learned_and_judged(data)
+    if cut:
+        counting = _counting(watcher, "frozen blocks' maps of photos")
+        maps = last.maps_of(cut, recipe, begun.preprocess, learned, judged, data.sha256, fabric.device, counting)
+        if maps:
+            net, log = last.fit(cut, maps, recipe, begun.preprocess, folder, fabric, watcher.step, on_epoch)
+            return _Trained(dataclasses.replace(begun, net=net), log)
+        watcher.note(last.anew("the frozen blocks' maps have values too great for float16"))
+    with contextlib.closing(Pixels(learned, begun.preprocess, recipe.cache_mb)) as pixels:
         net, log = loop.fit(
             loop.prepare(begun.net, recipe),
             pixels,
-            Fixed(validation, begun.preprocess, recipe.cache_mb // 4),
+            Fixed(judged, begun.preprocess, recipe.cache_mb // 4),
             recipe,
             begun.preprocess,
             folder,
@@ -317,6 +341,12 @@ def _fit_all(
             teacher=begun.teacher,
         )
     return _Trained(dataclasses.replace(begun, net=net), log)  # features would take time
+
+
+def _learned_and_judged(data: start.Data) -> tuple[Photos, Photos]:
+    """Training and validation photos; the same twice where there are none for validation."""
+    train, validation = data.splits["train"], data.splits["validation"]
+    return train, validation if len(validation) else train
 
 
 def _with_hidden(recipe: Recipe, begun: start.Start) -> start.Start:

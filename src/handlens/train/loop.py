@@ -201,9 +201,15 @@ def usual_precision(device: str) -> Precision:
 
 
 def faster_precision(
-    net: Net, recipe: Recipe, device: torch.device, teacher: Teacher | None = None
+    net: Net,
+    recipe: Recipe,
+    device: torch.device,
+    teacher: Teacher | None = None,
+    takes: tuple[int, ...] = (),
 ) -> tuple[Precision, float]:
     """The precision to train in, and its seconds a step (of mode "head": a pass forward), from trials on this device.
+
+    takes: the shape of what the network takes of a photo, where that is no photo.
 
     On the CPU "auto" tries float32 and bfloat16, for which is faster differs by network and processor; mixed
     precision has to win by a tenth. Elsewhere, or with a precision given, only the time is measured.
@@ -213,22 +219,30 @@ def faster_precision(
         candidates = ["32-true"] if device.type == "cpu" else [usual_precision(device.type)]
     elif recipe.precision == "auto":
         candidates = ["32-true", "bf16-mixed"] if device.type == "cpu" else [usual_precision(device.type)]
-    seconds = {precision: _step_s(net, recipe, precision, device, teacher) for precision in candidates}
+    seconds = {precision: _step_s(net, recipe, precision, device, teacher, takes) for precision in candidates}
     best = min(seconds, key=lambda precision: seconds[precision] * (1.0 if precision == "32-true" else 1.1))
     return best, seconds[best]
 
 
-def _step_s(net: Net, recipe: Recipe, precision: str, device: torch.device, teacher: Teacher | None = None) -> float:
+def _step_s(
+    net: Net,
+    recipe: Recipe,
+    precision: str,
+    device: torch.device,
+    teacher: Teacher | None = None,
+    takes: tuple[int, ...] = (),
+) -> float:
     trial = copy.deepcopy(net).to(device)
     if recipe.mode == "head":
-        return _pass_s(trial.eval(), recipe, device)
+        return pass_s(trial.eval(), recipe, device)
     if teacher:
         teacher.to(device)
     _training_mode(trial, recipe)
     optimizer = optimizer_for(parameter_groups(trial, recipe), recipe)
     px = recipe.train_px or recipe.image_px
-    images = torch.zeros((recipe.batch_size, 3, px, px), device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = torch.zeros((recipe.batch_size, *(takes or (3, px, px))), device=device)
+    if images.ndim == 4:
+        images = images.contiguous(memory_format=torch.channels_last)
     targets = torch.full((recipe.batch_size, net.num_classes), 1 / net.num_classes, device=device)
     dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
     times = []
@@ -247,7 +261,8 @@ def _step_s(net: Net, recipe: Recipe, precision: str, device: torch.device, teac
 
 
 @torch.inference_mode()
-def _pass_s(net: Net, recipe: Recipe, device: torch.device) -> float:
+def pass_s(net: Net, recipe: Recipe, device: torch.device) -> float:
+    """Seconds that a pass forward of a batch takes, in evaluation mode."""
     images = torch.zeros((4, 3, recipe.image_px, recipe.image_px), device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     times = []
@@ -302,7 +317,7 @@ def judge(net: nn.Module, photos: Fixed, make: Batches, fabric: Fabric) -> tuple
 
 def fit(
     net: Net,
-    train: Pixels,
+    train: Pixels | Batches,
     validation: Fixed,
     recipe: Recipe,
     preprocess: Preprocess,
@@ -313,12 +328,12 @@ def fit(
     teacher: Teacher | None = None,
 ) -> tuple[Net, list[dict[str, float]]]:
     """Train `net` (already `prepare`d); return it as of the latest epoch that validation finds as good as the best
-    (`as_good`), and a row a epoch.
+    (`as_good`), and a row a epoch. train: photos, or what makes the batches itself.
 
     Goes on from `folder`/state.pt when it is there; it is written after every epoch, every five minutes and at
     Ctrl-C, which raises KeyboardInterrupt. Raises HandlensError when the loss is no longer a number.
     """
-    make = Batches(train, recipe, preprocess, fabric.device)
+    make = train if isinstance(train, Batches) else Batches(train, recipe, preprocess, fabric.device)
     weights = class_weights_of(make.labels, make.num_classes).to(fabric.device) if recipe.balance == "weights" else None
     model, optimizer = fabric.setup(net.to(fabric.device), optimizer_for(parameter_groups(net, recipe), recipe))
     model.mark_forward_method("forward_train")

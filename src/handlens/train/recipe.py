@@ -68,6 +68,9 @@ class Recipe:
     """Not applied to biases and norms."""
     last_blocks: int = 4
     """Mode "last": how many pieces of the network are trained, the classifier counted in."""
+    last_views: int = 0
+    """Mode "last": random crops of each photo that are drawn once, so that the frozen blocks see each of them once
+    (train/last.py); 0 to cut photos anew each epoch."""
     head_hidden: int = 0
     """Width of an extra fully connected layer before the classifier; 0 for none."""
     head_views: int = 2
@@ -99,7 +102,7 @@ class Recipe:
     precision: Precision = "auto"
     """"auto" tries on this machine which is faster; the answer is stored."""
     cache_mb: int = 2048
-    """Memory for decoded photos; what does not fit is decoded again each epoch."""
+    """Memory for decoded photos, what does not fit being decoded again each epoch, or for mode "last"'s maps."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -119,6 +122,7 @@ class Recipe:
             ("warmup_epochs", self.warmup_epochs, 0, self.epochs, False),
             ("weight_decay", self.weight_decay, 0, 100, False),
             ("last_blocks", self.last_blocks, 1, 10_000, False),
+            ("last_views", self.last_views, 0, 1000, False),
             ("head_hidden", self.head_hidden, 0, 65_536, False),
             ("head_views", self.head_views, 0, 100, False),
             ("crop_min_area", self.crop_min_area, 0.01, 1, False),
@@ -190,7 +194,7 @@ FEW_A_CLASS = 10  # training photos, on average: up to so many, mode "last" is c
 
 _FOR_MODE: dict[str, dict[str, Any]] = {
     "full": {"lr": 1.5e-3, "backbone_lr_ratio": 0.15},
-    "last": {"lr": 2e-3, "backbone_lr_ratio": 0.25, "augment": "light"},
+    "last": {"lr": 2e-3, "backbone_lr_ratio": 0.25, "augment": "light", "last_views": 16},
     "head": {
         "lr": 1e-3,
         "epochs": 40,
