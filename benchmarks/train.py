@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -56,6 +57,7 @@ def main() -> None:
         for net in given.net or NETS:
             print(net, file=sys.stderr)
             begin = given.v2_weights if NETS[net][3] is None else Path(NETS[net][3] or "", "model.safetensors")
+            begin = Path(shutil.copy(begin, work / f"{net}{begin.suffix}"))  # alone: a run refuses what it learned from
             result["nets"][net] = one_net(net, begin, work, classes, given.epochs, given.rounds)
             files.write_json(RESULT, result)
     for net, found in result["nets"].items():
