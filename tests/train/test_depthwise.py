@@ -1,4 +1,4 @@
-"""Depthwise convolution under bfloat16 on a CPU: the same answer and gradients, by the faster way."""
+"""Depthwise convolution on a CPU: the same answer and gradients, by the faster way."""
 
 from __future__ import annotations
 
@@ -38,17 +38,35 @@ def test_gradients_are_those_of_float32(kernel: int, stride: int) -> None:
         torch.testing.assert_close(ours.float(), theirs, rtol=0.02, atol=0.02 * float(theirs.abs().max()))
 
 
+def test_gradients_of_5_x_5_kernels_in_float32_are_the_same_to_rounding() -> None:
+    exact = gradients(5, 1, 8, bf16=False, faster=False)
+    for ours, theirs in zip(gradients(5, 1, 8, bf16=False, faster=True), exact, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_on_the_two_sides_may_differ() -> None:
+    images, kernels = torch.randn(2, 4, 9, 12), torch.randn(4, 1, 5, 5, requires_grad=True)
+    F.conv2d(images, kernels, None, 1, (1, 3), 1, 4).square().sum().backward()
+    expected, kernels.grad = kernels.grad, None
+    with FasterDepthwise():
+        F.conv2d(images, kernels, None, 1, (1, 3), 1, 4).square().sum().backward()
+    assert expected is not None and kernels.grad is not None
+    torch.testing.assert_close(kernels.grad, expected, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize(
-    ("groups", "bf16", "taken"), [(8, True, True), (1, True, False), (2, True, False), (8, False, False)]
-)
-def test_only_depthwise_convolutions_in_bfloat16_take_it(
-    groups: int, bf16: bool, taken: bool, monkeypatch: pytest.MonkeyPatch
+    ("kernel", "stride", "groups", "bf16", "calls"),
+    [(3, 2, 8, True, 2), (3, 2, 1, True, 0), (3, 2, 2, True, 0), (3, 2, 8, False, 0), (5, 2, 8, False, 0),
+     (5, 1, 8, False, 5), (5, 1, 8, True, 5), (5, 2, 8, True, 2)],
+)  # fmt: skip
+def test_only_depthwise_convolutions_that_gain_take_it(
+    kernel: int, stride: int, groups: int, bf16: bool, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = []
+    seen = []
     backward = depthwise._backward
-    monkeypatch.setattr(depthwise, "_backward", lambda *given: calls.append(given) or backward(*given))
-    gradients(3, 2, groups, bf16, faster=True)
-    assert bool(calls) == taken
+    monkeypatch.setattr(depthwise, "_backward", lambda *given: seen.append(given) or backward(*given))
+    gradients(kernel, stride, groups, bf16, faster=True)
+    assert len(seen) == calls
 
 
 def test_frozen_kernels_get_no_gradient() -> None:
