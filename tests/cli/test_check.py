@@ -160,8 +160,10 @@ def test_evaluate(handlens: Run, tiny: ModuleType, tmp_path: Path, labelled: Pat
     assert code == 0
     assert (facts["top1"], facts["num_photos"], facts["net"]) == (1.0, 6, "tiny")
     assert facts["num_seen_in_training"] is None  # a bundle does not know
-    assert "where these are among them, the figures flatter" in err
+    assert "a bundle has no split" in facts["caution"] and "may flatter" in facts["caution"]
+    assert facts["caution"] in err.splitlines()
     html = report.read_text(encoding="utf-8")
+    assert facts["caution"] in html
     assert "CC0-1.0" in html  # of the card
     assert "Bundle" in html
     _, everything, _ = handlens("evaluate", tmp_path / "b.zip", labelled, "--split", "all", "--json")

@@ -74,6 +74,7 @@ def test_without_photos_the_runs_own_split(evaluate: Run, run: Path, split: str,
     assert facts["num_photos"] == count
     assert f"own {split or 'test'} split (30 train, 3 validation, 3 test)" in facts["split"]
     assert facts["num_seen_in_training"] == (0 if split in ("", "test") else count)
+    assert facts["caution"] == ""  # the run's own split says itself what it is
 
 
 def test_the_runs_photos_at_a_new_place(evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path) -> None:
@@ -88,6 +89,7 @@ def test_photos_that_were_trained_on_are_said_to_be(evaluate: Run, run: Path, ti
     assert code == 0
     assert json.loads(out)["num_seen_in_training"] == 33
     assert "33 of these 36 photos were trained on" in err
+    assert json.loads(out)["caution"] in err.splitlines()
 
 
 def test_photos_with_split_folders(evaluate: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:

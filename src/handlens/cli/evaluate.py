@@ -106,14 +106,15 @@ def evaluate(
         classifier, chosen, how = from_run(run, photos, split, threads)
     if classifier.note:
         screen.note(classifier.note)
-    if not weights and bundle.is_bundle(run):
-        screen.note(
-            "a bundle does not say which photos it learned from: where these are among them, the figures flatter"
-        )
     chosen = chosen.as_classes(classifier.classes)
     num_seen = None if weights or classifier.runtime != "torch" else len(seen(Path(run), chosen))
-    if num_seen and split not in ("train", "validation"):
-        screen.note(f"{num_seen} of these {len(chosen)} photos were trained on or chosen by: the figures flatter")
+    caution = ""
+    if not weights and bundle.is_bundle(run):
+        caution = "a bundle has no split: photos that it was trained on may be among these, and the figures may flatter"
+    elif num_seen and split not in ("train", "validation"):
+        caution = f"{num_seen} of these {len(chosen)} photos were trained on or chosen by: the figures flatter"
+    if caution:
+        screen.note(caution)
     with screen.progress("evaluating", len(chosen)) as update:
         scores = room.score(classifier.infer, chosen, classifier.preprocess, batch_size, update)
     chosen = chosen.without([path for path, _ in scores.left_out])
@@ -138,7 +139,7 @@ def evaluate(
             scores,
             chosen,
             title=title,
-            split=how,
+            split=f"{how}; {caution}" if caution else how,
             facts=facts,
             pictures=pictures,
             saliency=_saliency(run, weights) if explained else None,
@@ -147,7 +148,8 @@ def evaluate(
         )
         screen.note(f"the report is {report}")
     if json:
-        said = {"net": classifier.net, "split": how, "num_seen_in_training": num_seen, "note": classifier.note}
+        said = {"net": classifier.net, "split": how, "num_seen_in_training": num_seen, "caution": caution}
+        said["note"] = classifier.note
         screen.print_json(scores.to_dict() | said | more)
         return
     for path, reason in scores.left_out:
