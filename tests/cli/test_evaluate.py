@@ -262,8 +262,7 @@ def test_unknown_photos_and_sets(
     assert facts["unknown"]["true_accept"] == 1.0
     assert facts["coverage"]["promised"] == 0.7
     assert facts["coverage"]["num_validation"] == 3
-    before = facts["calibration"]["before"]["ece"]
-    assert before == pytest.approx(facts["calibration"]["ece"], abs=1e-6)  # a run without a temperature
+    assert "ece" in facts["calibration"] and "before" not in facts["calibration"]  # a run without a temperature
     html = report.read_text("utf-8")
     for heading in ("None of the classes", "Sets of classes", "What its confidence means"):
         assert f"<h2>{heading}</h2>" in html

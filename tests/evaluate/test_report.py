@@ -225,6 +225,18 @@ def test_confidence_and_what_is_mixed_up_in_words(tmp_path: Path, photos: Photos
     assert f"without calibration {100 * calibrated.calibration['before']['ece']:.1f} %" in words
 
 
+def test_a_run_without_a_temperature_is_drawn_once(tmp_path: Path, photos: Photos) -> None:
+    scores = score(photos, [0, 0, 1, 2, 2, 2, 3, 3])
+    plain = dataclasses.replace(scores, logits=np.log(scores.probabilities))
+    report.write(tmp_path / "r.html", plain, photos, title="t")
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "before" not in plain.calibration
+    assert "without calibration" not in " ".join(page.words.split())
+    (diagram,) = (image for image in page.images() if (image["alt"] or "").startswith("Reliability"))
+    width, height = picture(diagram).size
+    assert width == height  # of one diagram, not of two beside each other
+
+
 def test_an_error_leaves_no_file(tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> bytes:
         raise MemoryError

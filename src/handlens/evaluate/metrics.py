@@ -13,6 +13,8 @@ import numpy as np
 from handlens.errors import HandlensError, missing_extra
 from handlens.evaluate import calibration
 
+_ROUNDED = 5e-3  # what an INT8 file's probabilities are off by: a step is 1/256
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
@@ -159,10 +161,13 @@ class Scores:
 
     @functools.cached_property
     def calibration(self) -> dict[str, Any]:
-        """`calibration.summary` as it is, and, where the logits are known, "before" calibration (temperature 1)."""
+        """`calibration.summary` as it is, and "before" (temperature 1) where the logits show that it was calibrated."""
         found = calibration.summary(self.probabilities, self.labels)
-        if self.logits is not None:
-            found["before"] = calibration.summary(calibration.softmax(self.logits), self.labels)
+        if self.logits is None:
+            return found
+        before = calibration.softmax(self.logits)
+        if not np.allclose(before, self.probabilities, rtol=0, atol=_ROUNDED):
+            found["before"] = calibration.summary(before, self.labels)
         return found
 
     def mistakes(self) -> np.ndarray:
