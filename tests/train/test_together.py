@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,9 @@ def test_near_duplicates_of_test_photos_leave_training(folder: Path) -> None:
     small = [path for path in side if path.endswith("-small.png")]
     assert len(small) == 6
     assert all(side[path] == side[path.replace("-small", "")] for path in small)
-    assert any(note.startswith("6 groups of near-duplicates") for note in made.notes)
+    (note,) = made.notes
+    assert note.startswith("6 groups of near-duplicates (") and "each on one side of the split" in note
+    assert note.endswith("changed sides: `handlens examine PHOTOS` shows them")
 
 
 def test_splits_that_the_photos_came_with_are_kept_and_the_leak_is_told(tmp_path: Path) -> None:
@@ -56,6 +59,9 @@ def test_splits_that_the_photos_came_with_are_kept_and_the_leak_is_told(tmp_path
                 drawn.picture(name, index)[0].save(tmp_path / side / name / f"{index}.png")
     assert data(tmp_path).notes == ()
     drawn.picture("daisy", 0)[0].resize((90, 90)).save(tmp_path / "test" / "daisy" / "again.png")
+    shutil.copy(tmp_path / "train" / "tulips" / "0.png", tmp_path / "test" / "tulips" / "same.png")
     made = data(tmp_path)
-    assert "test/daisy/again.png" in made.splits["test"].paths
-    assert any("1 of them across the photos' own splits" in note for note in made.notes)
+    assert {"test/daisy/again.png", "test/tulips/same.png"} <= set(made.splits["test"].paths)
+    same, near = made.notes
+    assert same.startswith("1 group of identical photos (") and near.startswith("1 group of near-duplicates (")
+    assert all("1 of them across the photos' own splits, which are kept" in note for note in made.notes)

@@ -50,37 +50,42 @@ def look(source: str, progress: Callable[[int, int], None] | None) -> tuple[Phot
     findings = photos_room.examine(found, progress)
     whole = photos_room.usable(found, findings)
     notes = [f"left out {path}: {reason}" for path, reason in findings.broken]
-    if findings.duplicates:
-        first = " = ".join(findings.duplicates[0])
-        notes.append(f"{len(findings.duplicates)} groups of identical photos are kept on one side each ({first} ...)")
     label = dict(zip(found.paths, found.labels.tolist(), strict=True))
     torn = [group for group in findings.duplicates if len({label[path] for path in group}) > 1]
     if torn:
         notes.append(
             f"the same photo lies in two classes, and both are learned, {len(torn)} times ({' = '.join(torn[0][:2])} "
-            "...): `handlens examine` shows them"
+            "...): `handlens examine PHOTOS` shows them"
         )
     return whole, findings, notes
 
 
 def together(splits: dict[str, Photos], findings: Findings, own_splits: bool) -> tuple[dict[str, Photos], list[str]]:
-    """The splits with near-duplicates on one side each, and a sentence on them; splits that photos came with stay."""
-    groups = findings.near_duplicates()
+    """The splits with near-duplicates on one side each, and sentences on what is there more than once.
+
+    Splits that the photos came with stay.
+    """
+    near = findings.near_duplicates()
+    moved: dict[str, str] = {}
+    if near and not own_splits:
+        splits, moved = photos_room.keep_together(splits, near)
+    same = _told("identical photos", findings.duplicates, splits)
+    return splits, same + _told("near-duplicates", near, splits, len(moved))
+
+
+def _told(what: str, groups: Sequence[Sequence[str]], splits: Mapping[str, Photos], num_moved: int = 0) -> list[str]:
+    """A sentence on how many groups there are, on which sides of the split, and where they can be seen; or none."""
     if not groups:
-        return splits, []
-    first = f"{len(groups)} groups of near-duplicates (the same photo resized, mirrored, cropped ...)"
-    if own_splits:
-        side = {path: name for name, photos in splits.items() for path in photos.paths}
-        leaks = [group for group in groups if len({side[path] for path in group if path in side}) > 1]
-        if not leaks:
-            return splits, []
-        told = f"{first}, {len(leaks)} of them across the photos' own splits, which are kept"
-        return splits, [f"{told}: see `handlens examine` ({' ~ '.join(leaks[0][:2])} ...)"]
-    splits, moved = photos_room.keep_together(splits, groups)
-    example = " ~ ".join(groups[0][:2])
-    return splits, [
-        f"{first} are kept on one side each ({example} ...); photos that changed sides for it: {len(moved)}"
-    ]
+        return []
+    side = {path: name for name, photos in splits.items() for path in photos.paths}
+    found = f"{len(groups)} group{'s' if len(groups) > 1 else ''} of {what} ({' ~ '.join(groups[0][:2])} ...)"
+    across = sum(len({side[path] for path in group if path in side}) > 1 for group in groups)
+    if across:
+        kept = f"{across} of them across the photos' own splits, which are kept"
+    else:
+        kept = "each on one side of the split"
+        kept += f", for which {num_moved} photo{'s' if num_moved > 1 else ''} changed sides" if num_moved else ""
+    return [f"{found}, {kept}: `handlens examine PHOTOS` shows them"]
 
 
 def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], None] | None = None) -> Data:
@@ -120,6 +125,7 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
     if not len(new):
         raise HandlensError(f"{recipe.add} has no photo that the run does not have already", "add other photos")
     cut = photos_room.split(new, findings.sha256, recipe.seed, duplicates=findings.duplicates)
+    notes += _told("identical photos", findings.duplicates, cut)
     classes = (*known, *(name for name in new.classes if name not in known))
     unseen = [index for index, name in enumerate(new.classes) if name not in known]
     is_test = np.isin(cut["test"].labels, unseen)
