@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 from collections.abc import Sequence
 
 
@@ -42,3 +45,15 @@ def missing_extra(extra: str, package: str) -> NotHereError:
     """The error for an optional part of handlens that is not installed: it names the exact install command."""
     verb = "are" if " and " in package else "is"
     return NotHereError(f"this needs {package}, which {verb} not installed", f"pip install 'handlens[{extra}]'")
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """The hint for a word that is none of the known ones: those that look like it, else `otherwise`."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def not_one_of(what: str, given: object, words: Iterable[str]) -> HandlensError:
+    """The error for a value that has to be one of a few words."""
+    words = tuple(words)
+    return HandlensError(f"{what} is {given!r}, expected {' or '.join(words)}", did_you_mean(str(given), words))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from handlens import nets
+from handlens import nets, photos
 from handlens.errors import HandlensError
 from handlens.nets import Net
+from handlens.preprocess import Preprocess
 from handlens.train import Recipe
-from handlens.train.head import fit_head
+from handlens.train.head import fit_head, seconds_of_head
 
 Side = tuple[np.ndarray, np.ndarray]
 RECIPE = Recipe(
@@ -128,3 +132,28 @@ def test_a_continued_head_begins_where_it_was() -> None:
     with torch.no_grad():
         after = net.classifier[1:](torch.from_numpy(validation[0][0]))
     assert torch.allclose(after, before, rtol=1e-3, atol=1e-3)
+
+
+def test_the_time_told_before_counts_decoding_and_what_comes_after(
+    tiny_photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    found = photos.scan(tiny_photos)
+    splits = {"train": found, "validation": found.select([]), "test": found.select([])}
+
+    def seconds(step_s: float, views: int = 2) -> float:
+        recipe = Recipe(mode="head", batch_size=16, head_views=views)
+        return seconds_of_head(recipe, splits, Preprocess(image_px=32, resize_px=36), step_s, cpu)
+
+    assert 3 < seconds(1e-4) < 6  # nothing to compute: the report and all that is left
+    assert seconds(1.6) - seconds(1e-4) == pytest.approx(36 * 3 * 0.1, rel=0.05)  # by torch: few images
+    by_torch = 36 * 10 * 0.1 * torch.get_num_threads() / (os.cpu_count() or 1)
+    assert seconds(1.6, views=9) < 4 + by_torch  # by onnxruntime: many
+    load = Preprocess.load
+
+    def slow(*arguments: Any) -> np.ndarray:
+        time.sleep(0.2)
+        return load(*arguments)
+
+    monkeypatch.setattr(Preprocess, "load", slow)
+    assert seconds(1e-4) > 3 + 36 * 0.2 / (os.cpu_count() or 1)

@@ -99,6 +99,15 @@ def main() -> None:
         if not isinstance(sentence, HandlensError):
             raise
         _fail(str(sentence))
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's parser; it keeps the classes to itself
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+            sys.exit(2)
+        from handlens.cli.usage import wrong_usage
+
+        _fail(str(wrong_usage(error)))
 
 
 def _misused(error: TyperException) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ from torch import nn
 
 from handlens.errors import HandlensError
 from handlens.nets import Net
+from handlens.photos import Photos
+from handlens.preprocess import Preprocess
+from handlens.train.features import by_onnxruntime
 from handlens.train.loop import (
     as_good,
     batches_of,
@@ -115,3 +120,27 @@ def fit_head(
         first.bias.sub_(first.weight @ (mean / std))
         first.weight.div_(std)
     return net.cpu().eval(), log
+
+
+_ONNX_FASTER = 2.5  # than torch on as many cores: measured 1.1 (MobileNetV1 at width 0.25) to 4 (EfficientNet-Lite0)
+_REST_S = 4.0  # making onnxruntime's file, fitting the classifier, judging, the report
+
+
+def seconds_of_head(
+    recipe: Recipe, splits: Mapping[str, Photos], preprocess: Preprocess, step_s: float, device: torch.device
+) -> float:
+    """About how long a run in mode head takes where no features are cached; `step_s`: a batch's pass forward in torch.
+
+    Each photo is decoded once, which is timed on four of them, and each of its views is passed forward once.
+    """
+    train, cores = splits["train"], os.cpu_count() or 1
+    num_photos = sum(map(len, splits.values()))
+    few = range(0, len(train), max(1, len(train) // 4))[:4]
+    start = time.perf_counter()
+    for index in few:
+        preprocess.load(train.path(index))
+    decoding_s = num_photos * (time.perf_counter() - start) / len(few) / cores
+    passing_s = (num_photos + len(train) * recipe.head_views) * step_s / recipe.batch_size
+    if by_onnxruntime(device, len(train) * (1 + recipe.head_views)):
+        passing_s *= torch.get_num_threads() / cores / _ONNX_FASTER
+    return _REST_S + decoding_s + passing_s

@@ -32,8 +32,8 @@ from handlens.run import Classifier
 from handlens.run.torch_runtime import keep_freed_memory
 from handlens.train import confidence, failure, familiar, last, logs, loop, start
 from handlens.train.cut import Cut
-from handlens.train.features import Frozen, by_onnxruntime
-from handlens.train.head import fit_head
+from handlens.train.features import Frozen
+from handlens.train.head import fit_head, seconds_of_head
 from handlens.train.pixels import Fixed, Pixels
 from handlens.train.recipe import FEW_A_CLASS, Recipe, choose, mode_for
 
@@ -251,10 +251,8 @@ def _plan(
 ) -> str:
     sizes = ", ".join(f"{len(photos)} {name}" for name, photos in data.splits.items())
     photos = len(data.splits["train"])
-    if recipe.mode == "head":  # one pass forward over each view
-        images = photos * (1 + recipe.head_views) + len(data.splits["validation"]) + len(data.splits["test"])
-        faster = 4 if by_onnxruntime(fabric.device, photos * (1 + recipe.head_views)) else 1
-        seconds = step_s * images / recipe.batch_size / faster
+    if recipe.mode == "head":
+        seconds = seconds_of_head(recipe, data.splits, begun.preprocess, step_s, fabric.device)
     else:
         seconds = recipe.epochs * step_s * 1.15 * max(1, photos // recipe.batch_size // fabric.world_size)
         seconds += last.caching_s(cut, recipe, photos, fabric.device) if cut else 0
@@ -269,6 +267,7 @@ def _plan(
         f"{recipe.net} at {recipe.image_px} px, mode {recipe.mode} ({why}), {begun.note}; "
         f"{len(data.classes)} classes, {sizes}; {recipe.epochs} epochs of {recipe.batch_size} a batch in "
         f"{recipe.precision} on {_device_name(fabric.device)}: about {_duration(seconds)}"
+        + (", less if the features of these photos are in the cache" if recipe.mode == "head" else "")
     )
 
 
