@@ -81,9 +81,9 @@ def test_the_module_is_the_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "suggestion"),
     [
-        (["evalute", "run"], "Did you mean 'evaluate'?"),
-        (["predict", "run", "photo", "--min-probabilty", "1"], "--min-probability"),
-        (["nets", "--famly", "x"], "--family"),
+        (["evalute", "run"], "there is no command evalute; did you mean evaluate?"),
+        (["predict", "run", "photo", "--min-probabilty", "1"], "did you mean --min-probability?"),
+        (["nets", "--famly", "x"], "handlens nets has no option --famly; did you mean --family?"),
     ],
 )
 def test_did_you_mean(command: Run, arguments: list[str], suggestion: str) -> None:
@@ -102,6 +102,27 @@ def test_wrong_usage_is_a_sentence_and_exit_code_2(command: Run, arguments: list
     assert (code, out) == (2, "")
     assert err.startswith("handlens: ") and err.count("\n") == 1
     assert err.endswith("; `handlens predict --help` shows what it takes\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "x", "--epochs", "ten"], "--epochs is 'ten', expected a whole number; `handlens train --help`"),
+        (["train", "x", "--lr", "fast"], "--lr is 'fast', expected a number; `handlens train --help`"),
+        (["bench", "x", "--runs", "1"], "--runs is '1', expected at least 3; `handlens bench --help`"),
+        (["serve", "--port", "99999"], "--port is '99999', expected at most 65535; `handlens serve --help`"),
+        (["predict", "run"], "handlens predict needs PHOTO...; `handlens predict --help`"),
+        (["train", "a", "b"], "handlens train was given more than it takes: b; `handlens train --help`"),
+        (["train", "x", "--out"], "--out needs a value; give one: --out VALUE"),
+        (["nets", "--json=1"], "--json takes no value; leave out what follows it"),
+        (["nets", "-x"], "handlens nets has no option -x; `handlens nets --help`"),
+        (["xyzzy"], "there is no command xyzzy; `handlens --help` lists them"),
+    ],
+)
+def test_what_was_typed_and_what_was_expected(command: Run, arguments: list[str], sentence: str) -> None:
+    code, out, err = command(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"handlens: {sentence}")
 
 
 def test_without_arguments_comes_the_help(command: Run) -> None:

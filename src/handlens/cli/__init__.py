@@ -89,7 +89,12 @@ def main() -> None:
     try:
         sys.exit(app(prog_name="handlens", standalone_mode=False) or 0)
     except TyperException as error:
-        _misused(error)
+        if type(error).__name__ == "NoArgsIsHelpError":  # a bare `handlens`
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(2)
+        from handlens.cli.usage import wrong_usage
+
+        _fail(str(wrong_usage(error)))
     except HandlensError as error:
         _fail(str(error))
     except OSError as error:
@@ -99,28 +104,6 @@ def main() -> None:
         if not isinstance(sentence, HandlensError):
             raise
         _fail(str(sentence))
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # typer's parser; it keeps the classes to itself
-            raise
-        if type(error).__name__ == "NoArgsIsHelpError":
-            error.show()
-            sys.exit(2)
-        from handlens.cli.usage import wrong_usage
-
-        _fail(str(wrong_usage(error)))
-
-
-def _misused(error: TyperException) -> None:
-    """An option or argument that the parser refuses, in one sentence; a bare `handlens` shows the help."""
-    if type(error).__name__ == "NoArgsIsHelpError":
-        print(error.format_message(), file=sys.stderr)
-        sys.exit(2)
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context else "handlens"
-    near = [str(name) for name in getattr(error, "possibilities", None) or ()]
-    message = str(error) if near else error.format_message()
-    hint = f"did you mean {' or '.join(sorted(near))}?" if near else f"`{command} --help` shows what it takes"
-    _fail(f"{message[:1].lower()}{message[1:].rstrip('.')}" + ("" if message.endswith("?") else f"; {hint}"))
 
 
 def _fail(sentence: str) -> None:

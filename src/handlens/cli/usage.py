@@ -13,14 +13,15 @@ _BOUNDS = {"greater_than_equal": "at least {ge}", "less_than_equal": "at most {l
 
 def wrong_usage(error: Any) -> HandlensError:
     """An error of typer's parser in our words; its classes are private to it, so that its fields tell them apart."""
-    context = getattr(error, "ctx", None)
+    context: Any = getattr(error, "ctx", None)
     command = context.command_path if context else "handlens"
-    look = f"`{command} -h` shows what it takes"
+    look = f"`{command} --help` shows what it takes"
     told = error.format_message()
     named = (re.findall(r"'([^']+)'", told) or [""])[0]
     if told.startswith("No such command"):
         return HandlensError(
-            f"there is no command {named}", did_you_mean(named, context.command.commands, "`handlens -h` lists them")
+            f"there is no command {named}",
+            did_you_mean(named, context.command.commands, "`handlens --help` lists them"),
         )
     if hasattr(error, "possibilities"):
         options = [name for param in context.command.params for name in (*param.opts, *param.secondary_opts)]
@@ -44,5 +45,5 @@ def wrong_usage(error: Any) -> HandlensError:
 
 def _first(error: Any) -> dict[str, Any] | None:
     """What pydantic found wrong first, where the error comes from it: "type", "input", "msg" and perhaps "ctx"."""
-    found = getattr(error.__cause__, "errors", list)()
+    found: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     return found[0] if found else None
