@@ -429,6 +429,9 @@ def test_bad_fields_are_refused_by_name(name: str, value: Any) -> None:
 def test_the_message_names_field_value_and_range() -> None:
     with pytest.raises(HandlensError, match="image_px is 0, expected 1 to 8192"):
         Preprocess(image_px=0)
+    wrong: Any = "leterbox"
+    with pytest.raises(HandlensError, match=r"expected crop, letterbox or squash; did you mean letterbox\?"):
+        Preprocess(resize=wrong)
 
 
 @pytest.mark.parametrize("values", [{}, [], None, "x", Preprocess().to_dict() | {"blur": 1}])

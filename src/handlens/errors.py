@@ -32,15 +32,15 @@ class NotHereError(HandlensError):
 def not_one_of(what: str, given: str, allowed: Sequence[str]) -> HandlensError:
     """The error for a word that is none of a few, such as `--mode haed`: it names them, and the nearest."""
     known = f"{', '.join(allowed[:-1])} or {allowed[-1]}" if len(allowed) > 1 else allowed[0]
-    return HandlensError(f"{what} is {given!r}, expected {known}", did_you_mean(given, allowed))
+    return HandlensError(f"{what} is {given!r}, expected {known}", did_you_mean(given, allowed, most=1))
 
 
-def did_you_mean(given: str, known: Iterable[str], otherwise: str = "") -> str:
-    """The hint for a word that is none of the known ones: the nearest of them, else `otherwise`."""
+def did_you_mean(given: str, known: Iterable[str], otherwise: str = "", most: int = 3) -> str:
+    """The hint for a word that is none of the known ones: the `most` nearest of them, else `otherwise`."""
     import difflib  # only now: it is loaded by no command that goes well
 
-    near = difflib.get_close_matches(given.lower(), list(known), 1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else otherwise
+    near = difflib.get_close_matches(given.lower(), list(known), most, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 def missing_extra(extra: str, package: str) -> NotHereError:

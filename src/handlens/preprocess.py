@@ -17,7 +17,7 @@ from typing import IO, Any, Literal, get_args
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from handlens.errors import HandlensError, PhotoError
+from handlens.errors import HandlensError, PhotoError, not_one_of
 
 Source = str | os.PathLike[str] | bytes | IO[bytes]
 
@@ -69,9 +69,17 @@ class Preprocess:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        words = (
+            ("resize", ("crop", "letterbox", "squash")),
+            ("interpolation", tuple(_RESAMPLING)),
+            ("normalisation", NORMALISATIONS),
+            ("channels", ("rgb", "bgr")),
+        )
+        for name, allowed in words:
+            if (given := getattr(self, name)) not in allowed:
+                raise not_one_of(name, str(given), allowed)
         checks = (
             (isinstance(self.image_px, int) and 1 <= self.image_px <= 8192, "image_px", "1 to 8192"),
-            (self.resize in ("crop", "letterbox", "squash"), "resize", "crop, letterbox or squash"),
             (
                 isinstance(self.resize_px, int)
                 and 1 <= self.resize_px <= 16384
@@ -79,11 +87,8 @@ class Preprocess:
                 "resize_px",
                 f"at least image_px ({self.image_px}) and at most 16384",
             ),
-            (self.interpolation in _RESAMPLING, "interpolation", ", ".join(_RESAMPLING)),
-            (self.normalisation in NORMALISATIONS, "normalisation", ", ".join(NORMALISATIONS)),
             (len(self.mean) == 3 and all(map(math.isfinite, self.mean)), "mean", "three numbers"),
             (len(self.std) == 3 and all(0 < value < math.inf for value in self.std), "std", "three numbers above zero"),
-            (self.channels in ("rgb", "bgr"), "channels", "rgb or bgr"),
         )
         for ok, name, expected in checks:
             if not ok:

@@ -116,6 +116,7 @@ def test_wrong_usage_is_a_sentence_and_exit_code_2(command: Run, arguments: list
         (["train", "x", "--out"], "--out needs a value; give one: --out VALUE"),
         (["nets", "--json=1"], "--json takes no value; leave out what follows it"),
         (["nets", "-x"], "handlens nets has no option -x; `handlens nets --help`"),
+        (["explain", "x", "--what", "grad"], "--what is 'grad', expected gradcam, rollout, "),
         (["xyzzy"], "there is no command xyzzy; `handlens --help` lists them"),
     ],
 )

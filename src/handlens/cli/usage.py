@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from handlens.errors import HandlensError, did_you_mean
+from handlens.errors import HandlensError, did_you_mean, not_one_of
 
 _KINDS = {"int_parsing": "a whole number", "int_from_float": "a whole number", "float_parsing": "a number"}
 _BOUNDS = {"greater_than_equal": "at least {ge}", "less_than_equal": "at most {le}"}
@@ -17,16 +17,16 @@ def wrong_usage(error: Any) -> HandlensError:
     command = context.command_path if context else "handlens"
     look = f"`{command} --help` shows what it takes"
     told = error.format_message()
-    named = (re.findall(r"'([^']+)'", told) or [""])[0]
+    named, *quoted = re.findall(r"'([^']*)'", told) or [""]
     if told.startswith("No such command"):
         return HandlensError(
             f"there is no command {named}",
-            did_you_mean(named, context.command.commands, "`handlens --help` lists them"),
+            did_you_mean(named, context.command.commands, "`handlens --help` lists them", 1),
         )
     if hasattr(error, "possibilities"):
         options = [name for param in context.command.params for name in (*param.opts, *param.secondary_opts)]
         return HandlensError(
-            f"{command} has no option {error.option_name}", did_you_mean(error.option_name, options, look)
+            f"{command} has no option {error.option_name}", did_you_mean(error.option_name, options, look, 1)
         )
     if hasattr(error, "option_name"):
         if "not take" in told:
@@ -34,6 +34,8 @@ def wrong_usage(error: Any) -> HandlensError:
         return HandlensError(f"{error.option_name} needs a value", f"give one: {error.option_name} VALUE")
     if told.startswith("Missing"):
         return HandlensError(f"{command} needs {named}", look)
+    if " is not one of " in told:
+        return not_one_of(named, quoted[0], quoted[1:])
     if told.startswith("Invalid value for") and (first := _first(error)):
         expected = _KINDS.get(first["type"]) or _BOUNDS.get(first["type"], "").format(**first.get("ctx", {}))
         given = f"{named} is {str(first['input'])!r}"

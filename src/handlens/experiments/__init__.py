@@ -6,7 +6,6 @@ Nothing here loads torch or matplotlib until an experiment is run.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import platform
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, did_you_mean
 
 if TYPE_CHECKING:
     from handlens.experiments.result import Result
@@ -86,8 +85,7 @@ def run(name: str, progress: Callable[[int, int], None] | None = None, **given: 
     the nearest, and for a setting that the experiment does not have.
     """
     if name not in EXPERIMENTS:
-        near = difflib.get_close_matches(name, EXPERIMENTS, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`handlens experiment` lists them"
+        hint = did_you_mean(name, EXPERIMENTS, "`handlens experiment` lists them")
         raise HandlensError(f"there is no experiment named {name!r}", hint)
     function = importlib.import_module(f"handlens.experiments.{name.replace('-', '_')}").experiment
     known = inspect.signature(function).parameters

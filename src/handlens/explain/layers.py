@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, did_you_mean
 from handlens.nets import Net
 from handlens.preprocess import Preprocess
 
@@ -73,8 +72,7 @@ def find(net: Net, layer: str) -> nn.Module:
     """The module of a name. Raises HandlensError, naming near ones, when there is none."""
     modules = {name: module for name, module in net.named_modules() if name}
     if layer not in modules:
-        near = difflib.get_close_matches(layer, modules, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else f"its parts are {', '.join(dict(net.named_children()))}"
+        hint = did_you_mean(layer, modules, f"its parts are {', '.join(dict(net.named_children()))}")
         raise HandlensError(f"{type(net).__name__} has no layer {layer!r}", hint)
     return modules[layer]
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, not_one_of
 from handlens.nets.layers import Net, StochasticDepth, modules_of
 from handlens.nets.registry import NETS, Entry, entry
 
@@ -46,7 +46,7 @@ def create(name: str, num_classes: int = 1000, **arguments: Any) -> Net:
         if argument not in known:
             raise HandlensError(f"{name} takes no {argument!r}", f"it takes {', '.join(known)}")
         if argument == "padding" and value not in ("symmetric", "tensorflow"):
-            raise HandlensError(f"padding is {value!r}, expected 'symmetric' or 'tensorflow'")
+            raise not_one_of("padding", str(value), ("symmetric", "tensorflow"))
         if argument == "width" and not (isinstance(value, (int, float)) and 0 < value <= 16):
             raise HandlensError(f"width is {value!r}, expected a multiplier above 0 and at most 16")
     if num_classes < 1:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, did_you_mean
 from handlens.nets import alexnet, googlenet, inception_v3, resnet, vgg, vit
 from handlens.nets.efficientnet import LITE, B, efficientnet, efficientnet_lite
 from handlens.nets.layers import Net
@@ -146,6 +145,5 @@ def entry(name: str) -> Entry:
     try:
         return NETS[name]
     except KeyError:
-        near = difflib.get_close_matches(name, NETS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`handlens nets` lists them"
+        hint = did_you_mean(name, NETS, "`handlens nets` lists them")
         raise HandlensError(f"there is no net named {name!r}", hint) from None
