@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -281,6 +282,7 @@ def test_without_a_network_it_says_so_in_a_sentence(tmp_path: Path, host: str, w
     with pytest.raises(HandlensError, match=words) as caught:
         fetch(f"http://{host}/file.bin", folder=tmp_path)
     assert "\n" not in str(caught.value) and "check the network" in caught.value.hint
+    assert "".join(traceback.format_exception(caught.value)).count("Traceback") == 1
     assert left_in(tmp_path) == []
 
 

@@ -62,7 +62,7 @@ def fetch(
             if not _is_right(target, wanted):  # else another process has fetched it meanwhile
                 _fetch_checked(wanted, target, progress, timeout_s)
     except OSError as error:
-        raise files.disk_error(error, target) from error
+        raise files.disk_error(error, target) from None
     return target
 
 
@@ -147,7 +147,7 @@ def _transfer(wanted: _Wanted, part: _Part, progress: Progress | None, timeout_s
                 raise HandlensError(
                     f"{wanted.url} stopped after {part.size():,} bytes ({error})",
                     "try again: it continues where it stopped",
-                ) from error
+                ) from None
             time.sleep(_PAUSE_S * 2 ** (tries - 1))
 
 
@@ -194,16 +194,16 @@ def _open(url: str, part: _Part, timeout_s: float) -> http.client.HTTPResponse:
         if error.code == 416:  # the file is shorter than what is here, so it is another one
             part.drop()
         if error.code == 416 or error.code in _BUSY:
-            raise _InterruptedError(f"the server answered {error.code}") from error
+            raise _InterruptedError(f"the server answered {error.code}") from None
         if error.code in (404, 410):
             raise HandlensError(
                 f"{url} does not exist on the server ({error.code})", "it may have moved; check the address"
-            ) from error
-        raise HandlensError(f"{url} was refused ({error.code} {error.reason})", "check the address") from error
+            ) from None
+        raise HandlensError(f"{url} was refused ({error.code} {error.reason})", "check the address") from None
     except urllib.error.URLError as error:
-        raise unreachable(url, error.reason) from error
+        raise unreachable(url, error.reason) from None
     except (OSError, http.client.HTTPException) as error:
-        raise _InterruptedError(_words(error)) from error
+        raise _InterruptedError(_words(error)) from None
 
 
 def _agree(response: http.client.HTTPResponse, part: _Part) -> tuple[int, int]:
@@ -228,7 +228,7 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read1(_CHUNK_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        raise _InterruptedError(_words(error)) from error
+        raise _InterruptedError(_words(error)) from None
 
 
 def unreachable(url: str, reason: object) -> HandlensError:

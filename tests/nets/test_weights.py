@@ -7,6 +7,7 @@ import hashlib
 import json
 import pickle
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -214,6 +215,8 @@ def test_without_a_network(net: str, host: str, tmp_path: Path, monkeypatch: pyt
     assert f"the weights of {net} could not be had: {host} could not be reached (" in caught.value.message
     assert "--weights FILE" in caught.value.hint and "--weights none" in caught.value.hint
     assert "\n" not in str(caught.value)
+    told = "".join(traceback.format_exception(caught.value))
+    assert told.count("Traceback") == 1  # the HTTP client's own, of a hundred lines, is left out
 
 
 def test_none_are_published() -> None:

@@ -117,7 +117,7 @@ def _read_row(row: Published, net: str, width: float, progress: Progress | None)
         path = {"torchvision": _from_pytorch, "timm": _from_hub, "package": _from_package}[row.source](row, progress)
     except HandlensError as error:
         hint = f"{_NO_HUB}; {_OTHER_WAYS}"
-        raise HandlensError(f"the weights of {net} could not be had: {error.message}", hint) from error
+        raise HandlensError(f"the weights of {net} could not be had: {error.message}", hint) from None
     return _examine(path, net, width, row)
 
 
@@ -152,9 +152,9 @@ def _hub_states(model: str) -> tuple[str, str, int | None]:
     try:
         stated = huggingface_hub.get_hf_file_metadata(url, endpoint=endpoint)
     except HfHubHTTPError as error:
-        raise HandlensError(f"{url} was refused ({error.response.status_code})", "check the name") from error
+        raise HandlensError(f"{url} was refused ({error.response.status_code})", "check the name") from None
     except Exception as error:  # its HTTP client has errors of its own, of no common kind
-        raise unreachable(endpoint, error) from error
+        raise unreachable(endpoint, error) from None
     if not re.fullmatch(r"[0-9a-f]{64}", stated.etag or ""):
         raise HandlensError(f"{url} has no stated SHA-256", "it cannot be checked")
     return url, str(stated.etag), stated.size
@@ -242,7 +242,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
         raise HandlensError(
             f"{path} is no weight file, or is damaged, or holds more than tensors ({reason})", "fetch or save it again"
-        ) from error
+        ) from None
     for inner in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(inner), Mapping):
             found = found[inner]
@@ -325,7 +325,7 @@ def _contract(
         preprocess = dataclasses.replace(preprocess, **given)
         arguments |= {name: float(metadata[name]) for name in ("width", "bn_eps") if name in metadata}
     except (ValueError, TypeError, ZeroDivisionError, HandlensError) as error:
-        raise HandlensError(f"{path} has metadata that make no sense ({error})", "save it again") from error
+        raise HandlensError(f"{path} has metadata that make no sense ({error})", "save it again") from None
     if "padding" in metadata:
         arguments["padding"] = "tensorflow" if metadata["padding"].startswith("tensorflow") else "symmetric"
     return preprocess, arguments
