@@ -98,8 +98,8 @@ def export_site(
     from handlens.errors import HandlensError
     from handlens.export import job, web
 
-    if out.suffix == ".zip":
-        raise HandlensError(f"--to web makes a folder, and {out} names a zip", "leave .zip away")
+    if out.suffix.lower() == ".zip":
+        raise HandlensError(f"--to web makes a folder, and {out} names a zip", f"give one: --out {out.with_suffix('')}")
     job.check_out(out)
     runtime = web.runtime_files(runtime_files)  # first: it takes a connection, what comes next takes minutes
     if bundle.is_bundle(source):
