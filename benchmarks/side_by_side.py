@@ -21,11 +21,14 @@ from handlens.train.job import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-peers"
+OWN_PYTHON = os.environ.get("HANDLENS_PEERS") == "here"
 PACKAGES = ("timm>=1.0.31,<1.1", "torch>=2.14,<2.15", "torchvision==0.29.*", "onnxruntime>=1.31,<2", "safetensors")
 
 
 def peers_python() -> str:
     """The interpreter of the peers' environment. Raises SystemExit, in a sentence, when it cannot be made."""
+    if OWN_PYTHON:
+        return sys.executable
     python = PEERS / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     ready = PEERS / ".ready"
     if not ready.exists():
@@ -39,7 +42,10 @@ def peers_python() -> str:
 
 
 def have_peers() -> bool:
-    """Whether the other tools are there or can be installed; if not, it is said, and their rows are left empty."""
+    """Whether the other tools are there or can be installed; if not, it is said, and their rows are left empty.
+
+    With HANDLENS_PEERS=here they are those of this Python: for machines that cannot install anything.
+    """
     try:
         peers_python()
     except (SystemExit, OSError, subprocess.SubprocessError) as error:

@@ -27,9 +27,10 @@ class Clock(Watcher):
 
 clock = Clock()
 with tempfile.TemporaryDirectory() as work:
-    more = {"train_px": given["train_px"]} if given.get("train_px") else {}
+    more = {name: given[name] for name in ("train_px", "batch_size", "device") if given.get(name)}
+    mode = "scratch" if given["weights"] == "none" else "full"
     run = fit(
-        given["folder"], out=Path(work) / "run", net=given["net"], mode="full", weights=given["weights"],
+        given["folder"], out=Path(work) / "run", net=given["net"], mode=mode, weights=given["weights"],
         image_px=given["px"], epochs=given["epochs"], seed=0, watcher=clock, **more,
     )  # fmt: skip
 print(

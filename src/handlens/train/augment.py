@@ -23,13 +23,14 @@ def random_crops(photos: Sequence[np.ndarray], px: int, min_area: float, rng: np
     batch = torch.empty((len(photos), 3, px, px), dtype=torch.uint8, memory_format=torch.channels_last)
     for index, photo in enumerate(photos):
         height, width = photo.shape[:2]
-        top, left, h, w = _crop_box(height, width, min_area, rng)
+        top, left, h, w = crop_box(height, width, min_area, rng)
         part = torch.from_numpy(photo[top : top + h, left : left + w]).permute(2, 0, 1)[None]
         batch[index] = F.interpolate(part, size=(px, px), mode="bilinear", antialias=True)[0]
     return batch
 
 
-def _crop_box(height: int, width: int, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def crop_box(height: int, width: int, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) in pixels of a random part of a photo of this size."""
     for _ in range(10):
         area = height * width * rng.uniform(min_area, 1)
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))

@@ -30,7 +30,7 @@ from handlens.nets import weights
 from handlens.photos import Photos, batches, write_split
 from handlens.run import Classifier
 from handlens.run.torch_runtime import keep_freed_memory
-from handlens.train import confidence, failure, familiar, last, logs, loop, start
+from handlens.train import confidence, failure, familiar, last, logs, loop, on_device, start
 from handlens.train.cut import Cut
 from handlens.train.features import Frozen, by_onnxruntime
 from handlens.train.head import fit_head
@@ -330,7 +330,7 @@ def _fit_all(
     with contextlib.closing(Pixels(learned, begun.preprocess, recipe.cache_mb)) as pixels:
         net, log = loop.fit(
             loop.prepare(begun.net, recipe),
-            pixels,
+            on_device.batches(pixels, recipe, begun.preprocess, fabric.device),
             Fixed(judged, begun.preprocess, recipe.cache_mb // 4),
             recipe,
             begun.preprocess,

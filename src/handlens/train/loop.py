@@ -29,6 +29,7 @@ from handlens.nets import Net, set_stochastic_depth
 from handlens.nets.pixels import by_photo
 from handlens.preprocess import Preprocess
 from handlens.train import augment
+from handlens.train.captured import captured
 from handlens.train.depthwise import FasterDepthwise
 from handlens.train.distil import Teacher
 from handlens.train.pixels import Fixed, Pixels
@@ -133,6 +134,8 @@ class Batches:
     def __init__(self, pixels: Pixels, recipe: Recipe, preprocess: Preprocess, device: torch.device) -> None:
         self.pixels, self.recipe, self.device = pixels, recipe, device
         self.px = recipe.train_px or preprocess.image_px
+        self.min_area = recipe.crop_min_area if recipe.augment != "none" else 1.0
+        self.flips = recipe.flip and recipe.augment != "none"
         self.labels = pixels.photos.labels
         self.num_classes = len(pixels.photos.classes)
         self.mean = torch.tensor(preprocess.mean, device=device).view(1, 3, 1, 1)
@@ -143,12 +146,7 @@ class Batches:
     def make(self, indices: np.ndarray, seed: list[int]) -> tuple[Tensor, Tensor]:
         """Normalised images (B, 3, px, px) and target probabilities (B, K) of the photos at `indices`."""
         recipe, rng = self.recipe, np.random.default_rng(seed)
-        photos = self.pixels.get(indices.tolist())
-        min_area = recipe.crop_min_area if recipe.augment != "none" else 1.0
-        images = augment.random_crops(photos, self.px, min_area, rng)
-        if recipe.flip and recipe.augment != "none":
-            images = augment.flip(images, rng)
-        images = images.to(self.device, non_blocking=True).float().div_(255)
+        images = self.crops(indices, rng)
         if recipe.augment == "trivial":
             images = augment.trivial_augment(images, rng)
         labels = torch.from_numpy(self.labels[indices]).to(self.device)
@@ -156,6 +154,13 @@ class Batches:
         images, targets = augment.mix(images, targets, recipe.mixup_alpha, recipe.cutmix_alpha, rng)
         targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / self.num_classes
         return self.normalise(images), targets
+
+    def crops(self, indices: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """Random parts of the photos at `indices`, mirrored or not: float (B, 3, px, px) in [0, 1] on the device."""
+        images = augment.random_crops(self.pixels.get(indices.tolist()), self.px, self.min_area, rng)
+        if self.flips:
+            images = augment.flip(images, rng)
+        return images.to(self.device, non_blocking=True).float().div_(255)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels in [0, 1] -> what the network takes, in channels-last memory."""
@@ -361,6 +366,7 @@ def fit(
             average.net.load_state_dict(state["average"])
             average.updates = state["updates"]
 
+    through = None  # what photos go through: the model, captured where that is possible
     saved_at = time.monotonic()
     patience = recipe.patience_epochs or recipe.epochs
     with _ctrl_c_between_steps(save) as heed_ctrl_c:
@@ -378,8 +384,10 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
                 images, targets = make.make(plan[step], seed)
+                if through is None:
+                    through = captured(model, net, images, recipe.precision) if fabric.world_size == 1 else model
                 with fabric.autocast(), FasterDepthwise():
-                    loss, logits = loss_of(model, images, targets, weights)
+                    loss, logits = loss_of(through, images, targets, weights)
                     if teacher:
                         loss = teacher.loss(images, logits, loss)
                 fabric.backward(loss)
