@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning_fabric import Fabric
 from PIL import Image
 
+from handlens import nets
 from handlens import photos as photos_room
 from handlens.preprocess import Preprocess
-from handlens.train import on_device
+from handlens.train import loop, on_device
 from handlens.train.loop import Batches
 from handlens.train.on_device import OnDevice, resampling, sent
-from handlens.train.pixels import Pixels
+from handlens.train.pixels import Fixed, Pixels
 from handlens.train.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -66,13 +68,31 @@ def test_a_whole_batch_is_the_same_to_rounding_with_what_comes_after(pixels: Pix
         assert same.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize(("start", "length", "px"), [(0, 40, 24), (7, 21, 24), (10, 30, 30), (3, 5, 24)])
-def test_resampling_is_bilinear_with_antialiasing(start: int, length: int, px: int) -> None:
+@pytest.mark.parametrize(("length", "px"), [(40, 24), (21, 24), (30, 30), (5, 24), (1, 3)])
+def test_resampling_is_bilinear_with_antialiasing(length: int, px: int) -> None:
     lines = torch.rand(1, 40)
-    weights = resampling(torch.tensor([float(start)]), torch.tensor([float(length)]), 40, px)[0]
-    part = lines[:, start : start + length]
-    expected = F.interpolate(part[None, None].repeat(1, 1, 2, 1), (2, px), mode="bilinear", antialias=True)[0, 0, :1]
+    weights = resampling(torch.tensor([[length]]), 40, px)[0]
+    part = lines[None, None, :, :length].repeat(1, 1, 2, 1)
+    expected = F.interpolate(part, (2, px), mode="bilinear", antialias=True)[0, 0, :1]
     torch.testing.assert_close(lines @ weights.T, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_photos_lie_one_after_the_other(pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_device, "_AT_ONCE", 3)
+    photos = sent(pixels, CPU, 2**30)
+    assert photos is not None
+    for photo, start, (height, width) in zip(pixels.get(range(8)), photos.starts, photos.sizes, strict=True):
+        there = photos.values[start : start + height * width]
+        assert np.array_equal(there.reshape(height, width, 3), photo)
+    assert len(photos.values) == start + height * width
+
+
+def test_a_panorama_does_not_make_the_batch_wide(pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(on_device, "resampling", lambda *call: sizes.append(call[1]) or resampling(*call))
+    assert max(photo.shape[1] for photo in pixels.get(range(8))) > 250
+    both(pixels, PLAIN)[1].crops(np.arange(8), np.random.default_rng(0))
+    assert max(sizes) <= 75  # 4 / 3 of the shorter side
 
 
 def test_photos_that_do_not_fit_stay_where_they_are(pixels: Pixels) -> None:
@@ -81,9 +101,29 @@ def test_photos_that_do_not_fit_stay_where_they_are(pixels: Pixels) -> None:
     assert sent(pixels, CPU, needed - 1) is None
 
 
-def test_without_a_card_batches_are_made_as_usual(pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert type(on_device.batches(pixels, PLAIN, CONTRACT, CPU)) is Batches
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 2**40))
-    pretended = torch.device("cuda")
-    monkeypatch.setattr(on_device, "Batches", lambda *_: "usual")
-    assert on_device.batches(pixels, PLAIN, CONTRACT, pretended) == "usual"
+def test_only_a_card_with_room_gets_the_photos(pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    needed = sum(photo.nbytes for photo in pixels.get(range(len(pixels))))
+    assert type(on_device.batches(pixels, PLAIN, CONTRACT, CPU, notes.append)) is Batches
+    assert notes == []
+    # With no card here, what would go there stays on the CPU.
+    monkeypatch.setattr(on_device, "sent", lambda pixels, device, budget_bytes: sent(pixels, CPU, budget_bytes))
+    monkeypatch.setattr(on_device, "OnDevice", lambda *_: "there")
+    monkeypatch.setattr(on_device, "Batches", lambda *_: "here")
+    for free_bytes, expected in ((needed * 2.51, "there"), (needed * 2.49, "here")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free_bytes: (int(free), 2**40))
+        assert on_device.batches(pixels, PLAIN, CONTRACT, torch.device("cuda"), notes.append) == expected
+    assert notes == ["photos are cut on the processor: they take more than 40% of the card's free memory, 0 MB"]
+
+
+def test_a_run_gives_nearly_the_same_figures(pixels: Pixels, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(PLAIN, mode="scratch", batch_size=3, epochs=2, image_px=48, augment="trivial")
+    found = []
+    for number, make in enumerate(both(pixels, recipe)):
+        torch.manual_seed(0)
+        net = loop.prepare(nets.create("mobilenet_v3_small", 2, width=0.35), recipe)
+        fabric, folder = Fabric(accelerator="cpu", devices=1), tmp_path / f"run{number}"
+        folder.mkdir()
+        found.append(loop.fit(net, make, Fixed(pixels.photos, CONTRACT, 64), recipe, CONTRACT, folder, fabric)[1])
+    for usual, there in zip(*found, strict=True):
+        assert there["train_loss"] == pytest.approx(usual["train_loss"], rel=0.02)

@@ -1,4 +1,7 @@
-"""The network's passes forward and backward as CUDA graphs: one launch in place of hundreds of small kernels'."""
+"""The network's passes forward and backward as CUDA graphs: one launch in place of hundreds of small kernels'.
+
+The loss and the optimiser stay outside: a few launches, for which the host has time while the card works.
+"""
 
 from __future__ import annotations
 
@@ -34,19 +37,25 @@ def captured(model: Any, net: Net, images: Tensor, precision: str) -> Any:
 
     The network must be in the modes that it is trained in. Capturing runs it on noise, and its statistics are put back.
     """
-    if images.device.type != "cuda":
+    if not _can_capture(images.device):
         return model
     before = [buffer.clone() for buffer in net.buffers()]
-    sample = torch.randn_like(images)
     try:
-        graphed = torch.cuda.make_graphed_callables(Whole(net, precision), (sample,), allow_unused_input=True)
+        # cuDNN tries its algorithms while the network warms up; the graph keeps the best.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+            graphed = torch.cuda.make_graphed_callables(
+                Whole(net, precision), (torch.randn_like(images),), allow_unused_input=True
+            )
     except RuntimeError:  # something in it waits for the processor
         torch.cuda.synchronize(images.device)
         graphed = None
     for buffer, value in zip(net.buffers(), before, strict=True):
         buffer.copy_(value)
-    net.zero_grad(set_to_none=True)
     return Captured(model, net, graphed, images.shape) if graphed else model
+
+
+def _can_capture(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 class Whole(nn.Module):

@@ -330,7 +330,7 @@ def _fit_all(
     with contextlib.closing(Pixels(learned, begun.preprocess, recipe.cache_mb)) as pixels:
         net, log = loop.fit(
             loop.prepare(begun.net, recipe),
-            on_device.batches(pixels, recipe, begun.preprocess, fabric.device),
+            on_device.batches(pixels, recipe, begun.preprocess, fabric.device, watcher.note),
             Fixed(judged, begun.preprocess, recipe.cache_mb // 4),
             recipe,
             begun.preprocess,

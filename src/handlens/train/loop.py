@@ -149,7 +149,7 @@ class Batches:
         images = self.crops(indices, rng)
         if recipe.augment == "trivial":
             images = augment.trivial_augment(images, rng)
-        labels = torch.from_numpy(self.labels[indices]).to(self.device)
+        labels = torch.from_numpy(self.labels[indices]).to(self.device, non_blocking=True)
         targets = F.one_hot(labels, self.num_classes).float()
         images, targets = augment.mix(images, targets, recipe.mixup_alpha, recipe.cutmix_alpha, rng)
         targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / self.num_classes
@@ -366,7 +366,7 @@ def fit(
             average.net.load_state_dict(state["average"])
             average.updates = state["updates"]
 
-    through = None  # what photos go through: the model, captured where that is possible
+    through = None  # the model, captured where that is possible
     saved_at = time.monotonic()
     patience = recipe.patience_epochs or recipe.epochs
     with _ctrl_c_between_steps(save) as heed_ctrl_c:
@@ -376,18 +376,19 @@ def fit(
             share = order[fabric.global_rank :: fabric.world_size][: len(order) // fabric.world_size]
             plan = batches_of(share, recipe.batch_size)
             _training_mode(net, recipe)
+            ahead = None  # the next step's batch
             for step in range(int(at["step"]), len(plan)):
                 start = time.perf_counter()
                 seed = [recipe.seed, epoch, step, fabric.global_rank]
+                images, targets = ahead or make.make(plan[step], seed)
+                if through is None and len(images) == recipe.batch_size and fabric.world_size == 1:
+                    through = captured(model, net, images, recipe.precision)
                 torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
                 factor = rate_at(epoch + (step + 1) / len(plan), recipe)
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
-                images, targets = make.make(plan[step], seed)
-                if through is None:
-                    through = captured(model, net, images, recipe.precision) if fabric.world_size == 1 else model
                 with fabric.autocast(), FasterDepthwise():
-                    loss, logits = loss_of(through, images, targets, weights)
+                    loss, logits = loss_of(through or model, images, targets, weights)
                     if teacher:
                         loss = teacher.loss(images, logits, loss)
                 fabric.backward(loss)
@@ -395,13 +396,16 @@ def fit(
                 optimizer.zero_grad()
                 if average:
                     average.update(net)
-                value = loss.item()
+                right = (logits.argmax(1) == targets.argmax(1)).sum()
+                if step + 1 < len(plan):  # before the loss is read: while the card, if there is one, works on this step
+                    ahead = make.make(plan[step + 1], [recipe.seed, epoch, step + 1, fabric.global_rank])
+                value, num_right = torch.stack((loss.detach(), right)).tolist()
                 if not math.isfinite(value):
                     raise HandlensError(
                         f"the loss became {value} in epoch {epoch + 1}", f"train with a lower --lr than {recipe.lr:g}"
                     )
                 at["loss"] += value * len(images)
-                at["right"] += int((logits.argmax(1) == targets.argmax(1)).sum())
+                at["right"] += num_right
                 at["seen"] += len(images)
                 at["seconds"] += time.perf_counter() - start
                 at["step"] = step + 1
