@@ -93,13 +93,15 @@ def in_turn(
     return summary, last
 
 
-def best_settings(run: Callable[[int, int], dict[str, Any]], workers: Sequence[int] = (0, 1, 2, 3)) -> tuple[int, int]:
+def best_settings(
+    run: Callable[[int, int], dict[str, Any]], workers: Sequence[int] = (0, 1, 2, 3), most_threads: int = 2
+) -> tuple[int, int]:
     """The (workers, threads) with which a peer is fastest on a few photos."""
     cores = os.cpu_count() or 1
     tried = {
         (count, threads): (found := run(count, threads))["photos"] / found["seconds"]
         for count in workers
-        for threads in sorted({1, min(2, cores)})
+        for threads in sorted({1, min(most_threads, cores)})
     }
     return max(tried, key=lambda settings: tried[settings])
 

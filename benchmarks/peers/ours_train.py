@@ -1,4 +1,7 @@
-"""Fine-tuning by `handlens.fit`: the loop's seconds with validation after each epoch, and its top-1 there."""
+"""Fine-tuning by `handlens.fit`: the loop's seconds with validation after each epoch, and its top-1 there.
+
+The clock starts after `skip_epochs` epochs where that is given.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,15 @@ class Clock(Watcher):
     begun = 0.0
     ended = 0.0
 
+    skipped = given.get("skip_epochs", 0)
+
     def started(self, folder):
         self.begun = time.perf_counter()
 
     def epoch(self, log):
         self.ended = time.perf_counter()
+        if len(log) == self.skipped:
+            self.begun = self.ended
         self.log = log
 
 
@@ -36,7 +43,7 @@ with tempfile.TemporaryDirectory() as work:
 print(
     json.dumps(
         {
-            "photos": run.metrics["photos"]["train"] * given["epochs"],
+            "photos": run.metrics["photos"]["train"] * (given["epochs"] - clock.skipped),
             "seconds": clock.ended - clock.begun,
             "top1": clock.log[-1]["validation_top1"],
             "precision": run.recipe.precision,

@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -490,6 +490,9 @@ def _judge(
 
 
 def versions() -> dict[str, str]:
-    """The versions that a figure depends on."""
-    names = ("handlens", "torch", "numpy", "pillow", "lightning-fabric")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    """The versions that a figure depends on; of what is not installed, as handlens run from its source, none."""
+    found = {"python": platform.python_version()}
+    for name in ("handlens", "torch", "numpy", "pillow", "lightning-fabric"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
