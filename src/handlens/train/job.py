@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from handlens import checkpoint, evaluate, files, nets, run
+from handlens import __version__, checkpoint, evaluate, files, nets, run
 from handlens.checkpoint import Checkpoint
 from handlens.errors import HandlensError, not_one_of
 from handlens.evaluate import Scores, calibration, report, sections, unknown
@@ -490,9 +490,9 @@ def _judge(
 
 
 def versions() -> dict[str, str]:
-    """The versions that a figure depends on; of what is not installed, as handlens run from its source, none."""
-    found = {"python": platform.python_version()}
-    for name in ("handlens", "torch", "numpy", "pillow", "lightning-fabric"):
+    """The versions that a figure depends on, but of what is in no package of that name."""
+    found = {"python": platform.python_version(), "handlens": __version__}
+    for name in ("torch", "numpy", "pillow", "lightning-fabric"):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
