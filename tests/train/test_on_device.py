@@ -15,7 +15,7 @@ from PIL import Image
 
 from handlens import nets
 from handlens import photos as photos_room
-from handlens.preprocess import Preprocess
+from handlens.preprocess import Normalisation, Preprocess
 from handlens.train import loop, on_device
 from handlens.train.loop import Batches
 from handlens.train.on_device import OnDevice, resampling, sent
@@ -75,6 +75,21 @@ def test_resampling_is_bilinear_with_antialiasing(length: int, px: int) -> None:
     part = lines[None, None, :, :length].repeat(1, 1, 2, 1)
     expected = F.interpolate(part, (2, px), mode="bilinear", antialias=True)[0, 0, :1]
     torch.testing.assert_close(lines @ weights.T, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalisation", ["fixed", "z-score"])
+def test_a_batch_is_made_without_a_look_at_what_is_on_the_device(pixels: Pixels, normalisation: Normalisation) -> None:
+    """A meta device has no values to wait for, and refuses to compute with another device's."""
+    meta = torch.device("meta")
+    contract = dataclasses.replace(CONTRACT, normalisation=normalisation)
+    recipe = dataclasses.replace(PLAIN, augment="trivial", mixup_alpha=0.2, cutmix_alpha=1.0)
+    photos = sent(pixels, meta, 2**30)
+    assert photos is not None
+    make = OnDevice(photos, pixels, recipe, contract, meta)
+    for seed in range(4):  # mixup and CutMix
+        images, targets = make.make(np.arange(8).repeat(8), [seed])
+        assert images.device == targets.device == meta
+        assert (images.shape, targets.shape) == ((64, 3, 48, 48), (64, 2))
 
 
 def test_photos_lie_one_after_the_other(pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:

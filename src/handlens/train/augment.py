@@ -44,7 +44,7 @@ def crop_box(height: int, width: int, min_area: float, rng: np.random.Generator)
 
 def flip(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Mirror half of the photos left to right: (B, C, H, W) of any type."""
-    chosen = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device, non_blocking=True)
+    chosen = over(torch.from_numpy(rng.random(len(images)) < 0.5), images.device)
     return torch.where(chosen[:, None, None, None], images.flip(-1), images)
 
 
@@ -60,15 +60,20 @@ def trivial_augment(images: Tensor, rng: np.random.Generator) -> Tensor:
     for kind, change in enumerate(_CHANGES):
         where = np.flatnonzero(kinds == kind)
         if change is not None and len(where):
-            index = torch.from_numpy(where).to(images.device, non_blocking=True)
+            index = over(torch.from_numpy(where), images.device)
             strength, sign = (_like(images, values[where]).view(-1, 1, 1, 1) for values in (strengths, signs))
             result[index] = change(images[index], strength, sign).clamp(0, 1)
     return result
 
 
+def over(values: Tensor, device: torch.device) -> Tensor:
+    """Values on a device. A card does not have to finish first what it is at; elsewhere they must outlive the copy."""
+    return values.to(device, non_blocking=device.type == "cuda")
+
+
 def _like(images: Tensor, values: Any) -> Tensor:
-    """Numbers in the type of the images and on their device, which does not have to finish anything for it."""
-    return torch.as_tensor(values, dtype=images.dtype).to(images.device, non_blocking=True)
+    """Numbers in the type of the images and on their device."""
+    return over(torch.as_tensor(values, dtype=images.dtype), images.device)
 
 
 def _warp(images: Tensor, matrices: Tensor) -> Tensor:
@@ -194,7 +199,7 @@ def mix(
     if not kinds or len(images) < 2:
         return images, targets
     kind = kinds[int(rng.integers(len(kinds)))]
-    other = torch.from_numpy(rng.permutation(len(images))).to(images.device, non_blocking=True)
+    other = over(torch.from_numpy(rng.permutation(len(images))), images.device)
     if kind == "mixup":
         share = float(rng.beta(mixup_alpha, mixup_alpha))
         return torch.lerp(images[other], images, share), torch.lerp(targets[other], targets, share)

@@ -149,7 +149,7 @@ class Batches:
         images = self.crops(indices, rng)
         if recipe.augment == "trivial":
             images = augment.trivial_augment(images, rng)
-        labels = torch.from_numpy(self.labels[indices]).to(self.device, non_blocking=True)
+        labels = augment.over(torch.from_numpy(self.labels[indices]), self.device)
         targets = F.one_hot(labels, self.num_classes).float()
         images, targets = augment.mix(images, targets, recipe.mixup_alpha, recipe.cutmix_alpha, rng)
         targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / self.num_classes
@@ -160,7 +160,7 @@ class Batches:
         images = augment.random_crops(self.pixels.get(indices.tolist()), self.px, self.min_area, rng)
         if self.flips:
             images = augment.flip(images, rng)
-        return images.to(self.device, non_blocking=True).float().div_(255)
+        return augment.over(images, self.device).float().div_(255)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels in [0, 1] -> what the network takes, in channels-last memory."""

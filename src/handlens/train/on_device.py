@@ -89,7 +89,7 @@ class OnDevice(Batches):
         mirrored = rng.random(len(indices)) < 0.5 if self.flips else np.zeros(len(indices), bool)
         firsts = starts[indices] + tops * whole[:, 1] + lefts
         numbers = np.stack([firsts, whole[:, 1], heights, widths, mirrored])  # in one transfer
-        first, line, height, width, flipped = torch.from_numpy(numbers).to(self.device, non_blocking=True)[..., None]
+        first, line, height, width, flipped = augment.over(torch.from_numpy(numbers), self.device)[..., None]
         # Smaller parts are filled up with their last pixels, which weigh nothing.
         down = torch.arange(int(heights.max()), device=self.device).minimum(height - 1)  # (B, H)
         across = torch.arange(int(widths.max()), device=self.device).minimum(width - 1)  # (B, W)
