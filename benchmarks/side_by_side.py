@@ -21,11 +21,14 @@ from handlens.train.job import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-peers"
+OWN_PYTHON = os.environ.get("HANDLENS_PEERS") == "here"
 PACKAGES = ("timm>=1.0.31,<1.1", "torch>=2.14,<2.15", "torchvision==0.29.*", "onnxruntime>=1.31,<2", "safetensors")
 
 
 def peers_python() -> str:
     """The interpreter of the peers' environment. Raises SystemExit, in a sentence, when it cannot be made."""
+    if OWN_PYTHON:
+        return sys.executable
     python = PEERS / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     ready = PEERS / ".ready"
     if not ready.exists():
@@ -39,7 +42,10 @@ def peers_python() -> str:
 
 
 def have_peers() -> bool:
-    """Whether the other tools are there or can be installed; if not, it is said, and their rows are left empty."""
+    """Whether the other tools are there or can be installed; if not, it is said, and their rows are left empty.
+
+    With HANDLENS_PEERS=here they are those of this Python: for machines that cannot install anything.
+    """
     try:
         peers_python()
     except (SystemExit, OSError, subprocess.SubprocessError) as error:
@@ -87,13 +93,15 @@ def in_turn(
     return summary, last
 
 
-def best_settings(run: Callable[[int, int], dict[str, Any]], workers: Sequence[int] = (0, 1, 2, 3)) -> tuple[int, int]:
+def best_settings(
+    run: Callable[[int, int], dict[str, Any]], workers: Sequence[int] = (0, 1, 2, 3), most_threads: int = 2
+) -> tuple[int, int]:
     """The (workers, threads) with which a peer is fastest on a few photos."""
     cores = os.cpu_count() or 1
     tried = {
         (count, threads): (found := run(count, threads))["photos"] / found["seconds"]
         for count in workers
-        for threads in sorted({1, min(2, cores)})
+        for threads in sorted({1, min(most_threads, cores)})
     }
     return max(tried, key=lambda settings: tried[settings])
 

@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import math
 import os
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from handlens import files, nets
+from handlens import __version__, files, nets
 from handlens.errors import HandlensError
 from handlens.nets import Net
 from handlens.nets.familiar import Familiar
@@ -98,7 +97,7 @@ def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dt
             file.write(centres)
     facts = {
         "format_version": FORMAT_VERSION,
-        "handlens_version": version("handlens"),
+        "handlens_version": __version__,
         "net": checkpoint.name,
         "arguments": checkpoint.arguments,
         "classes": list(checkpoint.classes),

@@ -53,6 +53,26 @@ def test_each_says_what_it_wants(
     assert f"usage: {name}.py" in capsys.readouterr().out
 
 
+def test_training_on_a_card_wants_one(
+    script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = script("train_gpu")
+    monkeypatch.setattr(module.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["train_gpu.py", "photos"])
+    with pytest.raises(SystemExit) as left:
+        module.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("there is no CUDA device here")
+
+
+def test_the_floor_of_a_card_is_by_the_maps_of_the_layers(script: Callable[[str], ModuleType]) -> None:
+    """MobileNetV1 by its table: side and channels of the maps, each written by a convolution, its norm and its ReLU."""
+    maps = [(112, 32), (112, 32), (112, 64), (56, 64), (56, 128), (56, 128), (56, 128), (28, 128), (28, 256)]
+    maps += [(28, 256)] * 2 + [(14, 256), (14, 512)] + [(14, 512)] * 10 + [(7, 512), (7, 1024), (7, 1024), (7, 1024)]
+    expected = 3 * sum(side**2 * channels for side, channels in maps)
+    assert script("train_gpu").bytes_per_photo("mobilenet_v1") == pytest.approx(expected * 5 * 2, rel=1e-3)
+
+
 def test_growth(
     script: Callable[[str], ModuleType],
     tiny_bundle: Path,

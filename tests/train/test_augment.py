@@ -204,7 +204,7 @@ def test_a_crop_lies_in_the_photo(size: tuple[int, int], min_area: float) -> Non
     height, width = size
     shares, ratios = [], []
     for _ in range(300):
-        top, left, h, w = augment._crop_box(height, width, min_area, rng)
+        top, left, h, w = augment.crop_box(height, width, min_area, rng)
         assert 0 <= top <= top + h <= height
         assert 0 <= left <= left + w <= width
         assert h > 0 < w
@@ -224,7 +224,7 @@ def test_a_crop_lies_in_the_photo(size: tuple[int, int], min_area: float) -> Non
 
 def test_crops_come_from_everywhere() -> None:
     rng = np.random.default_rng(0)
-    boxes = np.array([augment._crop_box(100, 100, 0.1, rng) for _ in range(300)])
+    boxes = np.array([augment.crop_box(100, 100, 0.1, rng) for _ in range(300)])
     ends = boxes[:, :2] + boxes[:, 2:]
     assert (boxes[:, :2].min(0) < 3).all()
     assert (ends.max(0) > 97).all()
@@ -233,10 +233,10 @@ def test_crops_come_from_everywhere() -> None:
 def test_a_very_long_photo_gives_its_centre_square() -> None:
     photo = pixels(10, 3000)
     rng = np.random.default_rng(0)
-    assert augment._crop_box(10, 3000, 0.35, rng) == (0, 1495, 10, 10)
+    assert augment.crop_box(10, 3000, 0.35, rng) == (0, 1495, 10, 10)
     crop = augment.random_crops([photo], 10, 0.35, rng)
     assert np.array_equal(crop[0].permute(1, 2, 0).numpy(), photo[:, 1495:1505])
-    assert augment._crop_box(3000, 10, 0.35, rng) == (1495, 0, 10, 10)
+    assert augment.crop_box(3000, 10, 0.35, rng) == (1495, 0, 10, 10)
 
 
 def test_crops_of_the_whole_photo_are_the_photo() -> None:

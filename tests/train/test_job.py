@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import struct
 import subprocess
@@ -80,6 +82,32 @@ def scalars(run: Path, tag: str) -> list[tuple[int, float]]:
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def test_where_the_photos_lie_is_told(
+    tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def batches(pixels: Any, recipe: Any, preprocess: Any, device: Any, note: Any) -> loop.Batches:
+        note("the card is full")
+        return loop.Batches(pixels, recipe, preprocess, device)
+
+    monkeypatch.setattr("handlens.train.on_device.batches", batches)
+    watcher = Listens()
+    handlens.fit(tiny_photos, out=tmp_path / "run", watcher=watcher, **{**given, "epochs": 1})
+    assert "the card is full" in watcher.notes
+
+
+def test_a_run_from_the_source_has_no_packages_to_name(full_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name in ("handlens", "lightning-fabric"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return f"{name}'s"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(job, "version", version)
+    versions = {"handlens": handlens.__version__, "torch": "torch's", "numpy": "numpy's", "pillow": "pillow's"}
+    assert job.versions() == {"python": platform.python_version(), **versions}
+    assert checkpoint.read_facts(full_run.folder)["handlens_version"] == handlens.__version__
 
 
 @pytest.mark.parametrize("mode", ["full", "last", "head", "scratch"])

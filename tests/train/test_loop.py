@@ -260,15 +260,48 @@ def test_a_loss_that_is_no_number_is_said(splits: dict[str, photos.Photos], tmp_
         fitted(splits, QUICK, tmp_path, net)
 
 
-def test_the_log_has_a_row_an_epoch(splits: dict[str, photos.Photos], tmp_path: Path) -> None:
+def test_the_log_has_a_row_an_epoch(
+    splits: dict[str, photos.Photos], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right: list[int] = []
+    loss_of = loop.loss_of
+
+    def counted(net: object, images: torch.Tensor, targets: torch.Tensor, *rest: object) -> object:
+        loss, logits = loss_of(net, images, targets, *rest)
+        right.append(sum(int(row.argmax() == aim.argmax()) for row, aim in zip(logits, targets, strict=True)))
+        return loss, logits
+
+    monkeypatch.setattr(loop, "loss_of", counted)
     _, log = fitted(splits, Recipe(**{**vars(QUICK), "epochs": 3, "ema_decay": 0.5}), tmp_path)
     assert [row["epoch"] for row in log] == [1, 2, 3]
     for row in log:
         assert row["train_loss"] > 0 < row["validation_loss"]
         assert 0 <= row["train_top1"] <= 1 >= row["validation_top1"] >= 0
         assert row["photos_per_s"] == pytest.approx(30 / row["seconds"])
+    assert [row["train_top1"] * 30 for row in log] == pytest.approx([sum(right[at : at + 4]) for at in (0, 4, 8)])
     rates = [loop.rate_at(epoch, Recipe(**{**vars(QUICK), "epochs": 3})) * QUICK.lr for epoch in (1, 2, 3)]
     assert [row["lr"] for row in log] == pytest.approx(rates)
+
+
+def test_the_next_batch_is_made_before_a_steps_loss_is_read(
+    splits: dict[str, photos.Photos], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    make, to_list = loop.Batches.make, torch.Tensor.tolist
+
+    def made(self: loop.Batches, indices: np.ndarray, seed: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        events.append(f"made {seed[2]}")
+        return make(self, indices, seed)
+
+    def read(self: torch.Tensor) -> object:
+        if self.shape == (2,):
+            events.append("read")
+        return to_list(self)
+
+    monkeypatch.setattr(loop.Batches, "make", made)
+    monkeypatch.setattr(torch.Tensor, "tolist", read)
+    fitted(splits, QUICK, tmp_path)
+    assert events == ["made 0", "made 1", "read", "made 2", "read", "made 3", "read", "read"]
 
 
 def test_the_latest_epoch_that_is_as_good_as_the_best_is_kept(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +24,14 @@ def random_crops(photos: Sequence[np.ndarray], px: int, min_area: float, rng: np
     batch = torch.empty((len(photos), 3, px, px), dtype=torch.uint8, memory_format=torch.channels_last)
     for index, photo in enumerate(photos):
         height, width = photo.shape[:2]
-        top, left, h, w = _crop_box(height, width, min_area, rng)
+        top, left, h, w = crop_box(height, width, min_area, rng)
         part = torch.from_numpy(photo[top : top + h, left : left + w]).permute(2, 0, 1)[None]
         batch[index] = F.interpolate(part, size=(px, px), mode="bilinear", antialias=True)[0]
     return batch
 
 
-def _crop_box(height: int, width: int, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def crop_box(height: int, width: int, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) in pixels of a random part of a photo of this size."""
     for _ in range(10):
         area = height * width * rng.uniform(min_area, 1)
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -42,7 +44,7 @@ def _crop_box(height: int, width: int, min_area: float, rng: np.random.Generator
 
 def flip(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Mirror half of the photos left to right: (B, C, H, W) of any type."""
-    chosen = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
+    chosen = over(torch.from_numpy(rng.random(len(images)) < 0.5), images.device)
     return torch.where(chosen[:, None, None, None], images.flip(-1), images)
 
 
@@ -58,18 +60,27 @@ def trivial_augment(images: Tensor, rng: np.random.Generator) -> Tensor:
     for kind, change in enumerate(_CHANGES):
         where = np.flatnonzero(kinds == kind)
         if change is not None and len(where):
-            index = torch.from_numpy(where).to(images.device)
-            strength = torch.as_tensor(strengths[where], dtype=images.dtype, device=images.device)
-            sign = torch.as_tensor(signs[where], dtype=images.dtype, device=images.device)
-            result[index] = change(images[index], strength.view(-1, 1, 1, 1), sign.view(-1, 1, 1, 1)).clamp(0, 1)
+            index = over(torch.from_numpy(where), images.device)
+            strength, sign = (_like(images, values[where]).view(-1, 1, 1, 1) for values in (strengths, signs))
+            result[index] = change(images[index], strength, sign).clamp(0, 1)
     return result
+
+
+def over(values: Tensor, device: torch.device) -> Tensor:
+    """Values on a device. A card does not have to finish first what it is at; elsewhere they must outlive the copy."""
+    return values.to(device, non_blocking=device.type == "cuda")
+
+
+def _like(images: Tensor, values: Any) -> Tensor:
+    """Numbers in the type of the images and on their device."""
+    return over(torch.as_tensor(values, dtype=images.dtype), images.device)
 
 
 def _warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Move photos by inverse affine matrices (B, 2, 3) in pixels from the centre; what is uncovered becomes grey."""
     height, width = images.shape[-2:]
-    scale = torch.tensor([[1.0, height / width, 2 / width], [width / height, 1.0, 2 / height]], device=images.device)
-    grid = F.affine_grid((matrices * scale).to(images.dtype), list(images.shape), align_corners=False)
+    scale = _like(images, [[1.0, height / width, 2 / width], [width / height, 1.0, 2 / height]])
+    grid = F.affine_grid(matrices * scale, list(images.shape), align_corners=False)
     return F.grid_sample(images - 0.5, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + 0.5
 
 
@@ -110,7 +121,7 @@ def _blend(images: Tensor, other: Tensor, strength: Tensor, sign: Tensor) -> Ten
 
 
 def _grey(images: Tensor) -> Tensor:
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=images.dtype, device=images.device)
+    weights = _like(images, [0.299, 0.587, 0.114])
     return (images * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
@@ -127,7 +138,7 @@ def _contrast(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
 
 
 def _sharpness(images: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    kernel = torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]], dtype=images.dtype, device=images.device) / 13
+    kernel = _like(images, [[1.0, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     return _blend(images, F.conv2d(padded, kernel.expand(3, 1, 3, 3), groups=3), strength, sign)
 
@@ -188,7 +199,7 @@ def mix(
     if not kinds or len(images) < 2:
         return images, targets
     kind = kinds[int(rng.integers(len(kinds)))]
-    other = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+    other = over(torch.from_numpy(rng.permutation(len(images))), images.device)
     if kind == "mixup":
         share = float(rng.beta(mixup_alpha, mixup_alpha))
         return torch.lerp(images[other], images, share), torch.lerp(targets[other], targets, share)

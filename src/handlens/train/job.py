@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from handlens import checkpoint, evaluate, files, nets, run
+from handlens import __version__, checkpoint, evaluate, files, nets, run
 from handlens.checkpoint import Checkpoint
 from handlens.errors import HandlensError, not_one_of
 from handlens.evaluate import Scores, calibration, report, sections, unknown
@@ -30,7 +30,7 @@ from handlens.nets import weights
 from handlens.photos import Photos, batches, write_split
 from handlens.run import Classifier
 from handlens.run.torch_runtime import keep_freed_memory
-from handlens.train import confidence, failure, familiar, last, logs, loop, start
+from handlens.train import confidence, failure, familiar, last, logs, loop, on_device, start
 from handlens.train.cut import Cut
 from handlens.train.features import Frozen
 from handlens.train.head import fit_head, seconds_of_head
@@ -329,7 +329,7 @@ def _fit_all(
     with contextlib.closing(Pixels(learned, begun.preprocess, recipe.cache_mb)) as pixels:
         net, log = loop.fit(
             loop.prepare(begun.net, recipe),
-            pixels,
+            on_device.batches(pixels, recipe, begun.preprocess, fabric.device, watcher.note),
             Fixed(judged, begun.preprocess, recipe.cache_mb // 4),
             recipe,
             begun.preprocess,
@@ -489,6 +489,9 @@ def _judge(
 
 
 def versions() -> dict[str, str]:
-    """The versions that a figure depends on."""
-    names = ("handlens", "torch", "numpy", "pillow", "lightning-fabric")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    """The versions that a figure depends on, but of what is in no package of that name."""
+    found = {"python": platform.python_version(), "handlens": __version__}
+    for name in ("torch", "numpy", "pillow", "lightning-fabric"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -29,6 +29,7 @@ from handlens.nets import Net, set_stochastic_depth
 from handlens.nets.pixels import by_photo
 from handlens.preprocess import Preprocess
 from handlens.train import augment
+from handlens.train.captured import captured
 from handlens.train.depthwise import FasterDepthwise
 from handlens.train.distil import Teacher
 from handlens.train.pixels import Fixed, Pixels
@@ -133,6 +134,8 @@ class Batches:
     def __init__(self, pixels: Pixels, recipe: Recipe, preprocess: Preprocess, device: torch.device) -> None:
         self.pixels, self.recipe, self.device = pixels, recipe, device
         self.px = recipe.train_px or preprocess.image_px
+        self.min_area = recipe.crop_min_area if recipe.augment != "none" else 1.0
+        self.flips = recipe.flip and recipe.augment != "none"
         self.labels = pixels.photos.labels
         self.num_classes = len(pixels.photos.classes)
         self.mean = torch.tensor(preprocess.mean, device=device).view(1, 3, 1, 1)
@@ -143,19 +146,21 @@ class Batches:
     def make(self, indices: np.ndarray, seed: list[int]) -> tuple[Tensor, Tensor]:
         """Normalised images (B, 3, px, px) and target probabilities (B, K) of the photos at `indices`."""
         recipe, rng = self.recipe, np.random.default_rng(seed)
-        photos = self.pixels.get(indices.tolist())
-        min_area = recipe.crop_min_area if recipe.augment != "none" else 1.0
-        images = augment.random_crops(photos, self.px, min_area, rng)
-        if recipe.flip and recipe.augment != "none":
-            images = augment.flip(images, rng)
-        images = images.to(self.device, non_blocking=True).float().div_(255)
+        images = self.crops(indices, rng)
         if recipe.augment == "trivial":
             images = augment.trivial_augment(images, rng)
-        labels = torch.from_numpy(self.labels[indices]).to(self.device)
+        labels = augment.over(torch.from_numpy(self.labels[indices]), self.device)
         targets = F.one_hot(labels, self.num_classes).float()
         images, targets = augment.mix(images, targets, recipe.mixup_alpha, recipe.cutmix_alpha, rng)
         targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / self.num_classes
         return self.normalise(images), targets
+
+    def crops(self, indices: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """Random parts of the photos at `indices`, mirrored or not: float (B, 3, px, px) in [0, 1] on the device."""
+        images = augment.random_crops(self.pixels.get(indices.tolist()), self.px, self.min_area, rng)
+        if self.flips:
+            images = augment.flip(images, rng)
+        return augment.over(images, self.device).float().div_(255)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels in [0, 1] -> what the network takes, in channels-last memory."""
@@ -361,6 +366,7 @@ def fit(
             average.net.load_state_dict(state["average"])
             average.updates = state["updates"]
 
+    through = None  # the model, captured where that is possible
     saved_at = time.monotonic()
     patience = recipe.patience_epochs or recipe.epochs
     with _ctrl_c_between_steps(save) as heed_ctrl_c:
@@ -370,16 +376,19 @@ def fit(
             share = order[fabric.global_rank :: fabric.world_size][: len(order) // fabric.world_size]
             plan = batches_of(share, recipe.batch_size)
             _training_mode(net, recipe)
+            ahead = None  # the next step's batch
             for step in range(int(at["step"]), len(plan)):
                 start = time.perf_counter()
                 seed = [recipe.seed, epoch, step, fabric.global_rank]
+                images, targets = ahead or make.make(plan[step], seed)
+                if through is None and len(images) == recipe.batch_size and fabric.world_size == 1:
+                    through = captured(model, net, images, recipe.precision)
                 torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
                 factor = rate_at(epoch + (step + 1) / len(plan), recipe)
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak_lr"] * factor
-                images, targets = make.make(plan[step], seed)
                 with fabric.autocast(), FasterDepthwise():
-                    loss, logits = loss_of(model, images, targets, weights)
+                    loss, logits = loss_of(through or model, images, targets, weights)
                     if teacher:
                         loss = teacher.loss(images, logits, loss)
                 fabric.backward(loss)
@@ -387,13 +396,16 @@ def fit(
                 optimizer.zero_grad()
                 if average:
                     average.update(net)
-                value = loss.item()
+                right = (logits.argmax(1) == targets.argmax(1)).sum()
+                if step + 1 < len(plan):  # before the loss is read: while the card, if there is one, works on this step
+                    ahead = make.make(plan[step + 1], [recipe.seed, epoch, step + 1, fabric.global_rank])
+                value, num_right = torch.stack((loss.detach(), right)).tolist()
                 if not math.isfinite(value):
                     raise HandlensError(
                         f"the loss became {value} in epoch {epoch + 1}", f"train with a lower --lr than {recipe.lr:g}"
                     )
                 at["loss"] += value * len(images)
-                at["right"] += int((logits.argmax(1) == targets.argmax(1)).sum())
+                at["right"] += num_right
                 at["seen"] += len(images)
                 at["seconds"] += time.perf_counter() - start
                 at["step"] = step + 1
