@@ -65,6 +65,23 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_photos: Path) -> Path:
     return out
 
 
+def test_a_run_without_test_photos_says_so_and_names_no_report(call: Train, asked: list[dict[str, Any]]) -> None:
+    code, out, _ = call("photos")
+    assert (code, len(asked)) == (0, 1)
+    assert out.startswith("no photo was left for the test") and "report" not in out
+
+
+def test_copies_of_one_photo_a_class_are_too_few(call: Train, tiny_photos: Path, tmp_path: Path) -> None:
+    for name in ("花朵", "blue sky"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            shutil.copy(tiny_photos / name / "00.jpg", tmp_path / "photos" / name / f"{number}.jpg")
+    code, out, err = call(tmp_path / "photos", "--out", tmp_path / "run", *SMALL)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "has three different photos, so none can be kept for validation and test; add photos" in err
+    assert not (tmp_path / "run").exists()
+
+
 RECIPE_OPTIONS: dict[str, Any] = {
     "--net": "mobilenet_v2",
     "--mode": "last",

@@ -175,7 +175,7 @@ def test_one_folder_too_high(make_folder: Make) -> None:
 
 def test_too_few_photos(make_folder: Make) -> None:
     photos = scan(make_folder({"a": 2, "b": 2}))
-    with pytest.raises(HandlensError, match=r"no class of .* has three photos"):
+    with pytest.raises(HandlensError, match=r"no class of .* has three different photos"):
         check_trainable(photos)
     with pytest.raises(HandlensError, match="1 photo for 2 classes"):
         check_trainable(photos.select([0]))

@@ -218,7 +218,7 @@ def _write_folds(source: str, count: int, seed: int, out: Path) -> list[Path]:
     with screen.progress("looking at photos", len(found)) as update:
         findings = photos_room.examine(found, update)
     found = photos_room.usable(found, findings)
-    photos_room.check_trainable(found)
+    photos_room.check_trainable(found, findings.duplicates)
     groups = [*findings.duplicates, *findings.near_duplicates()]
     cut = photos_room.folds(found, findings.sha256, count, seed, groups)
     paths = [out / f"fold-{number}.csv" for number in range(1, count + 1)]
@@ -242,9 +242,10 @@ def show(run: Run) -> None:
         screen.say(
             f"top-1 {test['top1']:.1%} on {test['num_photos']} test photos (95 % interval {low:.1%} to {high:.1%})"
         )
-    screen.say(
-        f"run     {run.folder}\nreport  {run.folder / 'report.html'}\nnext    handlens predict {run.folder} PHOTO"
-    )
+    else:
+        screen.say("no photo was left for the test, so that nothing says how good it is: add photos that are different")
+    report = f"report  {run.folder / 'report.html'}\n" if test else ""
+    screen.say(f"run     {run.folder}\n{report}next    handlens predict {run.folder} PHOTO")
 
 
 _RECIPE_OPTIONS = (

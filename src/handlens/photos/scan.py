@@ -124,8 +124,11 @@ def scan(source: str | os.PathLike[str], progress: Callable[[int, int], None] | 
     )
 
 
-def check_trainable(photos: Photos) -> None:
-    """Raise HandlensError unless one can train on these photos: two classes, each with a photo to learn from."""
+def check_trainable(photos: Photos, duplicates: Iterable[Sequence[str]] = ()) -> None:
+    """Raise HandlensError unless one can train on these photos: two classes, each with a photo to learn from.
+
+    Without splits of their own, one class needs three different photos; `duplicates`: groups of paths that are one.
+    """
     if len(photos.classes) < 2:
         name = photos.classes[0]
         inner = photos.root / name
@@ -139,9 +142,10 @@ def check_trainable(photos: Photos) -> None:
     train = photos.select([i for i, name in enumerate(given) if name == "train"])
     if empty := [name for name, count in zip(photos.classes, train.counts(), strict=True) if not count]:
         raise HandlensError(f"there is no photo to train on in {listed(empty)}", "add photos or remove the class")
-    if not photos.splits and photos.counts().max() < 3:
+    different = photos.without([path for group in duplicates for path in group[1:]])
+    if not photos.splits and different.counts().max() < 3:
         raise HandlensError(
-            f"no class of {photos.root} has three photos, so none can be kept for validation and test",
+            f"no class of {photos.root} has three different photos, so none can be kept for validation and test",
             "add photos: some tens a class are a good start",
         )
 

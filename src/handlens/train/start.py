@@ -97,7 +97,7 @@ def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], 
     if recipe.continue_run:
         return _continued(recipe, stored, progress)
     whole, findings, notes = look(recipe.photos, progress)
-    photos_room.check_trainable(whole)
+    photos_room.check_trainable(whole, findings.duplicates)
     if stored:
         splits = photos_room.read_split(stored, whole, findings.sha256)
         if later := len(whole) - sum(map(len, splits.values())):
