@@ -1,7 +1,7 @@
 """Write the README's table of results from benchmarks/results/*.json: python benchmarks/table.py
 
 A file holds one measurement: the keys in KEYS, and "to_beat" where there is an earlier figure. Accuracies are
-fractions. A file with neither "epochs" nor "mode" measures something else and is passed over.
+fractions. A file with neither "epochs" nor "test" measures something else and is passed over.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     results = []
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if "epochs" not in result and "mode" not in result:
+        if "epochs" not in result and "test" not in result:
             continue
         if missing := [key for key in KEYS if key not in result]:
             sys.exit(f"{path} has no {', '.join(missing)}")

@@ -43,6 +43,11 @@ def did_you_mean(given: str, known: Iterable[str], otherwise: str = "", most: in
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
+def not_finite(what: str) -> HandlensError:
+    """The error for a network whose `what` are NaN or infinite."""
+    return HandlensError(f"the network gave {what} that are not finite", "its training diverged; train again")
+
+
 def missing_extra(extra: str, package: str) -> NotHereError:
     """The error for an optional part of handlens that is not installed: it names the exact install command."""
     verb = "are" if " and " in package else "is"

@@ -54,6 +54,7 @@ def test_an_int8_bundle_tells_of_its_rungs(
     assert code == 0, errors
     made = bundle.read(out)
     assert made.precision == "int8" and [rung["name"] for rung in made.card["ladder"]] == ["per channel, minmax"]
+    assert "-0.0" not in stdout + errors
     assert "per channel, minmax" in stdout and "per channel, minmax: validation top-1" in errors
     assert made.card["size_bytes"] == len(made.artifact["model.onnx"]) < made.card["float32"]["size_bytes"]
     own, plain = (card["latency"]["median_ms"] for card in (made.card, made.card["float32"]))

@@ -80,6 +80,26 @@ def test_nothing_readable_is_exit_code_2(predict: Run, tiny_run: Path, tmp_path:
     assert "missing.jpg does not exist" in err
 
 
+def test_answers_that_are_no_numbers_are_an_error(
+    predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from handlens import checkpoint
+
+    diverged = checkpoint.load(tiny_run)
+    with torch.no_grad():
+        diverged.net.classifier[-1].bias[0] = float("nan")
+    checkpoint.save(tmp_path / "run", diverged)
+    for photos in ([tiny_photos / "花朵" / "00.jpg"], [tiny_photos] * 2):
+        code, out, err = predict(tmp_path / "run", *photos, "--sort-into", tmp_path / "sorted")
+        assert (code, out) == (2, "")
+        assert (
+            err == "handlens: the network gave probabilities that are not finite; its training diverged; train again\n"
+        )
+    assert not (tmp_path / "sorted").exists()
+
+
 def test_folders_and_globs(tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(tiny_photos, tmp_path / "all")
     (tmp_path / "all" / "notes.txt").write_text("no photo")

@@ -67,6 +67,7 @@ def test_rows_are_in_order_of_mode_and_network(table: ModuleType, tmp_path: Path
 
 def test_other_measurements_are_passed_over(table: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "startup.json").write_text('{"command": "handlens --help", "seconds": 0.1}')
+    (tmp_path / "unknown.json").write_text('{"command": "python unknown.py", "net": "mobilenet_v2", "mode": "head"}')
     assert table.read(tmp_path) == []
 
 

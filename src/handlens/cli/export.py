@@ -167,7 +167,7 @@ def show(made: Exported, of_a_site: bool = False) -> None:
             else (
                 rung["name"],
                 f"{rung['top1']:.1%}",
-                f"{-100 * rung['drop']:+.1f}",
+                f"{-100 * rung['drop'] + 0.0:+.1f}",
                 f"{rung['agreement']:.1%}",
                 f"{rung['size_bytes'] / 1e6:.2f}",
                 f"{rung['latency_ms']:.2f}",

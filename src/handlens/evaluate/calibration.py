@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from handlens.errors import HandlensError, missing_extra
+from handlens.errors import HandlensError, missing_extra, not_finite
 
 BINS = 15  # of equal width, as Guo et al. 2017 have them
 FEWEST = 50  # photos; with fewer, the fitted temperature was no better than none on other photos (docs/confidence.md)
@@ -54,7 +54,7 @@ def fit(logits: np.ndarray, labels: np.ndarray) -> Calibration:
         raise missing_extra("evaluate", "scipy") from None
     count, num_classes = logits.shape
     if not np.isfinite(logits).all():
-        raise HandlensError("the network gave logits that are not finite", "its training diverged; train again")
+        raise not_finite("logits")
     if count < FEWEST:
         raise HandlensError(
             f"{count} validation photos are too few to calibrate probabilities with, {FEWEST} are needed",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from handlens.errors import HandlensError, missing_extra
+from handlens.errors import HandlensError, missing_extra, not_finite
 from handlens.evaluate import calibration
 
 _ROUNDED = 5e-3  # what an INT8 file's probabilities are off by: a step is 1/256
@@ -43,9 +43,7 @@ class Scores:
                 "the classifier's classes must be those of the photos",
             )
         if not np.isfinite(self.probabilities).all():
-            raise HandlensError(
-                "the network gave probabilities that are not finite", "its training diverged; train again"
-            )
+            raise not_finite("probabilities")
 
     def reordered(self, order: Sequence[int]) -> Scores:
         """The same with class `order[i]` at place i."""

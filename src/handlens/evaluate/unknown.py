@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from handlens import photos as photos_room
-from handlens.errors import HandlensError, not_one_of
+from handlens.errors import HandlensError, not_finite, not_one_of
 from handlens.evaluate.metrics import Scores, wilson
 from handlens.photos import Photos
 from handlens.photos.scan import SUFFIXES
@@ -70,7 +70,7 @@ def fit(
     Raises HandlensError for fewer than `FEWEST` validation photos, or logits that are not finite.
     """
     if not np.isfinite(logits).all():
-        raise HandlensError("the network gave logits that are not finite", "its training diverged; train again")
+        raise not_finite("logits")
     if len(logits) < FEWEST:
         raise HandlensError(
             f"{len(logits)} validation photos are too few to tell what is none of the classes, {FEWEST} are needed",

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from handlens.errors import HandlensError, missing_extra
+from handlens.errors import HandlensError, missing_extra, not_finite
 from handlens.explain import layers
 from handlens.explain.overlay import place, seen_box
 from handlens.nets import Net
@@ -31,9 +31,15 @@ def method_for(net: Net) -> Method:
 
 
 def answer(net: Net, preprocess: Preprocess, photos: np.ndarray) -> np.ndarray:
-    """uint8 RGB (B, image_px, image_px, 3) -> probabilities, float32 (B, K)."""
+    """uint8 RGB (B, image_px, image_px, 3) -> probabilities, float32 (B, K).
+
+    Raises HandlensError where these are not finite.
+    """
     with torch.no_grad():
-        return net(layers.as_input(preprocess, photos)).float().softmax(1).numpy()
+        probabilities = net(layers.as_input(preprocess, photos)).float().softmax(1).numpy()
+    if not np.isfinite(probabilities).all():
+        raise not_finite("probabilities")
+    return probabilities
 
 
 def grad_cam(

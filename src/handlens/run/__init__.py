@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handlens import bundle
-from handlens.errors import HandlensError, PhotoError, missing_extra
+from handlens.errors import HandlensError, PhotoError, missing_extra, not_finite
 from handlens.evaluate.unknown import Rejection
 from handlens.photos import in_threads
 from handlens.preprocess import Preprocess, Source
@@ -91,7 +91,10 @@ class Classifier:
         return self.infer(photos)[0]
 
     def predict(self, photo: Source, top: int = 5) -> list[Guess]:
-        """The `top` most probable classes of one photo, best first. Raises PhotoError when it cannot be read."""
+        """The `top` most probable classes of one photo, best first.
+
+        Raises PhotoError when it cannot be read, HandlensError when the answer is not finite.
+        """
         return self._guesses(self.predict_batch(self.preprocess.load(photo)[None])[0], top)
 
     def predict_many(
@@ -148,6 +151,8 @@ class Classifier:
                     progress(done, len(photos))
 
     def _guesses(self, probabilities: np.ndarray, top: int) -> list[Guess]:
+        if not np.isfinite(probabilities).all():
+            raise not_finite("probabilities")
         best = np.argsort(-probabilities, kind="stable")[: max(1, top)]
         return [Guess(self.classes[index], float(probabilities[index])) for index in best]
 
