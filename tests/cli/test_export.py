@@ -47,6 +47,15 @@ def test_a_float_bundle_is_written_and_checks(split_run: Path, tiny_photos: Path
     assert code == 2 and "exists already" in errors
 
 
+def test_a_rung_that_loses_nothing_has_no_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    rung = {"name": "minmax", "failed": "", "top1": 0.95, "drop": 0.0, "agreement": 1.0, "size_bytes": 1e6,
+            "latency_ms": 5.0, "chosen": True}  # fmt: skip
+    made: Any = SimpleNamespace(bundle=SimpleNamespace(card={"ladder": [rung]}), parity=None)
+    show(made, of_a_site=True)
+    table = capsys.readouterr().out
+    assert "+0.0" in table and "-0.0" not in table
+
+
 def test_an_int8_bundle_tells_of_its_rungs(
     split_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,15 +75,6 @@ def test_an_int8_bundle_tells_of_its_rungs(
 
 
 @pytest.mark.parametrize("slower", [True, False])
-def test_a_rung_that_loses_nothing_has_no_sign(capsys: pytest.CaptureFixture[str]) -> None:
-    rung = {"name": "minmax", "failed": "", "top1": 0.95, "drop": 0.0, "agreement": 1.0, "size_bytes": 1e6,
-            "latency_ms": 5.0, "chosen": True}  # fmt: skip
-    made: Any = SimpleNamespace(bundle=SimpleNamespace(card={"ladder": [rung]}), parity=None)
-    show(made, of_a_site=True)
-    table = capsys.readouterr().out
-    assert "+0.0" in table and "-0.0" not in table
-
-
 def test_int8_that_is_slower_than_float_is_said_at_the_end(
     slower: bool, split_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
