@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from handlens import bundle
 from handlens.cli import app
+from handlens.cli.export import show
 from handlens.compress import ladder
 from handlens.export import job
 from handlens.run import Classifier
@@ -44,6 +47,15 @@ def test_a_float_bundle_is_written_and_checks(split_run: Path, tiny_photos: Path
     assert code == 2 and "exists already" in errors
 
 
+def test_a_rung_that_loses_nothing_has_no_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    rung = {"name": "minmax", "failed": "", "top1": 0.95, "drop": 0.0, "agreement": 1.0, "size_bytes": 1e6,
+            "latency_ms": 5.0, "chosen": True}  # fmt: skip
+    made: Any = SimpleNamespace(bundle=SimpleNamespace(card={"ladder": [rung]}), parity=None)
+    show(made, of_a_site=True)
+    table = capsys.readouterr().out
+    assert "+0.0" in table and "-0.0" not in table
+
+
 def test_an_int8_bundle_tells_of_its_rungs(
     split_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,7 +66,6 @@ def test_an_int8_bundle_tells_of_its_rungs(
     assert code == 0, errors
     made = bundle.read(out)
     assert made.precision == "int8" and [rung["name"] for rung in made.card["ladder"]] == ["per channel, minmax"]
-    assert "-0.0" not in stdout + errors
     assert "per channel, minmax" in stdout and "per channel, minmax: validation top-1" in errors
     assert made.card["size_bytes"] == len(made.artifact["model.onnx"]) < made.card["float32"]["size_bytes"]
     own, plain = (card["latency"]["median_ms"] for card in (made.card, made.card["float32"]))
