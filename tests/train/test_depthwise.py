@@ -38,26 +38,10 @@ def test_gradients_are_those_of_float32(kernel: int, stride: int) -> None:
         torch.testing.assert_close(ours.float(), theirs, rtol=0.02, atol=0.02 * float(theirs.abs().max()))
 
 
-def test_gradients_of_5_x_5_kernels_in_float32_are_the_same_to_rounding() -> None:
-    exact = gradients(5, 1, 8, bf16=False, faster=False)
-    for ours, theirs in zip(gradients(5, 1, 8, bf16=False, faster=True), exact, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-def test_padding_on_the_two_sides_may_differ() -> None:
-    images, kernels = torch.randn(2, 4, 9, 12), torch.randn(4, 1, 5, 5, requires_grad=True)
-    F.conv2d(images, kernels, None, 1, (1, 3), 1, 4).square().sum().backward()
-    expected, kernels.grad = kernels.grad, None
-    with FasterDepthwise():
-        F.conv2d(images, kernels, None, 1, (1, 3), 1, 4).square().sum().backward()
-    assert expected is not None and kernels.grad is not None
-    torch.testing.assert_close(kernels.grad, expected, rtol=1e-4, atol=1e-3)
-
-
 @pytest.mark.parametrize(
     ("kernel", "stride", "groups", "bf16", "calls"),
     [(3, 2, 8, True, 2), (3, 2, 1, True, 0), (3, 2, 2, True, 0), (3, 2, 8, False, 0), (5, 2, 8, False, 0),
-     (5, 1, 8, False, 5), (5, 1, 8, True, 5), (5, 2, 8, True, 2)],
+     (5, 1, 8, False, 0), (5, 1, 8, True, 5), (5, 2, 8, True, 2)],
 )  # fmt: skip
 def test_only_depthwise_convolutions_that_gain_take_it(
     kernel: int, stride: int, groups: int, bf16: bool, calls: int, monkeypatch: pytest.MonkeyPatch
