@@ -48,13 +48,12 @@ class _Depthwise(torch.autograd.Function):
         (gradient,), (images, kernels) = gradients, ctx.saved_tensors
         by_images = by_kernels = None
         stride, padding, dilation, _ = ctx.how
-        mixed = images.dtype == torch.bfloat16
         if ctx.needs_input_grad[0]:  # of the images only the shape is read
-            strided = mixed and max(stride) > 1
+            strided = max(stride) > 1
             given = (gradient.float(), _shape(images), kernels.float()) if strided else (gradient, images, kernels)
             by_images = _backward(given, ctx.how, [True, False, False])[0]
         if ctx.needs_input_grad[1]:  # of the kernels only the shape
-            large = mixed and max(kernels.shape[2:]) > 3
+            large = max(kernels.shape[2:]) > 3
             if _by_corners(kernels, stride, dilation):
                 by_kernels = _corners(gradient, images, kernels, padding)
             else:
