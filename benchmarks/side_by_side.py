@@ -60,12 +60,12 @@ def peer(script: str, settings: Mapping[str, Any], threads: int) -> dict[str, An
 
 
 def own(script: str, settings: Mapping[str, Any], threads: int = 0) -> dict[str, Any]:
-    """The same of a script of ours, in this environment."""
-    return _run([sys.executable, str(ROOT / "benchmarks" / "peers" / script)], settings, threads)
+    """The same of a script of ours, in this environment; threads wait as they do under the command line (cli.main)."""
+    return _run([sys.executable, str(ROOT / "benchmarks" / "peers" / script)], settings, threads, GOMP_SPINCOUNT="1000")
 
 
-def _run(command: Sequence[str], settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "ignore"}
+def _run(command: Sequence[str], settings: Mapping[str, Any], threads: int, **more: str) -> dict[str, Any]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "ignore", **more}
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     done = subprocess.run([*command, json.dumps(settings)], capture_output=True, env=environment, text=True)

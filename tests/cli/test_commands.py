@@ -49,6 +49,13 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert min(float(run.stderr.split()[-1]) for run in found) < 0.15  # the quickest: the machine may be busy
 
 
+@pytest.mark.parametrize("policy", ["", "active"])
+def test_waiting_threads_of_torch_spin_a_little(command: Run, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": policy} if policy else {})
+    command("--version")
+    assert os.environ.get("GOMP_SPINCOUNT") == (None if policy else "1000")
+
+
 def test_import_loads_nothing_heavy() -> None:
     code = "import sys, handlens; print([n for n in ('torch', 'numpy', 'PIL', 'matplotlib') if n in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import shutil
@@ -593,3 +594,21 @@ def test_two_processes_give_one_run(
     assert len(lines) == 3
     found = photos.scan(tiny_photos)
     assert handlens.load(tmp_path / "run").classes == found.classes
+
+
+def test_lightning_fabric_says_nothing_of_its_own() -> None:
+    told: list[logging.LogRecord] = []
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record)
+
+    listening = Listening()
+    logger = logging.getLogger("lightning_fabric")
+    logger.addHandler(listening)
+    logger.setLevel(logging.INFO)
+    try:
+        job._fabric("cpu", 1, 1, "bf16-mixed")
+    finally:
+        logger.removeHandler(listening)
+    assert not told

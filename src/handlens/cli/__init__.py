@@ -84,8 +84,10 @@ def main() -> None:
 
     Anything else is a bug of handlens and shows its traceback.
     """
-    # torch's threads spin while they wait; beside another busy program that made training 25 times slower here.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # torch's threads (GNU's OpenMP) spin for long while they wait: beside another busy program that made training up to
+    # 25 times slower. Sleeping at once made it half as fast on an idle machine; so they spin a little, and then sleep.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         sys.exit(app(prog_name="handlens", standalone_mode=False) or 0)
     except TyperException as error:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import logging
 import os
 import platform
 import re
@@ -161,6 +162,7 @@ def fit(
 def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> Fabric:
     if device not in DEVICES:
         raise not_one_of("device", device, DEVICES)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the precision is told in the plan
     try:
         return Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, precision=precision)
     except (ValueError, RuntimeError) as error:  # also MisconfigurationException
