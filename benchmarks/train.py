@@ -47,7 +47,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--net", action="append", choices=list(NETS))
     given = parser.parse_args()
-    result: dict[str, Any] = {"command": "python benchmarks/train.py PHOTOS --v2-weights FILE", **machine(), "nets": {}}
+    command = f"python benchmarks/train.py PHOTOS --v2-weights FILE --photos {given.photos} --epochs {given.epochs}"
+    result: dict[str, Any] = {"command": command, **machine(), "nets": {}}
     if RESULT.exists():
         result["nets"] = json.loads(RESULT.read_text("utf-8"))["nets"]
     with tempfile.TemporaryDirectory() as name:
