@@ -1,4 +1,4 @@
-"""What a head's training learns of how its photos look, and that it goes along."""
+"""What a training learns of how its photos look, and that it goes along."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 import handlens
 from handlens import checkpoint
 from handlens.errors import HandlensError
-from handlens.evaluate import unknown
-from handlens.train import familiar
+from handlens.evaluate import report, unknown
+from handlens.train import familiar, modes
 from handlens.train.job import fit
 
 
@@ -66,7 +66,7 @@ def test_too_few_validation_photos_settle_nothing() -> None:
     assert familiar.fit(0, vectors, labels, vectors[:few], np.zeros((few, 3), np.float32)) is None
 
 
-def test_a_head_knows_its_photos_and_what_is_trained_on_from_it_forgets_them(
+def test_a_head_knows_its_photos_and_what_is_trained_on_from_it_knows_them_anew(
     tiny_photos: Path, tmp_path: Path, weight_file: Path, quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unknown, "FEWEST", 3)
@@ -84,7 +84,40 @@ def test_a_head_knows_its_photos_and_what_is_trained_on_from_it_forgets_them(
     with torch.inference_mode():
         assert (logits < net(pixels).numpy() - 0.1).all()
     full = fit(continue_run=str(head.folder), mode="full", out=tmp_path / "full", **{**quick, "epochs": 1})
-    assert checkpoint.load(full.folder).net.familiar is None
+    whole = checkpoint.load(full.folder).net
+    assert whole.familiar is not None
+    assert whole.familiar.depth == net.familiar.depth  # what the head's extra layer reads
+    assert not torch.equal(whole.familiar.centres, net.familiar.centres)
+    answers = handlens.load(full.folder).infer(np.zeros((1, 32, 32, 3), np.uint8))[1]
+    with torch.inference_mode():
+        vector, raw = whole(pixels, whole.familiar.depth)
+        expected = whole.familiar.lowered(vector, raw, whole.familiar.centres).numpy()
+    np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-4)
     (head.folder / checkpoint.FAMILIAR).write_bytes(b"")
     with pytest.raises(HandlensError, match=r"familiar\.safetensors is not the file"):
         checkpoint.load(head.folder)
+
+
+@pytest.mark.parametrize(("mode", "knows"), [("full", True), ("last", True), ("scratch", False)])
+def test_what_a_network_that_is_trained_knows_and_shows(
+    mode: str, knows: bool, tiny_photos: Path, tmp_path: Path, weight_file: Path, quick: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(unknown, "FEWEST", 3)
+    monkeypatch.setattr(modes, "_MOST_SEEN", 12)  # of 30
+    shown = []
+    monkeypatch.setattr(report, "write", lambda *_, nearest, **__: shown.append(nearest))
+    begin = {"weights": "none"} if mode == "scratch" else {"weights": str(weight_file)}
+    run = fit(tiny_photos, out=tmp_path / "run", net="mobilenet_v3_small", mode=mode, **begin, **{**quick, "epochs": 1})
+    saved = checkpoint.load(run.folder)
+    assert (saved.net.familiar is not None) == knows
+    (nearest,) = shown
+    assert len(nearest.photos) == len(nearest.features) == 12
+    assert nearest.features.shape[1] == saved.net.num_features
+    pixels = torch.from_numpy(
+        np.stack(
+            [saved.preprocess.normalise(saved.preprocess.load(nearest.photos.path(i))[None])[0] for i in range(12)]
+        )
+    )
+    with torch.inference_mode():  # features of the trained network, not of the one that it began from
+        np.testing.assert_allclose(saved.net.embed(pixels).numpy(), nearest.features, rtol=1e-3, atol=1e-3)

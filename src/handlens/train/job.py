@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import logging
@@ -21,22 +20,20 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from handlens import __version__, checkpoint, evaluate, files, nets, run
+from handlens import __version__, checkpoint, evaluate, files, run
 from handlens.checkpoint import Checkpoint
 from handlens.errors import HandlensError, not_one_of
 from handlens.evaluate import Scores, calibration, report, sections, unknown
-from handlens.evaluate.nearest import Nearest
 from handlens.evaluate.unknown import Rejection
 from handlens.nets import weights
 from handlens.photos import Photos, batches, write_split
 from handlens.run import Classifier
 from handlens.run.torch_runtime import keep_freed_memory
-from handlens.train import confidence, failure, familiar, last, logs, loop, on_device, start
+from handlens.train import confidence, failure, last, logs, loop, modes, start
 from handlens.train.cut import Cut
-from handlens.train.features import Frozen
-from handlens.train.head import fit_head, seconds_of_head
-from handlens.train.pixels import Fixed, Pixels
+from handlens.train.head import seconds_of_head
 from handlens.train.recipe import FEW_A_CLASS, Recipe, choose, mode_for
+from handlens.train.watcher import Watcher, counter
 
 RECIPE = "recipe.toml"
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -53,25 +50,6 @@ class Run:
     recipe: Recipe
     classes: tuple[str, ...]
     metrics: dict[str, Any]
-
-
-class Watcher:
-    """What `fit` tells while it works; override what you want to show."""
-
-    def note(self, text: str) -> None:
-        """A sentence on what was found, chosen or left out."""
-
-    def started(self, folder: Path) -> None:
-        """The run's folder has been made, and what is in it can be resumed."""
-
-    def count(self, what: str, done: int, total: int) -> None:
-        """Progress of work that is counted: photos looked at, features computed, photos judged."""
-
-    def step(self, step: loop.Step) -> None:
-        """After each step of training."""
-
-    def epoch(self, log: list[dict[str, float]]) -> None:
-        """After each epoch, with a row for each so far."""
 
 
 def fit(
@@ -110,7 +88,7 @@ def fit(
         if _is_finished(folder):
             raise HandlensError(f"{folder} is finished", f"`handlens evaluate {folder}` shows its figures")
         recipe = Recipe.read(folder / RECIPE)
-        data = start.data_of(recipe, folder / start.SPLIT, _counting(watcher, "looking at photos"))
+        data = start.data_of(recipe, folder / start.SPLIT, counter(watcher, "looking at photos"))
     else:
         if given.get("continue_run"):
             given = start.defaults_from_run(given["continue_run"], given)
@@ -120,7 +98,7 @@ def fit(
             _check_free(Path(out))
         if draft.weights not in ("imagenet", "none") and not draft.continue_run:
             weights.find(draft.net, draft.weights, draft.width)  # a wrong file is told before photos are looked at
-        data = start.data_of(draft, None, _counting(watcher, "looking at photos"))
+        data = start.data_of(draft, None, counter(watcher, "looking at photos"))
         counts = [int(count) for count in data.splits["train"].counts()]
         if "mode" not in given:
             watcher.note(_why(mode_for(counts), counts))
@@ -131,8 +109,8 @@ def fit(
     start.check_unseen(recipe, data)
     begun = start.start_of(recipe, data.classes)
     if recipe.mode != "head":  # a head's extra layer comes after the features are computed
-        begun = _with_hidden(recipe, begun)
-    cut, why_not = last.cut_for(begun.net, recipe, *_learned_and_judged(data), begun.teacher, fabric.world_size)
+        begun = modes.with_hidden(recipe, begun)
+    cut, why_not = last.cut_for(begun.net, recipe, *modes.learned_and_judged(data), begun.teacher, fabric.world_size)
     net = cut.tail if cut else loop.prepare(begun.net, recipe)
     takes = cut.shape(recipe.train_px or recipe.image_px) if cut else ()
     precision, step_s = loop.faster_precision(net, recipe, fabric.device, begun.teacher, takes)
@@ -147,12 +125,14 @@ def fit(
         fabric = _fabric(device, devices, num_nodes, recipe.precision)
     fabric.barrier()
     since = time.monotonic()
-    train = _fit_head if recipe.mode == "head" else functools.partial(_fit_all, cut=cut)
+    train = modes.fit_frozen if recipe.mode == "head" else functools.partial(modes.fit_whole, cut=cut)
     trained = train(recipe, data, begun, folder, fabric, watcher)
     metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(trained.log)}
     metrics |= {"device": _device_name(fabric.device), "photos": {k: len(v) for k, v in data.splits.items()}}
     metrics["notes"] = list(data.notes)
     if fabric.global_rank == 0:
+        if not trained.nearest:
+            trained = modes.with_looks(trained, recipe, data, fabric.device, watcher)
         _judge(trained, recipe, data, folder, metrics, watcher)
         (folder / loop.STATE).unlink(missing_ok=True)
     fabric.barrier()
@@ -188,10 +168,6 @@ def _is_finished(folder: Path) -> bool:
     if (folder / loop.STATE).is_file() or not (folder / checkpoint.FACTS).is_file():
         return False
     return not {"test", "validation"}.isdisjoint(checkpoint.read_facts(folder)["metrics"])
-
-
-def _counting(watcher: Watcher, what: str) -> Any:
-    return lambda done, total: watcher.count(what, done, total)
 
 
 def _settled(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,126 +268,16 @@ def _device_name(device: torch.device) -> str:
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Trained:
-    """A trained network, a row an epoch, and what its features tell where they are known: a head's.
-
-    nearest: the training photos as the network sees them.  logits: what it answers to photos of the run, (N, K).
-    """
-
-    begun: start.Start
-    log: list[dict[str, float]]
-    nearest: Nearest | None = None
-    logits: Callable[[Photos], np.ndarray] | None = None
-
-
-def _fit_all(
-    recipe: Recipe,
-    data: start.Data,
-    begun: start.Start,
-    folder: Path,
-    fabric: Fabric,
-    watcher: Watcher,
-    cut: Cut | None = None,
-) -> _Trained:
-    def on_epoch(log: list[dict[str, float]]) -> None:
-        if fabric.global_rank == 0:
-            logs.write_csv(folder / "log.csv", log)
-            logs.write_events(folder / "tensorboard", log[-1:])
-            watcher.epoch(log)
-
-    learned, judged = _learned_and_judged(data)
-    if cut:
-        counting = _counting(watcher, "frozen blocks' maps of photos")
-        maps = last.maps_of(cut, recipe, begun.preprocess, learned, judged, data.sha256, fabric.device, counting)
-        if maps:
-            net, log = last.fit(cut, maps, recipe, begun.preprocess, folder, fabric, watcher.step, on_epoch)
-            return _Trained(dataclasses.replace(begun, net=net), log)
-        watcher.note(last.anew("the frozen blocks' maps have values too great for float16"))
-    with contextlib.closing(Pixels(learned, begun.preprocess, recipe.cache_mb)) as pixels:
-        net, log = loop.fit(
-            loop.prepare(begun.net, recipe),
-            on_device.batches(pixels, recipe, begun.preprocess, fabric.device, watcher.note),
-            Fixed(judged, begun.preprocess, recipe.cache_mb // 4),
-            recipe,
-            begun.preprocess,
-            folder,
-            fabric,
-            on_step=watcher.step if fabric.global_rank == 0 else lambda step: None,
-            on_epoch=on_epoch,
-            teacher=begun.teacher,
-        )
-    return _Trained(dataclasses.replace(begun, net=net), log)  # features would take time
-
-
-def _learned_and_judged(data: start.Data) -> tuple[Photos, Photos]:
-    """Training and validation photos; the same twice where there are none for validation."""
-    train, validation = data.splits["train"], data.splits["validation"]
-    return train, validation if len(validation) else train
-
-
-def _with_hidden(recipe: Recipe, begun: start.Start) -> start.Start:
-    """The start with the recipe's extra fully connected layer, if it names one that is not there yet."""
-    if recipe.head_hidden == begun.arguments.get("head_hidden", 0):
-        return begun
-    torch.manual_seed(recipe.seed)  # trying precisions may have drawn numbers
-    net = nets.replace_head(begun.net, begun.net.num_classes, hidden=recipe.head_hidden)
-    return dataclasses.replace(begun, net=net, arguments={**begun.arguments, "head_hidden": recipe.head_hidden})
-
-
-def _fit_head(
-    recipe: Recipe, data: start.Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
-) -> _Trained:
-    frozen = Frozen(
-        copy.deepcopy(begun.net),
-        begun.preprocess,
-        min_area=max(0.5, recipe.crop_min_area),
-        flip=recipe.flip,
-        precision=recipe.precision,
-        device=fabric.device,
-    )
-
-    def features(name: str, views: int) -> np.ndarray:
-        counting = _counting(watcher, f"features of {name} photos")
-        return frozen.features(data.splits[name], data.sha256, views, counting)
-
-    seen = features("train", recipe.head_views)
-    train = seen, data.splits["train"].labels
-    validation = data.splits["validation"]
-    judged = (features("validation", 0), validation.labels) if len(validation) else (seen[:1], train[1])
-    nearest = failure.nearest(frozen, data.splits["train"], data.sha256, seen[0])
-    begun = _with_hidden(recipe, begun)
-    first = len(frozen.net.classifier) - 1
-    net, log = fit_head(begun.net, first, train, judged, recipe, watcher.epoch)
-
-    def raw(vectors: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            answers: np.ndarray = net.classifier[first:](torch.from_numpy(vectors)).numpy()
-        return answers
-
-    if len(validation):
-        net.familiar = familiar.fit(first, seen[0], train[1], judged[0][0], raw(judged[0][0]))
-    if fabric.global_rank == 0:
-        logs.write_events(folder / "tensorboard", log)
-
-    def logits(photos: Photos) -> np.ndarray:
-        counting = _counting(watcher, "features of photos to judge on")
-        vectors = frozen.features(photos, data.sha256, progress=counting)[0]
-        answers = raw(vectors)
-        if known := net.familiar:
-            tensors = torch.from_numpy(vectors), torch.from_numpy(answers)
-            answers = known.lowered(*tensors, known.centres).numpy()
-        return answers
-
-    return _Trained(dataclasses.replace(begun, net=net), log, nearest, logits)
-
-
 _TRIED = 4  # photos
 _SAME = 1e-2  # of the largest logit
 
 
 def _score(
-    classifier: Classifier, trained: _Trained, photos: Photos, temperature: float, count: Callable[[int, int], None]
+    classifier: Classifier,
+    trained: modes.Trained,
+    photos: Photos,
+    temperature: float,
+    count: Callable[[int, int], None],
 ) -> Scores:
     """What the saved run says of photos; a head's from their features, if these give for some what the run says."""
     if trained.logits:
@@ -428,7 +294,7 @@ def _score(
 
 
 def _judge(
-    trained: _Trained,
+    trained: modes.Trained,
     recipe: Recipe,
     data: start.Data,
     folder: Path,
@@ -451,7 +317,7 @@ def _judge(
     picture = logs.curves(trained.log)
     with files.atomic(folder / "curves.png") as file:
         file.write(picture)
-    counting, classifier = _counting(watcher, "judging on validation photos"), run.load(folder)
+    counting, classifier = counter(watcher, "judging on validation photos"), run.load(folder)
     found = confidence.fit(
         classifier, data.splits["validation"], recipe.unknown, watcher.count,
         lambda photos: _score(classifier, trained, photos, 1.0, counting),
@@ -465,7 +331,7 @@ def _judge(
         metrics["validation"] = found.validation.to_dict()
     photos = data.splits["test"]
     if len(photos):
-        counting = _counting(watcher, "judging on test photos")
+        counting = counter(watcher, "judging on test photos")
         temperature = found.calibration["temperature"] if found.calibration else 1.0
         scores = _score(run.load(folder), trained, photos, temperature, counting)
         metrics["test"] = scores.to_dict()
