@@ -243,8 +243,9 @@ def _plan(
     }[recipe.mode]
     return (
         f"{recipe.net} at {recipe.image_px} px, mode {recipe.mode} ({why}), {begun.note}; "
-        f"{len(data.classes)} classes, {sizes}; {recipe.epochs} epochs of {recipe.batch_size} a batch in "
-        f"{recipe.precision} on {_device_name(fabric.device)}: about {_duration(seconds)}"
+        f"{len(data.classes)} classes, {sizes}; {recipe.epochs} epoch{'s' * (recipe.epochs > 1)} of "
+        f"{recipe.batch_size} a batch in {recipe.precision} on {_device_name(fabric.device)}: "
+        f"about {_duration(seconds)}"
         + (", less if the features of these photos are in the cache" if recipe.mode == "head" else "")
     )
 
