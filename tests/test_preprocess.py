@@ -368,7 +368,7 @@ def huge_png() -> bytes:
 
 
 BROKEN = {
-    "empty.jpg": (b"", "is not a photo"),
+    "empty.jpg": (b"", "is empty"),
     "text.jpg": (b"not a photo at all", "is not a photo"),
     "page.jpg": (b"<!doctype html><title>404</title>", "is not a photo"),
     "postscript.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is not a photo"),

@@ -126,7 +126,9 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
             raise HandlensError(f"{folder} is a file, no run folder", "name the run it was made from")
         raise HandlensError(f"there is no run folder {folder}", "`handlens train PHOTOS` makes one")
     if not path.is_file():
-        raise HandlensError(f"{folder} is no finished run: it has no {FACTS}", "`handlens train PHOTOS` makes one")
+        resumed = f"go on with `handlens train --resume --out {folder}`"
+        hint = resumed if (folder / "recipe.toml").is_file() else "`handlens train PHOTOS` makes one"
+        raise HandlensError(f"{folder} is no finished run: it has no {FACTS}", hint)
     facts = files.read_json(path)
     if not isinstance(facts, dict):
         raise HandlensError(f"{path} is no checkpoint: expected a JSON object", "it may be damaged; train again")

@@ -235,6 +235,8 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
     except Image.DecompressionBombError as error:
         raise PhotoError(f"{name} has too many pixels to be decoded safely", "make it smaller first") from error
     except UnidentifiedImageError:
+        if _is_empty(source):
+            raise PhotoError(f"{name} is empty", "replace or remove it") from None
         if "HEIF" not in formats and _is_heif(source):
             _register_heif(name)
             return open_photo(source, at_least_px, most_pixels)
@@ -269,6 +271,14 @@ def _is_heif(source: Source) -> bool:
         source.seek(0)
         start = source.read(12)
     return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
+
+
+def _is_empty(source: Source) -> bool:
+    if isinstance(source, bytes):
+        return not source
+    if isinstance(source, (str, os.PathLike)):
+        return os.path.getsize(source) == 0
+    return source.seek(0, os.SEEK_END) == 0
 
 
 def _register_heif(name: str) -> None:

@@ -270,6 +270,40 @@ def test_unknown_photos_and_sets(
     assert "calibration error" in out and "sets that hold the right class" in out
 
 
+def test_unknown_photos_without_a_threshold_are_judged_by_one_of_their_own(
+    evaluate: Run, run: Path, grey_photos: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "r.html"
+    code, out, err = evaluate(run, "--unknown", grey_photos, "--json", "--report", report)
+    assert code == 0, err
+    found = json.loads(out)["unknown"]
+    assert "calls nothing unknown" in found["caution"] and found["caution"] in err
+    assert "would be called unknown: no threshold came with it" in report.read_text("utf-8")
+
+
+def test_unknown_photos_that_chose_the_threshold_do_not_judge_it(
+    evaluate: Run, run: Path, grey_photos: Path, tmp_path: Path
+) -> None:
+    saved = checkpoint.load(run)
+    recipe = {**saved.recipe, "unknown": str(grey_photos)}
+    checkpoint.save(run, dataclasses.replace(saved, rejection={"kind": "energy", "threshold": 6.0}, recipe=recipe))
+    (grey_photos / "broken.jpg").write_bytes(b"no photo")
+    code, out, err = evaluate(run, "--unknown", grey_photos, "--json")
+    assert code == 0, err
+    found = json.loads(out)["unknown"]
+    assert (found["num_outside"], found["caution"]) == (3, "")
+    assert "the other half is judged" in err
+    assert "left out of the unknown photos: broken.jpg is not a photo that can be read" in err
+
+
+def test_photos_of_a_run_that_were_moved(evaluate: Run, run: Path, tmp_path: Path) -> None:
+    saved = checkpoint.load(run)
+    checkpoint.save(run, dataclasses.replace(saved, recipe={**saved.recipe, "photos": str(tmp_path / "gone")}))
+    code, _, err = evaluate(run)
+    assert code == 2
+    assert f"the photos of the run {run} are no longer in {tmp_path / 'gone'}; name where they are now" in err
+
+
 def test_robustness(evaluate: Run, tiny_run: Path, tiny_photos: Path) -> None:
     code, out, _ = evaluate(tiny_run, tiny_photos, "--robustness", "--json")
     assert code == 0

@@ -106,7 +106,10 @@ def test_one_photo_and_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "photos" / "a").mkdir(parents=True)
     photo = drawn.picture("daisy", 0)[0]
     photo.save(tmp_path / "photos" / "a" / "0.png")
-    assert "1 photos in 1 classes" in examine(tmp_path / "photos").stdout
+    found = examine(tmp_path / "photos")
+    assert "1 photo in 1 class" in found.stdout
+    assert "these photos cannot be trained on: " in found.stderr and "has one class only (a)" in found.stderr
+    assert "has one class only (a)" in json.loads(examine(tmp_path / "photos", "--json").stdout)["not_trainable"]
     for index in range(1, 5):
         photo.save(tmp_path / "photos" / "a" / f"{index}.png")
     assert "; 4 were left out" in examine(tmp_path / "photos", "--fix", tmp_path / "one").stderr
@@ -163,6 +166,16 @@ def test_out_of_fold_probabilities_find_changed_labels() -> None:
     assert len(suspects) <= 16
     assert all(one.probably == truth[one.photo] for one in suspects if one.photo in changed)
     assert [one.own_probability for one in suspects] == sorted(one.own_probability for one in suspects)
+
+
+def test_without_cleanlab_the_rest_of_what_a_run_shows_is_there(
+    split_run: Path, tiny_photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
+    found = examine(tiny_photos, "--run", split_run)
+    assert found.exit_code == 0, found.stderr
+    assert "suspected labels are not looked for: " in found.stderr and "cleanlab" in found.stderr
+    assert "36 photos in 3 classes" in found.stdout
 
 
 def test_cleanlab_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,8 +165,9 @@ def test_sort_into(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Pa
         shutil.copy2(tiny_photos / "花朵" / "00.jpg", source / folder / "same.jpg")
     shutil.copy(tiny_photos / "blue sky" / "00.jpg", source / "sky.jpg")
     (source / "broken.jpg").write_bytes(b"no photo")
-    code, text, _ = predict(tiny_run, source, "--sort-into", out, "--json")
+    code, text, err = predict(tiny_run, source, "--sort-into", out, "--json")
     assert code == 0
+    assert f"3 photos are in {out}: blue sky 1, 花朵 2" in err
     assert tree(out) == ["blue sky/sky.jpg", "花朵/same-2.jpg", "花朵/same.jpg"]
     assert sorted(line["copied_to"] for line in json.loads(text) if "guesses" in line) == sorted(
         str(out / path) for path in tree(out)
@@ -175,8 +176,11 @@ def test_sort_into(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Pa
         assert (out / "花朵" / name).read_bytes() == (source / "one" / "same.jpg").read_bytes()
     assert (out / "花朵" / "same.jpg").stat().st_mtime == (source / "one" / "same.jpg").stat().st_mtime
     assert len(tree(source)) == 4  # copied, not moved
+    predict(tiny_run, source, "--sort-into", out)
+    assert len(tree(out)) == 3  # the same photos are there already
+    shutil.copy(tiny_photos / "blue sky" / "01.jpg", source / "sky.jpg")
     predict(tiny_run, source / "sky.jpg", "--sort-into", out)
-    assert tree(out / "blue sky") == ["sky-2.jpg", "sky.jpg"]  # a second time overwrites nothing
+    assert tree(out / "blue sky") == ["sky-2.jpg", "sky.jpg"]  # another of the same name overwrites nothing
 
 
 def test_those_under_min_probability_are_apart(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -115,15 +116,23 @@ def test_photos_below_a_folder(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 20), (len(name) * 9, 0, 0)).save(tmp_path / name)
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    shutil.copy(tmp_path / "3.jpg", tmp_path / "b" / "again.jpg")
     contract = Preprocess(image_px=8, resize_px=8)
 
     def infer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits = images.mean((1, 2))
         return softmax(logits), logits
 
-    probabilities, logits, contents = unknown.answers(infer, contract, tmp_path)
-    assert probabilities.shape == logits.shape == (3, 3)
-    assert len(set(contents)) == 3
+    found = unknown.answers(infer, contract, tmp_path)
+    assert found.probabilities.shape == found.logits.shape == (3, 3)
+    assert len(set(found.contents)) == 3
+    assert found.left_out == [
+        ("broken.jpg", "is not a photo that can be read"),
+        ("b/again.jpg", "is a copy of 3.jpg"),
+    ]
+    (_, one), (_, two) = found.half(False), found.half(True)
+    assert len(one) == 2 and len(two) == 1
+    assert np.array_equal(np.sort(np.concatenate([one, two])[:, 0]), np.sort(found.logits[:, 0]))
     (tmp_path / "empty").mkdir()
     for folder, sentence in (("empty", "no photo that can be read"), ("nope", "there is no folder")):
         with pytest.raises(HandlensError, match=sentence):

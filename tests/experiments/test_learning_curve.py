@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from handlens import cli, nets
+from handlens.errors import HandlensError
 from handlens.experiments import learning_curve
 from handlens.experiments.learning_curve import Embedded
 from handlens.photos import Photos
@@ -88,8 +89,10 @@ def test_several_modes_and_going_on(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert (row["last_top1"], row["full_top1"]) == pytest.approx((1 / 3, 2 / 3))
     assert "mode full is right about 66.7% of 60" in result.finding
     other = dataclasses.replace(photos, given={**photos.given, "photos": "others"})
-    learning_curve.measure(other, (2,), 1, modes=("full",), kept_in=stored)  # answers of other photos do not count
-    assert asked[9:] == [("full", 2), ("full", None)]
+    before = stored.read_bytes()
+    with pytest.raises(HandlensError, match="is of other photos"):  # whose answers do not count, and are not lost
+        learning_curve.measure(other, (2,), 1, modes=("full",), kept_in=stored)
+    assert stored.read_bytes() == before and len(asked) == 9
 
 
 def test_smaller_draws_are_among_the_greater() -> None:

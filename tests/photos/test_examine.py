@@ -58,7 +58,7 @@ def test_broken_photos_are_listed_and_left_out(make_folder: Make) -> None:
     reasons = dict(findings.broken)
     assert list(reasons) == ["a/000.png", "a/001.png", "a/gone.png"]
     assert reasons["a/000.png"].startswith("is damaged (")
-    assert reasons["a/001.png"] == "is not a photo that can be read"
+    assert reasons["a/001.png"] == "is empty"
     assert reasons["a/gone.png"] == "cannot be read (No such file or directory)"
     assert findings.sha256["a/000.png"] == hashlib.sha256(whole[: len(whole) // 2]).hexdigest()
     assert "a/gone.png" not in findings.sha256

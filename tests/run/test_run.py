@@ -81,6 +81,12 @@ def test_no_run(tmp_path: Path, name: str) -> None:
         run.load(tmp_path / name)
 
 
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    with pytest.raises(HandlensError, match=f"go on with `handlens train --resume --out {tmp_path}`"):
+        run.load(tmp_path)
+
+
 def test_importing_the_room_loads_no_torch() -> None:
     code = "import sys, handlens.run, handlens.evaluate; print('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

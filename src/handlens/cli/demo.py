@@ -27,7 +27,9 @@ RECIPE: dict[str, Any] = {
 
 
 def demo(
-    out: Path = typer.Option(Path("demo"), help="Folder for the photos and the run; must not exist."),
+    out: Path | None = typer.Option(
+        None, help="Folder for the photos and the run; must not exist. [demo, or demo-2 and so on]"
+    ),
     photos_per_class: int = typer.Option(PHOTOS_PER_CLASS, min=10, help="Flowers drawn of each of the five classes."),
     epochs: int = typer.Option(RECIPE["epochs"], min=1, help="Times that all photos are seen."),
     seed: int = typer.Option(0, help="Decides every random choice, of the drawing and of the training."),
@@ -43,6 +45,7 @@ def demo(
       handlens demo
       handlens demo --out tour --photos-per-class 100 --epochs 5
     """
+    import itertools
     import os
     import time
 
@@ -54,6 +57,8 @@ def demo(
     from handlens.evaluate.baseline import linear_baseline
     from handlens.photos.drawn import draw
 
+    names = itertools.chain(("demo",), (f"demo-{number}" for number in itertools.count(2)))
+    out = out or next(Path(name) for name in names if not os.path.lexists(name))
     if os.path.lexists(out):
         raise HandlensError(f"{out} exists already", "choose another --out or remove it")
     shorter = {"epochs": epochs, "warmup_epochs": 0.3 * epochs}

@@ -81,6 +81,7 @@ def evaluate(
     from handlens import evaluate as room
     from handlens.cli import screen
     from handlens.errors import HandlensError, not_one_of
+    from handlens.evaluate import conformal
 
     if split not in ("", "all", *SPLITS):
         raise not_one_of("--split", split, (*SPLITS, "all"))
@@ -96,6 +97,8 @@ def evaluate(
         raise HandlensError(
             "--coverage is fitted on a run's validation photos", "name a run that `handlens train` made"
         )
+    if coverage is not None:
+        conformal.check(coverage)
     if coverage is not None and split == "validation":
         raise HandlensError("--coverage is fitted on the validation photos", "check it on others: leave out --split")
     if weights:
@@ -175,25 +178,42 @@ def _confidence(
     from handlens.evaluate import conformal, unknown
 
     found: dict[str, Any] = {"unknown": None, "coverage": None}
-    rejection, pair = classifier.rejection, None
+    rejection, pair, caution = classifier.rejection, None, ""
     if outside:
         with screen.progress("judging unknown photos") as update:
-            *both, _ = unknown.answers(classifier.infer, classifier.preprocess, outside, update)
-        pair = both[0], both[1]
+            given = unknown.answers(classifier.infer, classifier.preprocess, outside, update)
+        for path, reason in given.left_out:
+            screen.note(f"left out of the unknown photos: {path} {reason}")
+        pair = given.probabilities, given.logits
+        if rejection and _chose_threshold(run, outside) and len(given.logits) > 1:
+            screen.note(f"half of the photos in {outside} chose the threshold in training: the other half is judged")
+            pair = given.half(True)
         if rejection is None:
-            screen.note("no threshold for unknown photos came with it: one is chosen on these photos, and flatters")
+            caution = "no threshold came with it, so that `handlens predict` calls nothing unknown; this one is chosen "
+            caution += "on the photos that it is judged on, and flatters"
+            screen.note(caution)
             assert scores.logits is not None
             chosen = unknown.Rejection(kind=unknown.DEFAULT, threshold=0.0)
             own = chosen.scores(scores.probabilities, scores.logits)
             rejection = dataclasses.replace(chosen, threshold=unknown.threshold_of(own))
     if rejection:
-        found["unknown"] = unknown.judge(rejection, scores, pair)
+        found["unknown"] = unknown.judge(rejection, scores, pair, caution)
     if coverage is not None:
         validation = _validation(run, source).as_classes(classifier.classes)
         with screen.progress("validation photos", len(validation)) as update:
             known = room.score(classifier.infer, validation, classifier.preprocess, batch_size, update)
         found["coverage"] = conformal.judge(known, scores, coverage)
     return found
+
+
+def _chose_threshold(run: str, outside: Path) -> bool:
+    """Whether a run's training was given this folder of unknown photos."""
+    from handlens import checkpoint
+
+    if not Path(run, checkpoint.FACTS).is_file():
+        return False
+    named = checkpoint.read_facts(run)["recipe"].get("unknown", "")
+    return bool(named) and Path(named).resolve() == outside.resolve()
 
 
 def _validation(run: str, source: str) -> Photos:

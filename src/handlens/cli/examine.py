@@ -67,7 +67,18 @@ def examine(
     where = sides(run / "split.json", findings.sha256) if run and (run / "split.json").is_file() else None
     listed = diagnose(found, findings, findings.near_duplicates(), where)
     if run or labels:
-        listed = _with_suspects(listed, found, findings, run, net, weights)
+        try:
+            listed = _with_suspects(listed, found, findings, run, net, weights)
+        except HandlensError as error:
+            if labels:
+                raise
+            screen.note(f"suspected labels are not looked for: {error}")
+    not_trainable = None
+    try:
+        room.check_trainable(room.usable(found, findings), findings.duplicates)
+    except HandlensError as error:
+        not_trainable = str(error)
+        screen.note(f"these photos cannot be trained on: {error}")
     out = clean.leave_out(found, findings, listed, where)
     if fix:
         _fix(fix, found, findings, out)
@@ -82,35 +93,47 @@ def examine(
             {
                 "num_photos": len(found),
                 "classes": classes,
+                "not_trainable": not_trainable,
                 "sizes": statistics(findings),
                 "findings": [finding._asdict() for finding in listed],
                 "leave_out": out,
             }
         )
     else:
-        _show(found, listed, statistics(findings), out, bool(fix))
+        _show(found, listed, statistics(findings), out, bool(fix), bool(report))
 
 
-def _show(photos: Photos, listed: list[Finding], sizes: dict[str, str], out: dict[str, str], fixed: bool) -> None:
+def _show(
+    photos: Photos, listed: list[Finding], sizes: dict[str, str], out: dict[str, str], fixed: bool, reported: bool
+) -> None:
     from handlens.cli import screen
     from handlens.photos.diagnose import KINDS
 
-    screen.say(f"{len(photos)} photos in {len(photos.classes)} classes")
+    screen.say(f"{_count(len(photos), 'photo')} in {_count(len(photos.classes), 'class')}")
     for name, value in sizes.items():
         screen.say(f"{name}: {value}")
     rows = []
     for kind, meaning in KINDS.items():
         if of_kind := [finding for finding in listed if finding.kind == kind]:
             first = of_kind[0]
-            shown = f"{first.photos[0]} ({first.detail})" if first.photos else first.detail
+            more = f" = {first.photos[1]}" if len(first.photos) > 1 else ""
+            more += f" and {len(first.photos) - 2} more" if len(first.photos) > 2 else ""
+            shown = f"{first.photos[0]}{more} ({first.detail})" if first.photos else first.detail
             rows.append((kind, len(of_kind), shown, meaning))
     if not rows:
         screen.say("nothing was found")
         return
     screen.say("")
     screen.table("", ("found", "times", "the first", "meaning"), rows)
+    if not reported:
+        screen.note("--report FILE shows all of them with thumbnails, --json lists them")
     if out and not fixed:
         screen.note(f"{len(out)} photos are better left out: --fix DIR copies the others, --fix FILE.csv lists these")
+
+
+def _count(number: int, what: str) -> str:
+    plural = "es" if what.endswith("s") else "s"
+    return f"{number} {what}{plural if number != 1 else ''}"
 
 
 def _fix(target: Path, photos: Photos, findings: Findings, out: dict[str, str]) -> None:

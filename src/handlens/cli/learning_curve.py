@@ -51,6 +51,8 @@ def learning_curve(
     modes = list(dict.fromkeys(mode))
     if unknown := [name for name in modes if name not in MODES]:
         raise not_one_of("--mode", unknown[0], MODES)
+    if weights == "none":
+        raise HandlensError("a learning curve begins from weights, and --weights is none", "give a weight file")
     try:
         import torch  # noqa: F401
     except ImportError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import glob
 import os
 from pathlib import Path
@@ -62,6 +63,8 @@ def predict(
     results: list[dict[str, Any]] = []  # of many photos that are written to a CSV, the first
     rows = _Rows(top)
     num_read = 0
+    copied: collections.Counter[str] = collections.Counter()
+    taken: set[Path] = set()
 
     def collect(update: Any = None) -> None:
         nonlocal num_read
@@ -77,7 +80,8 @@ def predict(
                 if sort_into:
                     best = answer.guesses[0]
                     name = UNKNOWN if answer.unknown else best.name if best.probability >= min_probability else UNSURE
-                    result["copied_to"] = str(_copy(path, sort_into / folders[name]))
+                    result["copied_to"] = str(_copy(path, sort_into / folders[name], taken))
+                    copied[folders[name]] += 1
             if csv:
                 rows.add(result)
             if json or not csv or len(results) < SHOWN:
@@ -88,6 +92,9 @@ def predict(
             collect(update)
     else:
         collect()
+    if sort_into:
+        each = ", ".join(f"{name} {number}" for name, number in sorted(copied.items()))
+        screen.note(f"{copied.total()} photos are in {sort_into}: {each}")
     if csv:
         rows.write(csv)
     if json:
@@ -151,16 +158,27 @@ def _free(name: str, free: Any, suffix: str = "") -> str:
     return tried
 
 
-def _copy(photo: Path, folder: Path) -> Path:
-    """Copy `photo` into `folder`, under a name that nothing there has, with its time of change."""
+def _copy(photo: Path, folder: Path, taken: set[Path]) -> Path:
+    """Copy `photo` into `folder`, under a name that nothing else there has, with its time of change.
+
+    taken: where this command has copied others to. What is there of an earlier one with the same content stays.
+    """
+    import filecmp
     import shutil
 
     from handlens import files
 
-    target = folder / _free(photo.stem, lambda tried: not os.path.lexists(folder / tried), photo.suffix)
-    with photo.open("rb") as source, files.atomic(target) as file:
-        shutil.copyfileobj(source, file)
-    shutil.copystat(photo, target)
+    def free(tried: str) -> bool:
+        there = folder / tried
+        own = there not in taken and there.is_file() and filecmp.cmp(photo, there, shallow=False)
+        return own or not os.path.lexists(there)
+
+    target = folder / _free(photo.stem, free, photo.suffix)
+    taken.add(target)
+    if not target.exists():
+        with photo.open("rb") as source, files.atomic(target) as file:
+            shutil.copyfileobj(source, file)
+        shutil.copystat(photo, target)
     return target
 
 

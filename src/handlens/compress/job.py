@@ -98,7 +98,10 @@ def own_splits(
     try:
         splits = photos_room.read_split(stored, given, findings.sha256)
         return splits, splits["validation"]
-    except HandlensError:
-        data = start.data_of(recipe, stored)
+    except HandlensError as why_not:
+        try:
+            data = start.data_of(recipe, stored)
+        except HandlensError:
+            raise why_not from None  # the run's own at a new place, but not all of them
     held_out = {data.sha256[path] for path in data.splits["test"].paths}
     return data.splits, given.without([path for path in given.paths if findings.sha256[path] in held_out])

@@ -10,14 +10,19 @@ from handlens.errors import HandlensError
 from handlens.evaluate.metrics import Scores, wilson
 
 
+def check(coverage: float) -> None:
+    """Raise HandlensError for a coverage outside 0 to 1."""
+    if not 0 < coverage < 1:
+        raise HandlensError(f"coverage is {coverage}, expected a share above 0 and below 1", "--coverage 0.95")
+
+
 def threshold(validation: Scores, coverage: float) -> float:
     """The probability from which on a class is in a photo's set, so that a share `coverage` of sets hold the right one.
 
     That holds for photos like the validation photos, on average over such sets of photos, whatever the network is.
     Raises HandlensError for a coverage outside 0 to 1, or one that so few photos cannot promise.
     """
-    if not 0 < coverage < 1:
-        raise HandlensError(f"coverage is {coverage}, expected a share above 0 and below 1", "--coverage 0.95")
+    check(coverage)
     own = np.sort(validation.probabilities[np.arange(validation.num_photos), validation.labels])
     rank = int((1 - coverage) * (len(own) + 1) + 1e-9)  # so many of the right classes may be left out, less one
     if rank < 1:

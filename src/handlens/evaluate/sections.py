@@ -34,9 +34,17 @@ def unknown(found: dict[str, Any]) -> Section:
         ]
     return Section(
         heading="None of the classes",
-        text=f"A photo whose score ({found['kind']}) is below {found['threshold']:.4g} is called unknown.",
+        text=f"A photo whose score ({found['kind']}) is below {found['threshold']:.4g} "
+        + (f"would be called unknown: {found['caution']}." if found.get("caution") else "is called unknown."),
         header=("photos", "share"),
         rows=rows,
+    )
+
+
+def notes(said: Sequence[str]) -> Section:
+    """What a training said of its photos and of what they were too few for."""
+    return Section(
+        heading="Notes of the training", text="", header=("what was noticed",), rows=[(line,) for line in said]
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -120,11 +120,14 @@ def separation(known: np.ndarray, unknown: np.ndarray, threshold: float) -> dict
     }
 
 
-def judge(rejection: Rejection, known: Scores, outside: tuple[np.ndarray, np.ndarray] | None = None) -> dict[str, Any]:
+def judge(
+    rejection: Rejection, known: Scores, outside: tuple[np.ndarray, np.ndarray] | None = None, caution: str = ""
+) -> dict[str, Any]:
     """How a rejection does on scored photos of the classes, and on (probabilities, logits) of others, JSON-ready.
 
     true_accept: the share of the known photos that pass, with Wilson's 95 % interval; with `outside` also what
-    `separation` gives, and the interval of false_accept. Raises HandlensError where the known photos have no logits.
+    `separation` gives, and the interval of false_accept. caution: why the figures flatter, where they do. Raises
+    HandlensError where the known photos have no logits.
     """
     if known.logits is None:
         raise HandlensError("scores without logits say nothing of unknown photos")
@@ -132,6 +135,7 @@ def judge(rejection: Rejection, known: Scores, outside: tuple[np.ndarray, np.nda
     passed = int((own >= rejection.threshold).sum())
     found: dict[str, Any] = {
         **rejection.to_dict(),
+        "caution": caution,
         "num_photos": len(own),
         "true_accept": passed / len(own),
         "true_accept_ci95": list(wilson(passed, len(own))),
@@ -146,15 +150,33 @@ def judge(rejection: Rejection, known: Scores, outside: tuple[np.ndarray, np.nda
     return found
 
 
+class Outside(NamedTuple):
+    """A classifier's answers to photos of none of its classes.
+
+    probabilities, logits: (N, K).  contents: the SHA-256 of each photo.  left_out: (path, reason) of those that cannot
+    be read, and of those that are another one's copy.
+    """
+
+    probabilities: np.ndarray
+    logits: np.ndarray
+    contents: list[str]
+    left_out: list[tuple[str, str]]
+
+    def half(self, second: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(probabilities, logits) of the half that chooses a threshold, or of the one that judges it: by content."""
+        order = np.argsort(self.contents, kind="stable")[int(second) :: 2]
+        return self.probabilities[order], self.logits[order]
+
+
 def answers(
     infer: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     preprocess: Preprocess,
     folder: str | os.PathLike[str],
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """A classifier's (probabilities, logits), (N, K) each, of all photos below a folder, and their SHA-256.
+) -> Outside:
+    """A classifier's answers to all photos below a folder, each content once.
 
-    Photos that cannot be read are left out. Raises HandlensError when there is none that can.
+    Raises HandlensError when there is none that can.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -162,7 +184,11 @@ def answers(
     paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("[!.]*") if p.suffix.lower() in SUFFIXES)
     found = Photos(root, tuple(paths), np.zeros(len(paths), np.int64), ("unknown",))
     findings = photos_room.examine(found)
-    found = found.without([path for path, _ in findings.broken])
+    first: dict[str, str] = {}
+    whole = found.without([path for path, _ in findings.broken]).paths
+    copies = [(path, other) for path in whole if (other := first.setdefault(findings.sha256[path], path)) != path]
+    left_out = [*findings.broken, *((path, f"is a copy of {other}") for path, other in copies)]
+    found = found.without([path for path, _ in left_out])
     if not len(found):
         raise HandlensError(f"{folder} has no photo that can be read", "name a folder of photos of other things")
     pairs = []
@@ -171,7 +197,7 @@ def answers(
         if progress:
             progress(sum(len(logits) for _, logits in pairs), len(found))
     probabilities, logits = (np.concatenate(rows) for rows in zip(*pairs, strict=True))
-    return probabilities, logits, [findings.sha256[path] for path in found.paths]
+    return Outside(probabilities, logits, [findings.sha256[path] for path in found.paths], left_out)
 
 
 def _between(known: np.ndarray, unknown: np.ndarray) -> float:

@@ -130,8 +130,13 @@ class _Answers:
         for part in embedded.data.splits.values():
             digest.update(json.dumps([sorted(part.paths), part.classes]).encode())
         self.path, self.of = path, digest.hexdigest()
-        stored = files.read_json(path) if path and path.is_file() else {}
-        self.known: dict[str, str] = stored["right"] if stored.get("of") == self.of else {}
+        nothing: dict[str, Any] = {"of": self.of, "right": {}}
+        stored = files.read_json(path) if path and path.is_file() else nothing
+        if stored.get("of") != self.of:
+            raise HandlensError(
+                f"{path} is of other photos, another split or another network", "choose another --out, or remove it"
+            )
+        self.known: dict[str, str] = stored["right"]
 
     def get(self, name: str, make: Callable[[], tuple[np.ndarray, Recipe]]) -> np.ndarray:
         """bool (M,): the stored answers of a training, or those of `make`, which are stored."""

@@ -67,7 +67,7 @@ def fit(
         notes.append(str(error))
     if scores:
         scores = dataclasses.replace(scores, probabilities=calibration.softmax(logits, temperature).astype(np.float32))
-    halves = _halves(classifier, outside, temperature, count) if outside else (None, None)
+    halves = _halves(classifier, outside, temperature, count, notes) if outside else (None, None)
     rejection = None
     try:
         rejection = unknown.fit(calibration.softmax(logits, temperature), logits, halves[0]).to_dict()
@@ -77,18 +77,21 @@ def fit(
 
 
 def _halves(
-    classifier: Classifier, outside: str, temperature: float, count: Callable[[str, int, int], None]
+    classifier: Classifier,
+    outside: str,
+    temperature: float,
+    count: Callable[[str, int, int], None],
+    notes: list[str],
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """(probabilities, logits) of one half of the photos in a folder and of the other, cut by their content."""
-    _, logits, contents = unknown.answers(
+    found = unknown.answers(
         classifier.infer,
         classifier.preprocess,
         outside,
         lambda done, total: count("judging unknown photos", done, total),
     )
-    if len(logits) < 2:
+    if len(found.logits) < 2:
         raise HandlensError(f"{outside} has one photo, which cannot be cut in two halves", "give some tens")
-    order = np.argsort(contents, kind="stable")
-    probabilities = calibration.softmax(logits, temperature)
-    one, other = order[::2], order[1::2]
-    return (probabilities[one], logits[one]), (probabilities[other], logits[other])
+    notes.extend(f"left out of the unknown photos: {path} {reason}" for path, reason in found.left_out)
+    found = found._replace(probabilities=calibration.softmax(found.logits, temperature))
+    return found.half(False), found.half(True)

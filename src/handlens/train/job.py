@@ -91,6 +91,8 @@ def fit(
         data = start.data_of(recipe, folder / start.SPLIT, counter(watcher, "looking at photos"))
     else:
         if given.get("continue_run"):
+            if "mode" not in given:
+                watcher.note("mode full is chosen, as always where a run goes on from another; --mode head is quicker")
             given = start.defaults_from_run(given["continue_run"], given)
         given = _settled({**given, "photos": os.fspath(photos)} if os.fspath(photos) else given)
         draft = _draft(given)
@@ -352,7 +354,10 @@ def _judge(
             pictures={"Training": picture},
             saliency=failure.looks(net, preprocess, watcher.note) if len(scores.mistakes()) else None,
             nearest=trained.nearest,
-            sections=[sections.unknown(metrics["unknown"])] if "unknown" in metrics else [],
+            sections=[
+                *([sections.unknown(metrics["unknown"])] if "unknown" in metrics else []),
+                *([sections.notes(metrics["notes"])] if metrics["notes"] else []),
+            ],
         )
     checkpoint.save(folder, kept)
 

@@ -18,6 +18,7 @@ from handlens import photos as photos_room
 from handlens.errors import HandlensError
 from handlens.nets import Net, weights
 from handlens.photos import Findings, Photos
+from handlens.photos.published import PUBLISHED
 from handlens.preprocess import Preprocess
 from handlens.train.distil import Teacher
 from handlens.train.prune import shrink
@@ -54,8 +55,8 @@ def look(source: str, progress: Callable[[int, int], None] | None) -> tuple[Phot
     torn = [group for group in findings.duplicates if len({label[path] for path in group}) > 1]
     if torn:
         notes.append(
-            f"the same photo lies in two classes, and both are learned, {len(torn)} times ({' = '.join(torn[0][:2])} "
-            "...): `handlens examine PHOTOS` shows them"
+            f"{len(torn)} photo{'s lie' if len(torn) > 1 else ' lies'} in two classes, and both are learned "
+            f"({' = '.join(torn[0][:2])}{' ...' if len(torn) > 1 else ''}): `handlens examine PHOTOS` shows them"
         )
     return whole, findings, notes
 
@@ -96,6 +97,11 @@ def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], 
     """
     if recipe.continue_run:
         return _continued(recipe, stored, progress)
+    if stored and recipe.photos not in PUBLISHED and not os.path.exists(recipe.photos):
+        raise HandlensError(
+            f"the photos of the run {stored.parent} are no longer in {recipe.photos}",
+            "name where they are now as PHOTOS, or put them back",
+        )
     whole, findings, notes = look(recipe.photos, progress)
     photos_room.check_trainable(whole, findings.duplicates)
     if stored:
