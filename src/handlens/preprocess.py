@@ -244,7 +244,8 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
     except MemoryError as error:
         raise PhotoError(f"{name} is too large for this machine's memory", "make it smaller first") from error
     except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
-        raise PhotoError(f"{name} is damaged ({error})", "replace or remove it") from error
+        why = "the file is truncated" if "truncated" in str(error) else str(error)
+        raise PhotoError(f"{name} is damaged ({why})", "replace or remove it") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -63,7 +63,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "multipart of endless headers": ({"content": PART[:-4] + b"x" * 100_000, "headers": FORM}, 400, "broken"),
     "many photos": ({"files": [("photos", b"x")] * 4}, 413, "more than 3 photos"),
     "many parts": ({"files": [("other", b"x")] * 40}, 413, "more than 3 photos"),
-    "an empty photo": ({"files": [("photos", ("a.jpg", b""))]}, 422, "not a photo"),
+    "an empty photo": ({"files": [("photos", ("a.jpg", b""))]}, 422, "the photo is empty"),
     "no json": ({"content": b"{", "headers": JSON}, 400, "not JSON"),
     "deep json": ({"content": b"[" * 100_000, "headers": JSON}, 400, "not JSON"),
     "a long number": ({"content": b'{"top": ' + b"9" * 100_000 + b"}", "headers": JSON}, 400, "not JSON"),
