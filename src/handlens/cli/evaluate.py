@@ -221,11 +221,11 @@ def _validation(run: str, source: str) -> Photos:
     from handlens.errors import HandlensError
 
     try:
-        return runs_split(run, source, "validation")[0]
+        return runs_split(run, source, "validation", tell=False)[0]
     except HandlensError:
         if not source:
             raise
-        return runs_split(run, "", "validation")[0]
+        return runs_split(run, "", "validation", tell=False)[0]
 
 
 def _sections(found: dict[str, Any]) -> list[Section]:
@@ -304,10 +304,10 @@ def from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifie
     return classifier, *runs_split(run, source, split)
 
 
-def runs_split(run: str, source: str = "", split: str = "") -> tuple[Photos, str]:
+def runs_split(run: str, source: str = "", split: str = "", tell: bool = True) -> tuple[Photos, str]:
     """The photos of a run's own split (by default its test split), and a sentence on how they were chosen.
 
-    `source` is where the run's photos lie now, if elsewhere than in training.
+    `source` is where the run's photos lie now, if elsewhere than in training. tell: show what was noticed of them.
     """
     from handlens.cli import screen
     from handlens.errors import HandlensError
@@ -323,7 +323,7 @@ def runs_split(run: str, source: str = "", split: str = "") -> tuple[Photos, str
         recipe = dataclasses.replace(recipe, photos=source)
     with screen.progress("looking at photos") as update:
         data = start.data_of(recipe, stored, update)
-    for line in data.notes:
+    for line in data.notes if tell else ():
         screen.note(line)
     split = split or "test"
     sizes = ", ".join(f"{len(data.splits[name])} {name}" for name in SPLITS)
