@@ -461,7 +461,7 @@ def test_photos_of_the_earlier_run_that_are_gone(tiny_photos: Path, given: dict[
     shutil.copytree(tiny_photos, tmp_path / "photos")
     run = handlens.fit(tmp_path / "photos", out=tmp_path / "run", **{**given, "epochs": 1})
     (tmp_path / "photos").rename(tmp_path / "moved")
-    with pytest.raises(HandlensError, match="there is no folder"):
+    with pytest.raises(HandlensError, match=r"are no longer in .*photos; name where they are now"):
         handlens.fit(out=tmp_path / "next", continue_run=str(run.folder))
     quick = {"epochs": 1, "batch_size": 8, "precision": "32-true"}
     moved = handlens.fit(tmp_path / "moved", out=tmp_path / "next", continue_run=str(run.folder), **quick)
