@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from handlens import cli, files
+from handlens.errors import HandlensError
 from handlens.evaluate import wrong_labels
 from handlens.photos import Photos, drawn
 from handlens.photos.diagnose import KINDS
@@ -176,6 +177,8 @@ def test_without_cleanlab_the_rest_of_what_a_run_shows_is_there(
     assert found.exit_code == 0, found.stderr
     assert "suspected labels are not looked for: " in found.stderr and "cleanlab" in found.stderr
     assert "36 photos in 3 classes" in found.stdout
+    with pytest.raises(HandlensError, match="there is no run folder nope"):  # which is no reason to go on
+        examine(tiny_photos, "--run", "nope")
 
 
 def test_cleanlab_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

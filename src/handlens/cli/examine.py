@@ -49,7 +49,7 @@ def examine(
     """
     from handlens import photos as room
     from handlens.cli import screen
-    from handlens.errors import HandlensError
+    from handlens.errors import HandlensError, NotHereError
     from handlens.photos import clean
     from handlens.photos.diagnose import diagnose, sides, statistics
 
@@ -69,7 +69,7 @@ def examine(
     if run or labels:
         try:
             listed = _with_suspects(listed, found, findings, run, net, weights)
-        except HandlensError as error:
+        except NotHereError as error:  # cleanlab is not installed
             if labels:
                 raise
             screen.note(f"suspected labels are not looked for: {error}")
