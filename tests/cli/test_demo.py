@@ -1,0 +1,56 @@
+"""`handlens demo`: the whole job on drawn flowers, as small as it may be."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from handlens import cli
+
+pytest.importorskip("onnxruntime")
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["handlens", "demo", *map(str, arguments)])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    return int(left.value.code or 0), *capsys.readouterr()
+
+
+def test_it_does_the_whole_job_in_the_next_free_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()  # an earlier one's
+    Path("demo-2").symlink_to("nowhere")
+    code, out, err = run(monkeypatch, capsys, "--photos-per-class", 10, "--epochs", 1, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["run"] == str(Path("demo-3", "run"))
+    assert Path(told["report"]).is_file()
+    assert len(list(Path("demo-3", "photos").rglob("*.jpg"))) == 50
+    assert not list(Path("demo").iterdir())
+    assert told["test"]["num_photos"] == 5
+    assert 0 <= told["linear_top1"] <= 1
+    assert told["linear_top1_ci95"][0] < told["linear_top1_ci95"][1]
+    folders = [Path(guess["photo"]).parent.name for guess in told["guesses"]]
+    assert folders == ["daisy", "dandelion", "roses", "sunflowers", "tulips"]  # one of each class, in their order
+    assert Path("demo-3", "flowers-int8.zip").is_file()
+    assert len(told["int8"]["guesses"]) == 5
+    assert {guess["name"] for guess in told["int8"]["guesses"]} <= set(folders)
+
+
+def test_a_folder_that_exists_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tour"
+    folder.mkdir()
+    code, out, err = run(monkeypatch, capsys, "--out", folder)
+    assert (code, out) == (2, "")
+    assert f"{folder} exists already" in " ".join(err.split())
+    assert not list(folder.iterdir())
