@@ -79,7 +79,10 @@ def test_photos_that_one_was_trained_on_are_left_out(
     code, out, err = compare(tiny_run, split_run, tiny_photos, "--json")
     assert code == 0
     assert "left out 27 photos" in err
-    assert json.loads(out)["num_photos"] == 9
+    found = json.loads(out)
+    assert found["num_photos"] == 9
+    without = "without 27 that one of them was trained on or chosen by"
+    assert found["photos"] == f"all photos of {tiny_photos.name}, {without}"
 
 
 @pytest.mark.parametrize(

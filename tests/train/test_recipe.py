@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from handlens import nets
 from handlens.errors import HandlensError
@@ -225,6 +226,15 @@ def test_the_networks_own_size_is_used_and_trained_on_smaller_crops(
         image_px = nets.entry(name).image_px
     recipe = choose([100, 100], given)
     assert (recipe.image_px, recipe.train_px) == (image_px, train_px)
+
+
+@pytest.mark.parametrize("name", nets.names())
+def test_every_network_can_be_trained_on_the_crops_that_are_chosen(name: str) -> None:
+    recipe = choose([500] * 5, {"net": name})
+    px = recipe.train_px or recipe.image_px
+    with torch.device("meta"):
+        logits, _ = nets.create(name, num_classes=5).train().forward_train(torch.zeros(2, 3, px, px))
+    assert logits.shape == (2, 5)
 
 
 def test_an_unknown_network_is_named() -> None:

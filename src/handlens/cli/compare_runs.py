@@ -47,6 +47,7 @@ def compare_runs(
     if seen:
         screen.note(f"left out {len(set(seen))} photos that one of them was trained on or chosen by")
         chosen = chosen.without(sorted(set(seen)))
+        how += f", without {len(set(seen))} that one of them was trained on or chosen by"
     if not len(chosen):
         raise HandlensError(
             "no photo is left that neither was trained on", "name other photos: compare-runs A B PHOTOS"
