@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from handlens import checkpoint, nets, photos, run
 from handlens.errors import HandlensError, PhotoError
 from handlens.preprocess import Preprocess
+from handlens.run import torch_runtime
 
 
 def test_guesses_are_the_classes_best_first(tiny_run: Path, tiny_photos: Path) -> None:
@@ -35,6 +37,23 @@ def test_probabilities_are_those_of_the_network_itself(tiny_run: Path, tiny_phot
     probabilities = classifier.predict_batch(images)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("error", [TypeError, OSError, None], ids=["Windows", "no library", "macOS"])
+def test_a_system_without_glibc_keeps_memory_as_it_does(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None
+) -> None:
+    asked = []
+
+    def library(name: str | None) -> object:
+        asked.append(name)
+        if error:
+            raise error
+        return object()  # without mallopt
+
+    monkeypatch.setattr(ctypes, "CDLL", library)
+    torch_runtime.keep_freed_memory()
+    assert asked == [None]
 
 
 def test_many_photos_in_order_with_the_unreadable_among_them(tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:

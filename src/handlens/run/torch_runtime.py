@@ -50,7 +50,7 @@ def keep_freed_memory() -> None:
     in place of 3.4 s. Elsewhere than on glibc this does nothing.
     """
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # names of mallopt's parameters in malloc.h
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # the last one is Windows' word for CDLL(None)
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_threshold, 1 << 30)
         mallopt(trim_threshold, (1 << 31) - 1)
