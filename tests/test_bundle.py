@@ -224,6 +224,16 @@ def test_large_photos_become_smaller(size: tuple[int, int], expected: tuple[int,
         assert photo.mode == "RGB"
 
 
+def test_what_systems_leave_in_a_folder_that_was_looked_at_is_not_the_bundles(tiny: ModuleType, tmp_path: Path) -> None:
+    bundle.write(tmp_path / "a", tiny.bundle())
+    for name in (".DS_Store", "._bundle.json", "Thumbs.db", "desktop.ini"):
+        (tmp_path / "a" / name).write_bytes(b"x")
+    assert bundle.read(tmp_path / "a").classes == tiny.bundle().classes
+    (tmp_path / "a" / "other.bin").write_bytes(b"x")
+    with pytest.raises(HandlensError, match=r"other\.bin"):
+        bundle.read(tmp_path / "a")
+
+
 # ---- the folder that appears whole -----------------------------------------------------------------------------------
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with files.atomic_folder(tmp_path / "deep" / "a") as folder:

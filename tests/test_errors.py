@@ -15,7 +15,7 @@ def test_photo_errors_can_be_caught_as_ours() -> None:
 
 
 def test_missing_extra_names_the_install_command() -> None:
-    assert "pip install 'handlens[evaluate]'" in str(missing_extra("evaluate", "jinja2"))
+    assert 'pip install "handlens[evaluate]"' in str(missing_extra("evaluate", "jinja2"))
     assert "jinja2" in str(missing_extra("evaluate", "jinja2"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,55 @@ def test_an_error_that_is_not_about_the_disk_comes_back_as_it_is() -> None:
     error = OSError(errno.EIO, "Input/output error")
     assert files.disk_error(error, "x") is error
     assert "may not be written" in str(files.disk_error(PermissionError(errno.EACCES, "no"), "x"))
+
+
+def test_a_name_that_windows_does_not_take_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = OSError(errno.EINVAL, "Invalid argument")
+    assert files.disk_error(error, "16:30") is error
+    monkeypatch.setattr(files, "WINDOWS", True)
+    assert "16:30 is no name that Windows takes" in str(files.disk_error(error, "16:30"))
+
+
+class InUse:
+    """A rename that another program's hold refuses `refusals` times."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals, self.tries = refusals, 0
+
+    def __call__(self) -> None:
+        self.tries += 1
+        if self.tries <= self.refusals:
+            raise PermissionError(errno.EACCES, "in use")
+
+
+def test_windows_is_asked_again_while_a_file_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(files.time, "sleep", waits.append)
+    elsewhere = InUse(1)
+    with pytest.raises(PermissionError):
+        files.patiently(elsewhere)
+    assert (elsewhere.tries, waits) == (1, [])
+    monkeypatch.setattr(files, "WINDOWS", True)
+    for refusals, tries in ((0, 1), (2, 3), (6, 7)):
+        move = InUse(refusals)
+        files.patiently(move)
+        assert move.tries == tries
+    move = InUse(100)
+    with pytest.raises(PermissionError):
+        files.patiently(move)
+    assert move.tries == 7
+    assert 2 < sum(waits[-6:]) < 5
+
+
+def test_what_is_written_is_moved_patiently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moves: list[Callable[[], object]] = []
+    monkeypatch.setattr(files, "patiently", lambda move: (moves.append(move), move()))
+    with files.atomic(tmp_path / "a") as file:
+        file.write(b"a")
+    with files.atomic_folder(tmp_path / "b"):
+        pass
+    assert len(moves) == 2
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
 def test_json_round_trip_and_refusals(tmp_path: Path) -> None:

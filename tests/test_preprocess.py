@@ -298,7 +298,7 @@ def test_heic_without_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.heic").write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(64))
-    with pytest.raises(PhotoError, match=r"a\.heic is HEIC.*pip install 'handlens\[heic\]'"):
+    with pytest.raises(PhotoError, match=r'a\.heic is HEIC.*pip install "handlens\[heic\]"'):
         open_photo(tmp_path / "a.heic")
 
 

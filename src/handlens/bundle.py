@@ -282,12 +282,17 @@ def _members(path: Path) -> Iterator[tuple[dict[str, int], _Open]]:
             raise _refusal(path, f"is damaged or no zip ({error or type(error).__name__})") from error
 
 
+_LEFT_BY_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # in folders that were looked at
+
+
 def _folder_members(root: Path) -> dict[str, int]:
     sizes: dict[str, int] = {}
     folders, seen = [root], 0
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
+                if entry.name in _LEFT_BY_SYSTEMS or entry.name.startswith("._"):
+                    continue
                 name = Path(entry.path).relative_to(root).as_posix()
                 seen += 1
                 if seen > 2 * MOST_MEMBERS:

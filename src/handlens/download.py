@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -283,8 +284,14 @@ def _lock(file: IO[Any]) -> None:
     if sys.platform == "win32":
         import msvcrt
 
-        with contextlib.suppress(OSError):  # it waits ten seconds at most
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+        while True:
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EDEADLK):  # those of a lock that another has
+                    return
+            time.sleep(0.5)
     else:
         import fcntl
 

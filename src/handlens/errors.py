@@ -51,4 +51,4 @@ def not_finite(what: str) -> HandlensError:
 def missing_extra(extra: str, package: str) -> NotHereError:
     """The error for an optional part of handlens that is not installed: it names the exact install command."""
     verb = "are" if " and " in package else "is"
-    return NotHereError(f"this needs {package}, which {verb} not installed", f"pip install 'handlens[{extra}]'")
+    return NotHereError(f"this needs {package}, which {verb} not installed", f'pip install "handlens[{extra}]"')

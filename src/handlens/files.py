@@ -13,14 +13,34 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import tarfile
+import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from handlens.errors import HandlensError
+
+WINDOWS = sys.platform == "win32"
+
+
+def patiently(move: Callable[[], object]) -> None:
+    """Rename or remove something; where Windows says that it is in use, again for up to three seconds.
+
+    It lets nobody rename a file, or a folder of files, while a virus scanner looks at what was just written.
+    """
+    for wait_s in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
+        try:
+            move()
+            return
+        except PermissionError:
+            if not WINDOWS:
+                raise
+        time.sleep(wait_s)
+    move()
 
 
 @contextlib.contextmanager
@@ -38,7 +58,7 @@ def atomic(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        patiently(lambda: os.replace(temporary, path))
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
@@ -62,7 +82,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         if os.path.lexists(path):  # rename would take the place of an empty folder
             raise FileExistsError(errno.EEXIST, "exists", str(path))
-        temporary.rename(path)
+        patiently(lambda: temporary.rename(path))
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
@@ -77,6 +97,8 @@ def disk_error(error: OSError, path: str | os.PathLike[str]) -> Exception:
         return HandlensError(f"{path} may not be written", "choose another place or change its permissions")
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         return HandlensError(f"{path} cannot be written: a file or folder of that name is in the way", "choose another")
+    if error.errno == errno.EINVAL and WINDOWS:
+        return HandlensError(f"{path} is no name that Windows takes", 'choose one without < > : " | ? *')
     return error
 
 
@@ -155,7 +177,7 @@ def extract(archive: str | os.PathLike[str], folder: str | os.PathLike[str], lim
                         )
                     file.write(chunk)
         try:
-            temporary.rename(folder)
+            patiently(lambda: temporary.rename(folder))
         except OSError:
             if not folder.is_dir():  # else another process has unpacked it meanwhile
                 raise

@@ -286,5 +286,5 @@ def _register_heif(name: str) -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
-        raise PhotoError(f"{name} is HEIC, which needs pillow-heif", "pip install 'handlens[heic]'") from None
+        raise PhotoError(f"{name} is HEIC, which needs pillow-heif", 'pip install "handlens[heic]"') from None
     register_heif_opener()

@@ -116,7 +116,7 @@ def test_a_missing_runtime_is_said(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     code, out, err = handlens("check", tmp_path / "b")
     assert (code, err) == (0, "")
-    assert "not run here: this needs onnxruntime, which is not installed; pip install 'handlens[onnx]'" in out
+    assert 'not run here: this needs onnxruntime, which is not installed; pip install "handlens[onnx]"' in out
     assert "not read" in out
     facts = json.loads(handlens("check", tmp_path / "b", "--json")[1])
     assert (facts["ok"], facts["facts_agree"], facts["golden"]) == (True, None, [])

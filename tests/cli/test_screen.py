@@ -39,6 +39,23 @@ def test_json_through_a_narrow_code_page(monkeypatch: pytest.MonkeyPatch, text: 
     assert json.loads(stream.read()) == [text]
 
 
+@pytest.mark.parametrize(("encoding", "written"), [("cp1252", "\\u00e4"), ("utf-8", "ä"), ("UTF8", "ä")])
+def test_json_is_utf_8_or_ascii(monkeypatch: pytest.MonkeyPatch, encoding: str, written: str) -> None:
+    content = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding=encoding))
+    screen.print_json(["ä"])
+    assert json.loads(content.getvalue()) == ["ä"]  # a code page's own ä is no JSON
+    assert written.encode() in content.getvalue()
+
+
+def test_a_table_has_no_colours_on_a_console_that_knows_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    screen.table("Title", ("name",), [("a",)])
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_a_table_is_plain_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     screen.table("Title", ("name", "share"), [("[bold]<script>", "9.5 %"), ("花朵", None), ("x" * 150, "12.0 %")])
     out, err = capsys.readouterr()

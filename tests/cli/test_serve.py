@@ -38,7 +38,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
 
 def test_the_options_arrive(handlens: Run, told: list[Settings], tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("a-key-of-many-letters\n")
+    (tmp_path / "key").write_text("a-key-of-many-letters\n", encoding="utf-8-sig")  # as editors on Windows save it
     code, err = handlens(
         "serve", "a.zip", "--bundle", "other=b.zip", "--host", "::1", "--port", 9000, "--threads", 2, "--keep", "kept",
         "--api-key-file", tmp_path / "key", "--max-body-mb", 2, "--max-megapixels", 1.5, "--max-files", 4,
@@ -100,7 +100,7 @@ def test_a_bundle_that_fails_its_golden_photos(handlens: Run, tiny: ModuleType, 
 def test_a_missing_part_is_named(handlens: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "segno", None)
     code, err = handlens("serve", "a.zip")
-    assert (code, "pip install 'handlens[serve]'" in err) == (2, True)
+    assert (code, 'pip install "handlens[serve]"' in err) == (2, True)
 
 
 def test_names_of_folders_and_zips() -> None:

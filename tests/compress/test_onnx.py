@@ -56,6 +56,16 @@ def test_the_file_still_answers_and_carries_its_facts(quantize: Quantize) -> Non
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
 
 
+def test_no_shape_is_inferred_by_way_of_a_file(quantize: Quantize, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx
+
+    def by_file(*_: object, **__: object) -> None:
+        pytest.fail("onnx opens no file below a Windows folder with letters of another code page")
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes_path", by_file)
+    assert model_of(quantize("minmax", ())).metadata_props
+
+
 def test_layers_that_are_kept_stay_float(quantize: Quantize) -> None:
     model = model_of(quantize("minmax", ("features.0.0", "features.3.conv")))
     made_by = {output: node for node in model.graph.node for output in node.output}

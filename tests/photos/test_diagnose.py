@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from handlens.errors import HandlensError
-from handlens.photos import Photos, drawn, examine, scan
+from handlens.photos import Photos, clean, drawn, examine, scan
 from handlens.photos.clean import leave_out, write_copy, write_list
 from handlens.photos.diagnose import KINDS, Finding, diagnose, sides, statistics
 
@@ -178,6 +178,18 @@ def test_photos_of_a_csv_are_laid_out_by_class(folder: Path, tmp_path: Path) -> 
     made = scan(tmp_path.parent / "cleaned of csv")
     assert made.classes == ("a_b daisy", "a_b tulips")
     assert made.splits == ("train", "train", "test", "test")
+
+
+@pytest.mark.parametrize(
+    ("path", "side", "by_folder"),
+    [
+        ("daisy/1.jpg", "", True), ("daisy/deep/1.jpg", "", True), ("train/daisy/1.jpg", "train", True),
+        ("1.jpg", "", False), ("roses/daisy/1.jpg", "", False), ("/daisy/1.jpg", "", False),
+        ("../daisy/1.jpg", "train", False), ("D:/daisy/1.jpg", "train", False),  # on another drive of Windows
+    ],
+)  # fmt: skip
+def test_only_photos_in_folders_of_their_classes_keep_their_places(path: str, side: str, by_folder: bool) -> None:
+    assert clean._class_folder(path, "daisy", side) == by_folder
 
 
 def test_lists(tmp_path: Path) -> None:

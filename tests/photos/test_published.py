@@ -128,7 +128,7 @@ def test_flowers102(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_flowers102_without_scipy(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(HandlensError, match=r"needs scipy.*pip install 'handlens\[evaluate\]'"):
+    with pytest.raises(HandlensError, match=r'needs scipy.*pip install "handlens\[evaluate\]"'):
         scan("flowers102")
 
 

@@ -102,7 +102,7 @@ def test_a_missing_runtime_names_its_command(
     monkeypatch.setitem(sys.modules, PACKAGES[runtime], None)
     with pytest.raises(NotHereError) as error:
         run.load(tmp_path / "b")
-    assert str(error.value).endswith(f"pip install 'handlens[{runtime}]'")
+    assert str(error.value).endswith(f'pip install "handlens[{runtime}]"')
 
 
 # ---- handlens.load ---------------------------------------------------------------------------------------------------

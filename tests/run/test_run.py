@@ -56,6 +56,13 @@ def test_a_system_without_glibc_keeps_memory_as_it_does(
     assert asked == [None]
 
 
+@pytest.mark.parametrize(("found", "taken"), [("mps", "cpu"), ("cuda", "cuda"), ("xpu", "xpu"), (None, "cpu")])
+def test_apples_graphics_are_not_taken_unasked(monkeypatch: pytest.MonkeyPatch, found: str | None, taken: str) -> None:
+    device = torch.device(found) if found else None
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: device)
+    assert torch_runtime.default_device() == torch.device(taken)
+
+
 def test_many_photos_in_order_with_the_unreadable_among_them(tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes((tiny_photos / "花朵" / "00.jpg").read_bytes()[:200])

@@ -32,6 +32,15 @@ def test_without_the_extra_layer_the_features_are_those_below_it(name: str) -> N
     assert net.num_features == 7
 
 
+def test_a_network_is_looked_into_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After training on a card it still lies there."""
+    net, moves = nets.create("mobilenet_v2", 3, width=0.1), list[str]()
+    to_cpu = net.cpu
+    monkeypatch.setattr(net, "cpu", lambda: (moves.append("cpu"), to_cpu())[1])
+    assert failure.looks(net, Preprocess(image_px=32, resize_px=32), moves.append)
+    assert moves == ["cpu"]
+
+
 def test_a_network_that_cannot_be_looked_into_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     net, notes = nets.create("mobilenet_v2", 3, width=0.1), list[str]()
     contract = Preprocess(image_px=32, resize_px=32)

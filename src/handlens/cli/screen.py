@@ -87,7 +87,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
         shown.add_column(Text(column), justify="right" if numeric else "left", no_wrap=not terminal, overflow="fold")
     for row in rows:
         shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))  # Text: no markup in class names
-    console = Console(width=None if terminal else 10_000, highlight=False)
+    console = Console(width=None if terminal else 10_000, highlight=False, color_system=None)
     with console.capture() as captured:
         console.print(shown)
     _print("\n".join(line.rstrip() for line in captured.get().splitlines()))
@@ -101,10 +101,11 @@ def _is_number(cell: Any) -> bool:
 def print_json(value: Any) -> None:
     """Print one JSON value on standard output. NaN and infinities become null, arrays lists, and paths strings."""
     value = _plain(value)
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    in_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(value, indent=2, ensure_ascii=not in_utf8, allow_nan=False)  # a code page's letters are no JSON
     try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:  # a narrow code page, or a file name that is not text
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a file name that is not text
         text = json.dumps(value, indent=2, allow_nan=False)
     print(text, flush=True)
 

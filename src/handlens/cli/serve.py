@@ -107,7 +107,7 @@ def _read_key(path: Path) -> str:
     from handlens.errors import HandlensError
 
     try:
-        key = path.read_text(encoding="utf-8").strip()
+        key = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeError):
         raise HandlensError(f"the API key in {path} cannot be read", "check the path") from None
     if not key:

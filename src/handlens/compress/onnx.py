@@ -57,9 +57,11 @@ def _with_qdq(model: Any, ranges: Mapping[str, tuple[float, float]], nodes: list
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
 
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
+    add_infer_metadata(copied)  # shapes are known; else they are inferred by way of a file, which not every path bears
     limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         copied,

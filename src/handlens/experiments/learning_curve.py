@@ -22,6 +22,7 @@ from torch import nn
 from handlens import files, nets
 from handlens.errors import HandlensError, missing_extra
 from handlens.experiments.result import Result, panels
+from handlens.run.torch_runtime import default_device
 from handlens.train import last, loop, start
 from handlens.train.features import features, weights_hash
 from handlens.train.head import fit_head
@@ -194,7 +195,8 @@ def _tuned(embedded: Embedded, chosen: np.ndarray, name: str, judged: np.ndarray
     """The answers (int64) of a network that is trained anew, in whole or from some block on."""
     splits = embedded.data.splits
     begun = start.start_of(recipe, embedded.data.classes)
-    fabric = Fabric(accelerator="auto", devices=1, precision=loop.usual_precision("auto"))
+    accelerator = "cpu" if default_device().type == "cpu" else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=loop.usual_precision("auto"))
     few, validation = splits["train"].select(chosen), splits[name].select(judged)
     cut, _ = last.cut_for(begun.net, recipe, few, validation)
     sha256 = embedded.data.sha256

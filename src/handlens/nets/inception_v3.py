@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handlens.nets.layers import NamedSteps, ReLU, init_weights
+from handlens.nets.layers import NamedSteps, ReLU, init_weights, pool_to
 
 
 class Conv(NamedTuple):
@@ -178,7 +178,7 @@ class Auxiliary(nn.Module):
         if min(maps.shape[-2:]) >= 17:
             maps = F.avg_pool2d(maps, 5, 3)  # 17² -> 5²
         else:
-            maps = F.adaptive_avg_pool2d(maps, 5)  # from inputs below 299 px, of which the 5x5/3 leaves too little
+            maps = pool_to(maps, 5)  # from inputs below 299 px, of which the 5x5/3 leaves too little
         return self.classifier(self.conv1(self.conv0(maps)).mean((2, 3)))
 
 

@@ -267,8 +267,9 @@ def pool_to(maps: Tensor, size: int) -> Tensor:
     """(B, C, h, w) -> (B, C, size, size) by averaging: what lets fully connected layers take any input size."""
     if maps.shape[-2:] == (size, size):
         return maps
-    if torch.compiler.is_exporting():  # as linear layers, which every target has and runs fast
-        height, width = (_averages(length, size) for length in maps.shape[-2:])
+    # As linear layers, which every export target has and runs fast; Apple's MPS pools to divisors of the size only.
+    if torch.compiler.is_exporting() or maps.device.type == "mps":
+        height, width = (_averages(length, size).to(maps) for length in maps.shape[-2:])
         return F.linear(F.linear(maps, width).transpose(2, 3), height).transpose(2, 3)
     return F.adaptive_avg_pool2d(maps, size)
 

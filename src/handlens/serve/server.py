@@ -96,7 +96,9 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         found = socket.socket(family, kind, protocol)  # with its protocol named, else asyncio sets no TCP_NODELAY
         try:
-            if sys.platform != "win32":  # there it would share the port with whoever has it
+            if sys.platform == "win32":  # else it would share the port with whoever has it
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            else:
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if host == "::" and socket.has_dualstack_ipv6():
                 found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

@@ -24,7 +24,7 @@ Look = Callable[[np.ndarray, int], np.ndarray]
 def looks(net: Net, preprocess: Preprocess, note: Callable[[str], None]) -> Look | None:
     """`saliency.explainer`, tried once on a blank photo; None where that fails, with a sentence for `note`."""
     try:
-        look = saliency.explainer(net, preprocess)
+        look = saliency.explainer(net.cpu(), preprocess)
         look(np.zeros((preprocess.image_px, preprocess.image_px, 3), np.uint8), 0)
     except (HandlensError, RuntimeError) as error:
         note(f"the report does not show where the network looks: {str(error).splitlines()[0]}")

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from handlens import files
+from handlens.errors import HandlensError
 
 Log = Sequence[dict[str, float]]
 
 
-def write_csv(path: Path, log: Log) -> None:
-    """A row an epoch, atomically: after a crash the file is whole."""
-    with files.atomic(path, "w") as file:
-        writer = csv.DictWriter(file, fieldnames=list(log[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in log)
+def write_csv(path: Path, log: Log, note: Callable[[str], None] = lambda text: None) -> None:
+    """A row an epoch, atomically: after a crash the file is whole.
+
+    Where another program has it open, which on Windows keeps it from being replaced, it stays as it is and `note` is
+    told: no reason to end a training.
+    """
+    try:
+        with files.atomic(path, "w") as file:
+            writer = csv.DictWriter(file, fieldnames=list(log[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in log)
+    except HandlensError as error:
+        if not (path.exists() and isinstance(error.__cause__, PermissionError)):
+            raise
+        note(f"{path} lacks the last epoch, for another program has it open")
 
 
 def write_events(folder: Path, log: Log) -> None:

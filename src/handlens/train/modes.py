@@ -53,7 +53,7 @@ def fit_whole(
 
     def on_epoch(log: list[dict[str, float]]) -> None:
         if fabric.global_rank == 0:
-            logs.write_csv(folder / "log.csv", log)
+            logs.write_csv(folder / "log.csv", log, watcher.note)
             logs.write_events(folder / "tensorboard", log[-1:])
             watcher.epoch(log)
 
