@@ -137,6 +137,17 @@ def test_a_captured_run_gives_the_plain_figures(
     assert graphs.captures == 1
 
 
+def test_crops_of_another_size_are_captured_anew(
+    splits: dict[str, photos.Photos], tmp_path: Path, graphs: Graphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(RECIPE, precision="32-true", first_px=24)
+    through_graphs = fit(splits, tmp_path / "captured", recipe)
+    assert graphs.captures == 2
+    assert graphs.replayed == [8, 8, 8] * 2
+    monkeypatch.undo()
+    assert_same(through_graphs, fit(splits, tmp_path / "plain", recipe))
+
+
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_resumed_run_is_captured_anew_and_gives_the_same_figures(
     splits: dict[str, photos.Photos], tmp_path: Path, graphs: Graphs, step: int

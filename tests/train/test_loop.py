@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from pathlib import Path
 
@@ -281,6 +282,27 @@ def test_the_log_has_a_row_an_epoch(
     assert [row["train_top1"] * 30 for row in log] == pytest.approx([sum(right[at : at + 4]) for at in (0, 4, 8)])
     rates = [loop.rate_at(epoch, Recipe(**{**vars(QUICK), "epochs": 3})) * QUICK.lr for epoch in (1, 2, 3)]
     assert [row["lr"] for row in log] == pytest.approx(rates)
+
+
+def test_crops_grow_after_half_of_the_epochs_and_the_time_left_counts_that(
+    splits: dict[str, photos.Photos], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    steps: list[loop.Step] = []
+    loss_of = loop.loss_of
+
+    def seen(net: object, images: torch.Tensor, *rest: object) -> object:
+        sizes.append(images.shape[-1])
+        return loss_of(net, images, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "loss_of", seen)
+    monkeypatch.setattr(loop, "fit", functools.partial(loop.fit, on_step=steps.append))
+    fitted(splits, Recipe(**{**vars(QUICK), "epochs": 3, "first_px": 16}), tmp_path)
+    assert sizes == [16] * 8 + [32] * 4
+    ends = [step for step in steps if step.step == step.steps]
+    epoch_s = [30 / step.photos_per_s for step in ends]
+    later = [4 + 1, 4, 0]  # an epoch of twice the size has four times the pixels
+    assert [step.seconds_left for step in ends] == pytest.approx([s * n for s, n in zip(epoch_s, later, strict=True)])
 
 
 def test_the_next_batch_is_made_before_a_steps_loss_is_read(

@@ -31,6 +31,7 @@ UNUSUAL = {
     "width": 0.35,
     "image_px": 160,
     "train_px": 128,
+    "first_px": 96,
     "normalisation": "l2",
     "seed": 7,
     "epochs": 3,
@@ -77,6 +78,12 @@ def test_toml_gives_back_what_was_written(values: dict[str, Any], tmp_path: Path
     assert tomllib.loads(path.read_text(encoding="utf-8")).keys() == FIELDS.keys()
 
 
+def test_a_mark_that_an_editor_puts_first_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("lr = 1\n", encoding="utf-8-sig")
+    assert read_toml(path) == {"lr": 1}
+
+
 def test_fields_left_out_of_a_file_keep_their_defaults(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text('lr = 1\nmode = "last"\n')  # an integer where a decimal is meant
@@ -90,6 +97,7 @@ def test_fields_left_out_of_a_file_keep_their_defaults(tmp_path: Path) -> None:
         ("width", [0, -1, 16.1], "above 0 and at most 16"),
         ("image_px", [0, 4097], "1 to 4096"),
         ("train_px", [-1, 4097], "0 to 4096"),
+        ("first_px", [-1, 4097], "0 to 4096"),
         ("epochs", [0, 100_001], "1 to 100000"),
         ("batch_size", [1, 65_537], "2 to 65536"),
         ("lr", [0, 101], "above 0 and at most 100"),
@@ -181,7 +189,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_few_photos_get_more_epochs_and_smaller_batches() -> None:
     few, many = choose([12] * 3, {}), choose([1000] * 5, {})
     assert (few.epochs, few.batch_size, few.freeze_bn) == (40, 9, True)
-    assert (many.epochs, many.batch_size, many.freeze_bn) == (8, 32, False)
+    assert (many.epochs, many.batch_size, many.freeze_bn) == (11, 32, False)
     assert few.ema_decay < many.ema_decay
     assert choose([3, 3], {}).batch_size == 4
     assert choose([500, 500], {}).epochs == 30
@@ -231,10 +239,60 @@ def test_the_networks_own_size_is_used_and_trained_on_smaller_crops(
 @pytest.mark.parametrize("name", nets.names())
 def test_every_network_can_be_trained_on_the_crops_that_are_chosen(name: str) -> None:
     recipe = choose([500] * 5, {"net": name})
-    px = recipe.train_px or recipe.image_px
     with torch.device("meta"):
-        logits, _ = nets.create(name, num_classes=5).train().forward_train(torch.zeros(2, 3, px, px))
-    assert logits.shape == (2, 5)
+        net = nets.create(name, num_classes=5).train()
+        for px in {recipe.crop_px(epoch) for epoch in range(recipe.epochs)}:
+            logits, _ = net.forward_train(torch.zeros(2, 3, px, px))
+            assert logits.shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("num_photos", "given", "first_px", "epochs"),
+    [
+        (5000, {}, 128, 11),
+        (2348, {}, 128, 18),
+        (1000, {}, 128, 42),
+        (2348, {"first_px": 0}, 0, 13),
+        (2348, {"first_px": 96}, 96, 18),
+        (2348, {"epochs": 5}, 128, 5),
+        (2348, {"train_px": 224}, 0, 13),
+        (2348, {"train_px": 224, "first_px": 160}, 160, 13),
+        (2348, {"teacher": "run"}, 0, 13),
+        (2348, {"mode": "last"}, 0, 13),
+        (2348, {"mode": "head"}, 0, 40),
+        (2348, {"mode": "scratch"}, 0, 102),
+        (2348, {"image_px": 160}, 96, 18),
+        (2348, {"image_px": 128}, 0, 13),
+        (2348, {"net": "inception_v3"}, 176, 18),
+        (2348, {"net": "vit_b_16"}, 0, 13),
+        (995, {}, 0, 30),
+    ],
+)
+def test_full_runs_on_many_photos_begin_with_smaller_crops_and_have_more_epochs_in_their_time(
+    num_photos: int, given: dict[str, Any], first_px: int, epochs: int
+) -> None:
+    recipe = choose([num_photos // 5] * 4 + [num_photos - num_photos // 5 * 4], given)
+    assert (recipe.first_px, recipe.epochs) == (first_px, epochs)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "epochs", "crops"),
+    [
+        ({}, 2, [224, 224]),
+        ({"train_px": 176}, 2, [176, 176]),
+        ({"train_px": 176, "first_px": 128}, 4, [128, 128, 176, 176]),
+        ({"train_px": 176, "first_px": 128}, 5, [128, 128, 128, 176, 176]),
+        ({"first_px": 112}, 2, [112, 224]),
+        ({"first_px": 112}, 1, [112]),
+    ],
+)
+def test_crops_are_smaller_in_the_first_half_of_the_epochs(
+    sizes: dict[str, int], epochs: int, crops: list[int]
+) -> None:
+    recipe = Recipe(epochs=epochs, warmup_epochs=0, **sizes)
+    assert [recipe.crop_px(epoch) for epoch in range(epochs)] == crops
+    for since in range(epochs + 1):
+        assert recipe.work(since) == pytest.approx(sum((px / crops[-1]) ** 2 for px in crops[since:]))
 
 
 def test_an_unknown_network_is_named() -> None:

@@ -24,8 +24,9 @@ from handlens.train.pixels import Fixed, Pixels
 
 PREPROCESS = Preprocess(image_px=32, resize_px=36)
 RECIPE = Recipe(  # everything that draws random numbers or keeps a state
-    net="mobilenet_v3_small", mode="scratch", image_px=32, batch_size=8, epochs=3, seed=5, augment="trivial",
-    mixup_alpha=0.2, cutmix_alpha=0.2, dropout=0.3, ema_decay=0.9, balance="sampling", warmup_epochs=1.0,
+    net="mobilenet_v3_small", mode="scratch", image_px=32, first_px=24, batch_size=8, epochs=3, seed=5,
+    augment="trivial", mixup_alpha=0.2, cutmix_alpha=0.2, dropout=0.3, ema_decay=0.9, balance="sampling",
+    warmup_epochs=1.0,
 )  # fmt: skip
 STEPS = 4  # an epoch of 30 photos
 Log = list[dict[str, float]]

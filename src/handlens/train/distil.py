@@ -61,7 +61,8 @@ class Teacher(nn.Module):
                 f"{preprocess.normalisation}",
                 "train both with the same --normalisation",
             )
-        nets.check_input(trained.net, recipe.train_px or recipe.image_px)
+        for px in (recipe.crop_px(0), recipe.crop_px(recipe.epochs)):
+            nets.check_input(trained.net, px)
         self.net = trained.net.requires_grad_(False).to(memory_format=torch.channels_last)
         self.weight, self.temperature = recipe.distil_weight, recipe.distil_temperature
         self.flips = preprocess.channels == "bgr", own.channels == "bgr"  # mean and std are those of red, green, blue

@@ -28,7 +28,7 @@ from handlens.evaluate.unknown import Rejection
 from handlens.nets import weights
 from handlens.photos import Photos, batches, write_split
 from handlens.run import Classifier
-from handlens.run.torch_runtime import keep_freed_memory
+from handlens.run.torch_runtime import default_device, keep_freed_memory
 from handlens.train import confidence, failure, last, logs, loop, modes, start
 from handlens.train.cut import Cut
 from handlens.train.head import seconds_of_head
@@ -136,7 +136,7 @@ def fit(
         if not trained.nearest:
             trained = modes.with_looks(trained, recipe, data, fabric.device, watcher)
         _judge(trained, recipe, data, folder, metrics, watcher)
-        (folder / loop.STATE).unlink(missing_ok=True)
+        files.patiently(lambda: (folder / loop.STATE).unlink(missing_ok=True))
     fabric.barrier()
     return Run(folder, recipe, data.classes, metrics)
 
@@ -145,8 +145,9 @@ def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> 
     if device not in DEVICES:
         raise not_one_of("device", device, DEVICES)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the precision is told in the plan
+    accelerator = "cpu" if device == "auto" and default_device().type == "cpu" else device
     try:
-        return Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, precision=precision)
+        return Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision)
     except (ValueError, RuntimeError) as error:  # also MisconfigurationException
         first = str(error).splitlines()[0]
         raise HandlensError(
@@ -234,7 +235,7 @@ def _plan(
     if recipe.mode == "head":
         seconds = seconds_of_head(recipe, data.splits, begun.preprocess, step_s, fabric.device)
     else:
-        seconds = recipe.epochs * step_s * 1.15 * max(1, photos // recipe.batch_size // fabric.world_size)
+        seconds = recipe.work() * step_s * 1.15 * max(1, photos // recipe.batch_size // fabric.world_size)
         seconds += last.caching_s(cut, recipe, photos, fabric.device) if cut else 0
     why = {
         "full": "all weights are fine-tuned",
@@ -315,7 +316,7 @@ def _judge(
         recipe=dataclasses.asdict(recipe),
         metrics=metrics,
     )
-    logs.write_csv(folder / "log.csv", trained.log)
+    logs.write_csv(folder / "log.csv", trained.log, watcher.note)
     checkpoint.save(folder, kept)
     picture = logs.curves(trained.log)
     with files.atomic(folder / "curves.png") as file:

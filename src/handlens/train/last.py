@@ -35,7 +35,7 @@ class MapBatches(loop.Batches):
 
     def __init__(self, maps: np.ndarray, photos: Photos, recipe: Recipe, device: torch.device) -> None:
         self.maps, self.recipe, self.device = maps, recipe, device
-        self.labels, self.num_classes = photos.labels, len(photos.classes)
+        self.labels, self.num_classes, self.px = photos.labels, len(photos.classes), recipe.crop_px(0)
         self.first = np.random.default_rng(recipe.seed).integers(len(maps), size=len(photos))
 
     def make(self, indices: np.ndarray, seed: list[int]) -> tuple[Tensor, Tensor]:
@@ -97,6 +97,7 @@ def _needs_pixels(recipe: Recipe, teacher: Teacher | None, processes: int) -> st
     reasons = (
         (recipe.augment == "trivial", "augment is trivial, which changes each photo anew"),
         (recipe.mixup_alpha or recipe.cutmix_alpha, "mixup and CutMix blend photos anew"),
+        (recipe.first_px, "first_px gives crops of two sizes"),
         (teacher, "a teacher looks at photos"),
         (processes > 1, "several processes share the photos"),
     )

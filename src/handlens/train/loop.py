@@ -133,7 +133,7 @@ class Batches:
 
     def __init__(self, pixels: Pixels, recipe: Recipe, preprocess: Preprocess, device: torch.device) -> None:
         self.pixels, self.recipe, self.device = pixels, recipe, device
-        self.px = recipe.train_px or preprocess.image_px
+        self.px = recipe.train_px or preprocess.image_px  # of the epoch at hand
         self.min_area = recipe.crop_min_area if recipe.augment != "none" else 1.0
         self.flips = recipe.flip and recipe.augment != "none"
         self.labels = pixels.photos.labels
@@ -372,6 +372,8 @@ def fit(
     with _ctrl_c_between_steps(save) as heed_ctrl_c:
         while at["epoch"] < recipe.epochs and at["epoch"] - best["epoch"] < patience:
             epoch = int(at["epoch"])
+            if make.px != recipe.crop_px(epoch):
+                make.px, through = recipe.crop_px(epoch), None
             order = order_of(make.labels, recipe, epoch)
             share = order[fabric.global_rank :: fabric.world_size][: len(order) // fabric.world_size]
             plan = batches_of(share, recipe.batch_size)
@@ -469,7 +471,7 @@ def _ctrl_c_between_steps(save: Callable[[], None]) -> Iterator[Callable[[], Non
 
 def _step(at: dict[str, float], epoch: int, step: int, steps: int, recipe: Recipe, processes: int) -> Step:
     seconds_a_step = at["seconds"] / (step + 1)
-    left = (recipe.epochs - epoch) * steps - step - 1
+    later = recipe.work(epoch + 1) / (recipe.work(epoch) - recipe.work(epoch + 1))  # in epochs such as this one
     return Step(
         epoch=epoch + 1,
         epochs=recipe.epochs,
@@ -477,7 +479,7 @@ def _step(at: dict[str, float], epoch: int, step: int, steps: int, recipe: Recip
         steps=steps,
         loss=at["loss"] / at["seen"],
         photos_per_s=at["seen"] * processes / at["seconds"],
-        seconds_left=left * seconds_a_step,
+        seconds_left=((1 + later) * steps - step - 1) * seconds_a_step,
     )
 
 

@@ -259,9 +259,8 @@ def _untaught(recipe: Recipe, classes: Sequence[str]) -> Start:
         preprocess = dataclasses.replace(
             preprocess, normalisation=recipe.normalisation, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
         )
-    nets.check_input(net, recipe.image_px)
-    if recipe.train_px:
-        nets.check_input(net, recipe.train_px)
+    for px in (recipe.image_px, recipe.crop_px(0), recipe.crop_px(recipe.epochs)):
+        nets.check_input(net, px)
     return Start(net, arguments, preprocess, note)
 
 
