@@ -192,7 +192,7 @@ def test_few_photos_get_more_epochs_and_smaller_batches() -> None:
     assert (many.epochs, many.batch_size, many.freeze_bn) == (11, 32, False)
     assert few.ema_decay < many.ema_decay
     assert choose([3, 3], {}).batch_size == 4
-    assert choose([500, 500], {}).epochs == 30
+    assert choose([500, 500], {}).epochs == 42
 
 
 @pytest.mark.parametrize(
