@@ -298,10 +298,10 @@ def test_crops_grow_after_half_of_the_epochs_and_the_time_left_counts_that(
     monkeypatch.setattr(loop, "loss_of", seen)
     monkeypatch.setattr(loop, "fit", functools.partial(loop.fit, on_step=steps.append))
     fitted(splits, Recipe(**{**vars(QUICK), "epochs": 3, "first_px": 16}), tmp_path)
-    assert sizes == [16] * 8 + [32] * 4
+    assert sizes == [16] * 4 + [32] * 8
     ends = [step for step in steps if step.step == step.steps]
     epoch_s = [30 / step.photos_per_s for step in ends]
-    later = [4 + 1, 4, 0]  # an epoch of twice the size has four times the pixels
+    later = [4 + 4, 1, 0]  # an epoch of twice the size has four times the pixels
     assert [step.seconds_left for step in ends] == pytest.approx([s * n for s, n in zip(epoch_s, later, strict=True)])
 
 
@@ -362,6 +362,15 @@ def test_patience_ends_a_run_that_no_longer_gains(
     assert len(log) == 4
     _, log = fitted(splits, recipe, tmp_path)  # a run that was killed after that does not begin anew
     assert len(log) == 4
+
+
+def test_patience_begins_when_crops_have_grown(
+    splits: dict[str, photos.Photos], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "judge", lambda *_: (1.0, 0.7))
+    recipe = Recipe(**{**vars(QUICK), "epochs": 6, "patience_epochs": 2, "first_px": 16})
+    _, log = fitted(splits, recipe, tmp_path)
+    assert len(log) == 5  # three on small crops, and two
 
 
 def test_judge_counts_every_photo_once(splits: dict[str, photos.Photos]) -> None:

@@ -281,9 +281,9 @@ def test_full_runs_on_many_photos_begin_with_smaller_crops_and_have_more_epochs_
         ({}, 2, [224, 224]),
         ({"train_px": 176}, 2, [176, 176]),
         ({"train_px": 176, "first_px": 128}, 4, [128, 128, 176, 176]),
-        ({"train_px": 176, "first_px": 128}, 5, [128, 128, 128, 176, 176]),
+        ({"train_px": 176, "first_px": 128}, 5, [128, 128, 176, 176, 176]),
         ({"first_px": 112}, 2, [112, 224]),
-        ({"first_px": 112}, 1, [112]),
+        ({"first_px": 112}, 1, [224]),
     ],
 )
 def test_crops_are_smaller_in_the_first_half_of_the_epochs(

@@ -369,8 +369,9 @@ def fit(
     through = None  # the model, captured where that is possible
     saved_at = time.monotonic()
     patience = recipe.patience_epochs or recipe.epochs
+    grown = recipe.epochs // 2 if recipe.first_px else 0  # before, validation stands still: it shows things larger
     with _ctrl_c_between_steps(save) as heed_ctrl_c:
-        while at["epoch"] < recipe.epochs and at["epoch"] - best["epoch"] < patience:
+        while at["epoch"] < recipe.epochs and at["epoch"] - max(best["epoch"], grown) < patience:
             epoch = int(at["epoch"])
             if make.px != recipe.crop_px(epoch):
                 make.px, through = recipe.crop_px(epoch), None

@@ -153,7 +153,7 @@ class Recipe:
 
     def crop_px(self, epoch: int) -> int:
         """Height and width of the random crops in an epoch, counted from 0."""
-        return (self.first_px if 2 * epoch < self.epochs else 0) or self.train_px or self.image_px
+        return (self.first_px if epoch < self.epochs // 2 else 0) or self.train_px or self.image_px
 
     def work(self, since: int = 0) -> float:
         """What the epochs from `since` on cost, in epochs such as the last: by the area of the crops."""
