@@ -1,6 +1,7 @@
 """How far probabilities are off, seen on all photos: 294 test photos cannot show an error of 2 %, some 3,000 can.
 
     handlens train FLOWERS --net mobilenet_v2 --weights FILE --mode head --folds 10 --out FOLDS
+    handlens train FLOWERS --net mobilenet_v2 --weights FILE --mode full --folds 5 --out FOLDS
     python benchmarks/calibration_folds.py FOLDS --photos FLOWERS
 
 Each photo is judged once, by the run that did not see it, with the temperature that this run's own validation photos
