@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--net", action="append", choices=list(NETS))
     given = parser.parse_args()
     command = f"python benchmarks/train.py PHOTOS --v2-weights FILE --photos {given.photos} --epochs {given.epochs}"
-    result: dict[str, Any] = {"command": command, **machine(), "nets": {}}
+    result: dict[str, Any] = {"nets": {}}
     if RESULT.exists():
         result["nets"] = json.loads(RESULT.read_text("utf-8"))["nets"]
     with tempfile.TemporaryDirectory() as name:
@@ -59,7 +59,8 @@ def main() -> None:
             print(net, file=sys.stderr)
             begin = given.v2_weights if NETS[net][3] is None else Path(NETS[net][3] or "", "model.safetensors")
             begin = Path(shutil.copy(begin, work / f"{net}{begin.suffix}"))  # alone: a run refuses what it learned from
-            result["nets"][net] = one_net(net, begin, work, classes, given.epochs, given.rounds)
+            found = one_net(net, begin, work, classes, given.epochs, given.rounds)
+            result["nets"][net] = {"command": f"{command} --net {net}", **machine(), **found}
             files.write_json(RESULT, result)
     for net, found in result["nets"].items():
         for kind, seen in found["photos_per_s"].items():
