@@ -59,8 +59,8 @@ def main() -> None:
             print(net, file=sys.stderr)
             begin = given.v2_weights if NETS[net][3] is None else Path(NETS[net][3] or "", "model.safetensors")
             begin = Path(shutil.copy(begin, work / f"{net}{begin.suffix}"))  # alone: a run refuses what it learned from
-            found = one_net(net, begin, work, classes, given.epochs, given.rounds)
-            result["nets"][net] = {"command": f"{command} --net {net}", **machine(), **found}
+            before = {"command": f"{command} --net {net}", **machine()}
+            result["nets"][net] = before | one_net(net, begin, work, classes, given.epochs, given.rounds)
             files.write_json(RESULT, result)
     for net, found in result["nets"].items():
         for kind, seen in found["photos_per_s"].items():
