@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,25 @@ def test_a_log_that_another_program_has_open_does_not_end_a_training(
     assert os.listdir(tmp_path) == ["log.csv"]
     with pytest.raises(HandlensError, match="may not be written"):  # a folder that cannot be written to
         logs.write_csv(tmp_path / "other.csv", LOG, notes.append)
+
+
+def test_epochs_of_one_second_are_all_shown_and_one_that_is_done_again_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    for epoch in range(1, 13):
+        logs.write_events(tmp_path, [{"epoch": epoch, "train_loss": 0.5}])
+    assert scalars(tmp_path, "train/loss") == [(epoch, 0.5) for epoch in range(1, 13)]
+    now += 60
+    for epoch in (11, 12, 13):  # as --resume does after kill -9
+        logs.write_events(tmp_path, [{"epoch": epoch, "train_loss": 0.25}])
+    assert scalars(tmp_path, "train/loss") == [(epoch, 0.5 if epoch < 11 else 0.25) for epoch in range(1, 14)]
+
+
+def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,14 +33,23 @@ def write_csv(path: Path, log: Log, note: Callable[[str], None] = lambda text: N
 
 
 def write_events(folder: Path, log: Log) -> None:
-    """Append rows as TensorBoard scalars; what the folder holds of these epochs or later ones is dropped."""
+    """Append rows as TensorBoard scalars; what the folder holds of these epochs or later ones is dropped.
+
+    TensorBoard reads files in the order of their names. Its writer's end in a number that is not padded, by which the
+    tenth file of a second comes before the ninth, and would drop it: so they are named here.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder), purge_step=int(log[0]["epoch"])) as writer:
-        for row in log:
-            for key, value in row.items():
-                if key != "epoch":
-                    writer.add_scalar(key.replace("_", "/", 1), value, int(row["epoch"]))
+    first = int(log[0]["epoch"])
+    with tempfile.TemporaryDirectory() as work:
+        with SummaryWriter(work, purge_step=first) as writer:
+            for row in log:
+                for key, value in row.items():
+                    if key != "epoch":
+                        writer.add_scalar(key.replace("_", "/", 1), value, int(row["epoch"]))
+        (written,) = Path(work).iterdir()
+        with files.atomic(folder / f"events.out.tfevents.{int(time.time()):010d}.epoch-{first:06d}") as file:
+            file.write(written.read_bytes())
 
 
 def curves(log: Log) -> bytes:
