@@ -119,3 +119,11 @@ def test_a_run_carries_its_temperature_and_threshold(
     assert (judged["num_photos"], judged["num_outside"]) == (3, 5)
     assert "None of the classes" in (run.folder / "report.html").read_text("utf-8")
     assert "before" in run.metrics["test"]["calibration"]
+
+
+def test_a_folder_of_other_photos_that_is_not_there_is_told_before_the_training(
+    tiny_photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(HandlensError, match="there is no folder"):
+        handlens.fit(tiny_photos, out=tmp_path / "run", weights="none", epochs=1, unknown=str(tmp_path / "none"))
+    assert not (tmp_path / "run").exists()

@@ -168,6 +168,12 @@ class Outside(NamedTuple):
         return self.probabilities[order], self.logits[order]
 
 
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Raises HandlensError when there is no such folder of photos of none of the classes."""
+    if not Path(folder).is_dir():
+        raise HandlensError(f"there is no folder {folder}", "name a folder of photos of none of the classes")
+
+
 def answers(
     infer: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     preprocess: Preprocess,
@@ -178,9 +184,8 @@ def answers(
 
     Raises HandlensError when there is none that can.
     """
+    check_folder(folder)
     root = Path(folder)
-    if not root.is_dir():
-        raise HandlensError(f"there is no folder {folder}", "name a folder of photos of none of the classes")
     paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("[!.]*") if p.suffix.lower() in SUFFIXES)
     found = Photos(root, tuple(paths), np.zeros(len(paths), np.int64), ("unknown",))
     findings = photos_room.examine(found)

@@ -100,6 +100,8 @@ def fit(
             _check_free(Path(out))
         if draft.weights not in ("imagenet", "none") and not draft.continue_run:
             weights.find(draft.net, draft.weights, draft.width)  # a wrong file is told before photos are looked at
+        if draft.unknown:
+            unknown.check_folder(draft.unknown)  # it is read when the training is over
         data = start.data_of(draft, None, counter(watcher, "looking at photos"))
         counts = [int(count) for count in data.splits["train"].counts()]
         if "mode" not in given:
