@@ -217,8 +217,8 @@ def _write_folds(source: str, count: int, seed: int, out: Path) -> list[Path]:
         raise HandlensError(f"{source} names its own test photos, which --folds would train on", "try --repeats")
     with screen.progress("looking at photos", len(found)) as update:
         findings = photos_room.examine(found, update)
-    for path, reason in findings.broken:
-        screen.note(f"left out {path}: {reason}")
+    for broken, reason in findings.broken:
+        screen.note(f"left out {broken}: {reason}")
     found = photos_room.usable(found, findings)
     photos_room.check_trainable(found, findings.duplicates)
     groups = [*findings.duplicates, *findings.near_duplicates()]
