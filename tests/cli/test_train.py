@@ -19,7 +19,7 @@ import pytest
 
 from handlens import checkpoint, cli, files, photos, train
 from handlens.cli import train as command
-from handlens.train import Recipe, Run, loop
+from handlens.train import Recipe, Run, job, loop
 
 Train = Callable[..., tuple[int, str, str]]
 NET = "mobilenet_v3_small"
@@ -273,7 +273,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(
         patch.setattr(loop.Batches, "make", interrupted)
         code, out, err = call(tiny_photos, "--out", run, *SMALL)
     assert (code, out) == (130, "")
-    assert err.splitlines()[-1] == f"saved; go on with: handlens train --resume --out {run}"
+    assert err.splitlines()[-1] == f"saved; go on with: handlens train --resume --out '{run}'"
     assert (run / loop.STATE).is_file()
     code, out, err = call("--resume", "--out", run, "--json")
     assert code == 0, err
@@ -435,22 +435,22 @@ def test_help_has_examples_and_every_option_and_loads_nothing_heavy() -> None:
         assert option in done.stdout
 
 
-def test_repeats_train_seeds_and_tell_the_spread(call: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import handlens
-
+def test_repeats_train_seeds_and_tell_the_spread(
+    call: Train, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[dict[str, Any]] = []
 
     class Finished:
-        def __init__(self, folder: Path, top1: float) -> None:
-            self.folder, self.metrics = folder, {"test": {"top1": top1, "top1_ci95": [top1 - 0.1, 1.0]}}
+        def __init__(self, top1: float) -> None:
+            self.metrics = {"test": {"top1": top1, "top1_ci95": [top1 - 0.1, 1.0], "num_photos": 4}}
 
-    def fit(photos: str, *, out: Path, **given: Any) -> Finished:
-        asked.append({"photos": photos, "out": out, "seed": given["seed"], "net": given["net"]})
-        return Finished(out, 0.8 + 0.05 * given["seed"])
+    def fit(source: str, *, out: Path, **given: Any) -> Finished:
+        asked.append({"photos": source, "out": out, "seed": given["seed"], "net": given["net"]})
+        return Finished(0.8 + 0.05 * given["seed"])
 
-    monkeypatch.setattr(handlens, "fit", fit)
+    monkeypatch.setattr(job, "fit", fit)
     code, out, err = call(
-        "photos", "--net", "mobilenet_v2", "--repeats", "3", "--seed", "1", "--out", tmp_path / "r", "--json"
+        tiny_photos, "--net", "mobilenet_v2", "--repeats", "3", "--seed", "1", "--out", tmp_path / "r", "--json"
     )
     assert code == 0, err
     found = json.loads(out)
@@ -464,44 +464,85 @@ def test_repeats_train_seeds_and_tell_the_spread(call: Train, tmp_path: Path, mo
 def test_folds_test_each_photo_once(
     call: Train, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import handlens
-
+    root = Path(shutil.copytree(tiny_photos, tmp_path / "photos"))
+    broken = next(root.rglob("*.jpg"))
+    broken.write_bytes(b"")
     tested: list[str] = []
 
     class Finished:
-        def __init__(self, folder: Path, right: int, num_photos: int) -> None:
+        def __init__(self, right: int, num_photos: int) -> None:
             share = right / num_photos
-            test = {"top1": share, "top1_ci95": [share, 1.0], "num_photos": num_photos}
-            self.folder, self.metrics = folder, {"test": test}
+            self.metrics = {"test": {"top1": share, "top1_ci95": [share, 1.0], "num_photos": num_photos}}
 
-    def fit(source: str, *, out: Path, **given: Any) -> Finished:
+    def fit(source: str, *, watcher: Any, **given: Any) -> Finished:
         found = photos.scan(source)
         assert set(found.splits or ()) == {"train", "validation", "test"}
         own = [path for path, side in zip(found.paths, found.splits or (), strict=True) if side == "test"]
         tested.extend(own)
-        return Finished(out, len(own) - 1, len(own))
+        watcher.note("2 groups of near-duplicates")
+        return Finished(len(own) - 1, len(own))
 
-    monkeypatch.setattr(handlens, "fit", fit)
-    code, out, err = call(tiny_photos, "--folds", "3", "--out", tmp_path / "r", "--json")
+    monkeypatch.setattr(job, "fit", fit)
+    code, out, err = call(root, "--folds", "3", "--out", tmp_path / "r", "--json")
     assert code == 0, err
+    assert f"left out {broken.relative_to(root).as_posix()}: " in err
+    assert err.count("near-duplicates") == 1  # what is true of each fold is told once
     found = json.loads(out)
-    assert sorted(tested) == sorted(str((tiny_photos / path).resolve()) for path in photos.scan(tiny_photos).paths)
+    whole = sorted(str((root / path).resolve()) for path in photos.scan(root).paths if root / path != broken)
+    assert sorted(tested) == whole
     assert [Path(line["run"]).name for line in found["runs"]] == ["fold-1", "fold-2", "fold-3"]
     assert found["all_photos"]["top1"] == pytest.approx(1 - 3 / len(tested))
     assert json.loads((tmp_path / "r" / "folds.json").read_text("utf-8")) == found
     assert "own test photos" in call(tmp_path / "r" / "fold-1.csv", "--folds", "2", "--out", tmp_path / "s")[2]
 
 
+def test_interrupted_folds_go_on_as_a_whole(
+    call: Train, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, fit = tmp_path / "my runs", job.fit
+
+    def stopped(*arguments: Any, **given: Any) -> Any:
+        if given["out"].name == "fold-2":
+            raise KeyboardInterrupt
+        return fit(*arguments, **given)
+
+    monkeypatch.setattr(job, "fit", stopped)
+    code, said, err = call(tiny_photos, "--folds", "2", "--out", out, *SMALL)
+    assert (code, said) == (130, "")
+    assert err.splitlines()[-1] == f"stopped; go on with: handlens train --resume --out '{out}'"
+    assert "go on with: handlens train --resume" in call(tiny_photos, "--folds", "2", "--out", out)[2]
+
+    monkeypatch.setattr(job, "fit", fit)
+    first = (out / "fold-1" / checkpoint.WEIGHTS).read_bytes()
+    code, said, err = call("--resume", "--out", out, "--json")
+    assert code == 0, err
+    found = json.loads(said)
+    assert [Path(row["run"]).name for row in found["runs"]] == ["fold-1", "fold-2"]
+    assert found["all_photos"]["num_photos"] == len(photos.scan(tiny_photos))
+    assert (out / "fold-1" / checkpoint.WEIGHTS).read_bytes() == first
+    again = call("--resume", "--out", out, "--json")  # all are done, and nothing is trained
+    assert json.loads(again[1]) == found
+
+
+def test_photos_of_other_things_are_looked_at_before_folds_are_cut(
+    call: Train, tiny_photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "none").mkdir()
+    assert "no photo that can be read" in fails(call, tmp_path / "r", tiny_photos, "--folds", "2", "--unknown",
+                                                tmp_path / "none")  # fmt: skip
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["photos", "--repeats", "2"], "--repeats needs a folder for its runs"),
-        (["--resume", "--out", "runs/a", "--repeats", "2"], "--resume goes on with one run"),
+        (["--resume", "--out", "runs/a", "--repeats", "2"], "--resume goes on with seeds or folds as they were begun"),
         (["--continue", "runs/a", "--repeats", "2", "--out", "b"], "--continue keeps one"),
         (["photos", "--folds", "2"], "--folds needs a folder for its runs"),
-        (["photos", "--folds", "1", "--out", "b"], "two parts or more"),
-        (["photos", "--folds", "3", "--repeats", "2", "--out", "b"], "without --repeats"),
-        (["--resume", "--out", "runs/a", "--folds", "2"], "--resume goes on with one run"),
+        (["photos", "--folds", "1", "--out", "b"], "leaves nothing to train on"),
+        (["photos", "--folds", "3", "--repeats", "2", "--out", "b"], "drop one of the two"),
+        (["--resume", "--out", "runs/a", "--folds", "2"], "--resume goes on with seeds or folds as they were begun"),
     ],
 )
 def test_repeats_that_cannot_be(call: Train, arguments: list[str], sentence: str) -> None:

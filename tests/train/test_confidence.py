@@ -18,7 +18,7 @@ from handlens.evaluate import calibration, unknown
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
 from handlens.run import Classifier
-from handlens.train import confidence
+from handlens.train import Watcher, confidence
 from handlens.train.job import fit
 
 COLOURS = np.array([(40, 80, 220), (220, 60, 60), (40, 180, 60)], np.float64)
@@ -82,7 +82,7 @@ def test_unknown_photos_that_are_not_there(validation: Photos, tmp_path: Path) -
     with pytest.raises(HandlensError, match="there is no folder"):
         confidence.fit(classifier(validation), validation, str(tmp_path / "nope"))
     Image.new("RGB", (40, 40)).save(tmp_path / "one.png")
-    with pytest.raises(HandlensError, match="one photo, which cannot be cut in two halves"):
+    with pytest.raises(HandlensError, match="one photo that can be read, which cannot be cut in two halves"):
         confidence.fit(classifier(validation), validation, str(tmp_path))
 
 
@@ -121,9 +121,43 @@ def test_a_run_carries_its_temperature_and_threshold(
     assert "before" in run.metrics["test"]["calibration"]
 
 
-def test_a_folder_of_other_photos_that_is_not_there_is_told_before_the_training(
-    tiny_photos: Path, tmp_path: Path
+@pytest.mark.parametrize(("names", "sentence"), [
+    (None, "there is no folder"),
+    ([], "has no photo that can be read"),
+    (["a.txt"], "has no photo that can be read"),
+    (["a.png"], "one photo that can be read, which cannot be cut in two halves"),
+    (["a.png", "b.png"], "one photo that can be read"),  # copies
+])  # fmt: skip
+def test_too_few_photos_of_other_things_are_told_before_the_training(
+    names: list[str] | None, sentence: str, tiny_photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(HandlensError, match="there is no folder"):
-        handlens.fit(tiny_photos, out=tmp_path / "run", weights="none", epochs=1, unknown=str(tmp_path / "none"))
+    folder = tmp_path / "others"
+    if names is not None:
+        folder.mkdir()
+        for name in names:
+            Image.new("RGB", (40, 40)).save(folder / name, format="png")
+    with pytest.raises(HandlensError, match=sentence):
+        handlens.fit(tiny_photos, out=tmp_path / "run", weights="none", epochs=1, unknown=str(folder))
     assert not (tmp_path / "run").exists()
+
+
+def test_photos_of_other_things_that_went_are_told_before_a_run_goes_on(
+    tiny_photos: Path, others: Path, tmp_path: Path, quick: dict[str, Any]
+) -> None:
+    class Stops(Watcher):
+        def epoch(self, log: list[dict[str, float]]) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_photos, out=tmp_path / "run", weights="none", unknown=str(others), watcher=Stops(), **quick)
+    others.rename(tmp_path / "elsewhere")
+    with pytest.raises(HandlensError, match=r"there is no folder .*others"):
+        fit(out=tmp_path / "run", resume=True, watcher=Stops())
+    (tmp_path / "elsewhere").rename(others)
+    assert "test" in fit(out=tmp_path / "run", resume=True).metrics
+
+
+def test_photos_of_other_things_need_validation_photos(validation: Photos, others: Path) -> None:
+    found = confidence.fit(classifier(validation), validation.select(range(0, 36, 6)), str(others))
+    assert found.outside is None and found.rejection is None
+    assert f"the photos in {others} were not used" in found.notes[1]

@@ -576,8 +576,8 @@ def test_a_photo_that_is_gone_meanwhile_is_named(tiny_photos: Path, given: dict[
 
 
 def test_the_folder_of_a_run_counts_as_finished_when_it_is_judged(full_run: Run, tmp_path: Path) -> None:
-    assert job._is_finished(full_run.folder)
-    assert not job._is_finished(tmp_path)
+    assert job.is_finished(full_run.folder)
+    assert not job.is_finished(tmp_path)
 
 
 @pytest.mark.slow

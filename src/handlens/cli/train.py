@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,10 @@ import typer
 
 if TYPE_CHECKING:
     from handlens.train import Run
+    from handlens.train.several import Plan
+
+
+PLAN_FILE = "plan.json"  # of a folder with several runs
 
 
 def train(
@@ -70,7 +75,7 @@ def train(
 
     Nothing has to be chosen: the network is MobileNetV3-Small with ImageNet weights, the rest follows from the number
     of photos. The run's folder holds the weights, the recipe, the split, the log, the curves and report.html.
-    Ctrl-C saves; --resume goes on.
+    Ctrl-C saves; --resume goes on, with several seeds or folds too.
 
     \b
     Examples:
@@ -91,7 +96,9 @@ def train(
     from handlens.errors import HandlensError
 
     if resume and (repeats > 1 or folds):
-        raise HandlensError("--resume goes on with one run", "name it: handlens train --resume --out RUNS/seed-0")
+        raise HandlensError(
+            "--resume goes on with seeds or folds as they were begun", "handlens train --resume --out RUNS, no more"
+        )
     if resume and (given or photos or recipe or not out):
         raise HandlensError(
             "--resume goes on with a run as it was begun",
@@ -106,19 +113,25 @@ def train(
     in_recipe = given.pop("photos", "")
     import handlens
 
+    fabric: dict[str, Any] = {"device": device, "devices": devices, "num_nodes": num_nodes}
+    if resume and out and (out / PLAN_FILE).is_file():
+        from handlens.train.several import read
+
+        carry_out(read(out), json, **fabric)
+        return
     if repeats > 1 or folds:
-        fabric = {"device": device, "devices": devices, "num_nodes": num_nodes}
         several(photos or in_recipe, repeats, folds, out, given, json, **fabric)
         return
     with watcher() as watching:
         try:
-            run = handlens.fit(
-                photos or in_recipe, out=out, resume=resume, device=device, devices=devices, num_nodes=num_nodes,
-                watcher=watching, **given,
-            )  # fmt: skip
+            run = handlens.fit(photos or in_recipe, out=out, resume=resume, watcher=watching, **fabric, **given)
         except KeyboardInterrupt:
             folder = watching.folder or (out if resume else None)
-            screen.note(f"\nsaved; go on with: handlens train --resume --out {folder}" if folder else "\nstopped")
+            screen.note(
+                f"\nsaved; go on with: handlens train --resume --out {shlex.quote(str(folder))}"
+                if folder
+                else "\nstopped"
+            )
             raise typer.Exit(130) from None
     if not watching.folder:  # one of several processes, of which the first speaks
         return
@@ -134,57 +147,41 @@ def several(
     photos: str, repeats: int, folds: int, out: Path | None, given: dict[str, Any], json: bool, **fabric: Any
 ) -> None:
     """Train `repeats` seeds, each with a split of its own, or `folds`; print each run, the mean and the spread."""
-    import os
-    import statistics
-
-    import handlens
-    from handlens import files
-    from handlens.cli import screen
     from handlens.errors import HandlensError
+    from handlens.train import several as room
 
     option = "--folds" if folds else "--repeats"
-    if folds and (repeats > 1 or folds == 1):
-        raise HandlensError("--folds cuts the photos into two parts or more", "give it from 2 on, without --repeats")
+    if folds == 1:
+        raise HandlensError("--folds 1 leaves nothing to train on", "give 2 or more, such as --folds 5")
+    if folds and repeats > 1:
+        raise HandlensError(f"--folds {folds} and --repeats {repeats} were given", "drop one of the two")
     if not out:
         raise HandlensError(f"{option} needs a folder for its runs", f"handlens train PHOTOS {option} 5 --out RUNS")
     if given.get("continue_run"):
         raise HandlensError(f"{option} trains anew with other splits, and --continue keeps one", "drop one of them")
-    if os.path.lexists(out):
-        raise HandlensError(f"{out} exists already", "choose another --out or remove it")
-    first = given.get("seed", 0)
-    if folds:
-        plans = [(path.stem, str(path), first) for path in _write_folds(photos, folds, first, out)]
-    else:
-        plans = [(f"seed-{seed}", photos, seed) for seed in range(first, first + repeats)]
-    runs: list[dict[str, Any]] = []
-    for number, (name, source, seed) in enumerate(plans, 1):
-        folder = out / name
-        screen.note(f"{name}, {number} of {len(plans)}")
-        with watcher() as watching:
-            try:
-                run = handlens.fit(source, out=folder, watcher=watching, **{**given, "seed": seed}, **fabric)
-            except KeyboardInterrupt:
-                screen.note(f"\nstopped; go on with this one alone: handlens train --resume --out {folder}")
-                raise typer.Exit(130) from None
-        test = run.metrics.get("test") or {}
-        one = {"run": str(folder), "seed": seed, "num_photos": test.get("num_photos")}
-        runs.append(one | {"top1": test.get("top1"), "top1_ci95": test.get("top1_ci95")})
-    judged = [line for line in runs if line["top1"] is not None]
-    tops = [line["top1"] for line in judged]
-    found: dict[str, Any] = {"runs": runs, "mean": None, "standard_deviation": None, "lowest": None, "highest": None}
-    if tops:
-        found |= {"mean": statistics.mean(tops), "lowest": min(tops), "highest": max(tops)}
-        found["standard_deviation"] = statistics.stdev(tops) if len(tops) > 1 else 0.0
-    pooled = ""
-    if folds and tops:
-        from handlens.evaluate.metrics import wilson
+    with watcher() as watching:
+        plan = room.begin(photos, out, given, repeats=repeats, folds=folds, watcher=watching)
+    carry_out(plan, json, **fabric)
 
-        total = sum(line["num_photos"] for line in judged)
-        right = sum(round(line["top1"] * line["num_photos"]) for line in judged)
-        low, high = wilson(right, total)
-        found |= {"all_photos": {"num_photos": total, "top1": right / total, "top1_ci95": [low, high]}}
-        pooled = f"; each of the {total} photos tested once: {right / total:.1%} ({low:.1%} to {high:.1%})"
-    files.write_json(out / ("folds.json" if folds else "repeats.json"), found)
+
+def carry_out(plan: Plan, json: bool, **fabric: Any) -> None:
+    """Do what a plan has still to do, and print each run, the mean and the spread."""
+    from handlens import files
+    from handlens.cli import screen
+    from handlens.train import several as room
+
+    runs: list[dict[str, Any]] = []
+    told: set[str] = set()
+    for number, one in enumerate(plan.trainings):
+        screen.note(f"{one.name}, {number + 1} of {len(plan.trainings)}")
+        with watcher(told) as watching:
+            try:
+                runs.append(room.train(plan, number, watching, **fabric))
+            except KeyboardInterrupt:
+                screen.note(f"\nstopped; go on with: handlens train --resume --out {shlex.quote(str(plan.folder))}")
+                raise typer.Exit(130) from None
+    found = room.summary(plan, runs)
+    files.write_json(plan.folder / f"{plan.kind}.json", found)
     if json:
         screen.print_json(found)
         return
@@ -193,45 +190,17 @@ def several(
         ("run", "top-1 on its test photos", "95 % interval"),
         [(x["run"], f"{x['top1']:.1%}", "{:.1%} to {:.1%}".format(*x["top1_ci95"])) for x in runs if x["top1_ci95"]],
     )
-    if tops:
-        over = "folds" if folds else "seeds, each with a split of its own"
+    if found["standard_deviation"] is not None:
         screen.say(
             f"mean {found['mean']:.1%}, standard deviation {100 * found['standard_deviation']:.1f} points, "
-            f"{found['lowest']:.1%} to {found['highest']:.1%} over {len(tops)} {over}{pooled}"
+            f"{found['lowest']:.1%} to {found['highest']:.1%} over {len(runs)} "
+            f"{'folds' if plan.kind == 'folds' else 'seeds, each with a split of its own'}"
         )
-
-
-def _write_folds(source: str, count: int, seed: int, out: Path) -> list[Path]:
-    """A CSV of path, label and split a fold, in the folder of the runs; near-duplicates stay together."""
-    import csv
-
-    from handlens import files
-    from handlens import photos as photos_room
-    from handlens.cli import screen
-    from handlens.errors import HandlensError
-
-    if not source:
-        raise HandlensError("no photos were given", "name a folder of photos, or flower_photos")
-    found = photos_room.scan(source)
-    if found.splits and "test" in found.splits:
-        raise HandlensError(f"{source} names its own test photos, which --folds would train on", "try --repeats")
-    with screen.progress("looking at photos", len(found)) as update:
-        findings = photos_room.examine(found, update)
-    for broken, reason in findings.broken:
-        screen.note(f"left out {broken}: {reason}")
-    found = photos_room.usable(found, findings)
-    photos_room.check_trainable(found, findings.duplicates)
-    groups = [*findings.duplicates, *findings.near_duplicates()]
-    cut = photos_room.folds(found, findings.sha256, count, seed, groups)
-    paths = [out / f"fold-{number}.csv" for number in range(1, count + 1)]
-    for path, fold in zip(paths, cut, strict=True):
-        assert fold.splits is not None
-        with files.atomic(path, "w") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["path", "label", "split"])
-            for index, split in enumerate(fold.splits):
-                writer.writerow([fold.path(index).resolve(), fold.classes[fold.labels[index]], split])
-    return paths
+    if whole := found.get("all_photos"):
+        low, high = whole["top1_ci95"]
+        screen.say(
+            f"each of the {whole['num_photos']} photos tested once: {whole['top1']:.1%} ({low:.1%} to {high:.1%})"
+        )
 
 
 def show(run: Run) -> None:
@@ -246,8 +215,15 @@ def show(run: Run) -> None:
         )
     else:
         screen.say("no photo was left for the test, so that nothing says how good it is: add photos that are different")
+    if judged := run.metrics.get("unknown", {}).get("num_outside"):
+        found = run.metrics["unknown"]
+        screen.say(
+            f"none of these: {found['false_accept']:.1%} of {judged} unknown photos that chose nothing pass for one "
+            f"of the classes, {1 - found['true_accept']:.1%} of the test photos are called unknown; "
+            f"AUROC {found['auroc']:.3f}"
+        )
     report = f"report  {run.folder / 'report.html'}\n" if test else ""
-    screen.say(f"run     {run.folder}\n{report}next    handlens predict {run.folder} PHOTO")
+    screen.say(f"run     {run.folder}\n{report}next    handlens predict {shlex.quote(str(run.folder))} PHOTO")
 
 
 _RECIPE_OPTIONS = (
@@ -262,8 +238,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
 
 
-def watcher() -> Any:
-    """Shows a run on standard error: notes, bars while it works, a line an epoch."""
+def watcher(told: set[str] | None = None) -> Any:
+    """Shows a run on standard error: notes, but those that were `told`, bars while it works, a line an epoch."""
     import contextlib
 
     from handlens.cli import screen
@@ -283,7 +259,10 @@ def watcher() -> Any:
 
         def note(self, text: str) -> None:
             self._end_bar()
-            screen.note(text)
+            if told is None or text not in told:
+                screen.note(text)
+            if told is not None:
+                told.add(text)
 
         def count(self, what: str, done: int, total: int) -> None:
             self._bar(what, total)

@@ -168,10 +168,41 @@ class Outside(NamedTuple):
         return self.probabilities[order], self.logits[order]
 
 
-def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Raises HandlensError when there is no such folder of photos of none of the classes."""
-    if not Path(folder).is_dir():
+class Others(NamedTuple):
+    """Photos of none of the classes, each content once.
+
+    sha256: by path, of what was looked at.  left_out: (path, reason) of those that cannot be read, and of copies.
+    """
+
+    photos: Photos
+    sha256: dict[str, str]
+    left_out: list[tuple[str, str]]
+
+
+def look(folder: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Others:
+    """Find the photos anywhere below a folder. Raises HandlensError when none of them can be read."""
+    root = Path(folder)
+    if not root.is_dir():
         raise HandlensError(f"there is no folder {folder}", "name a folder of photos of none of the classes")
+    paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("[!.]*") if p.suffix.lower() in SUFFIXES)
+    found = Photos(root, tuple(paths), np.zeros(len(paths), np.int64), ("unknown",))
+    findings = photos_room.examine(found, progress)
+    first: dict[str, str] = {}
+    whole = found.without([path for path, _ in findings.broken]).paths
+    copies = [(path, other) for path in whole if (other := first.setdefault(findings.sha256[path], path)) != path]
+    left_out = [*findings.broken, *((path, f"is a copy of {other}") for path, other in copies)]
+    found = found.without([path for path, _ in left_out])
+    if not len(found):
+        raise HandlensError(f"{folder} has no photo that can be read", "name a folder of photos of other things")
+    return Others(found, findings.sha256, left_out)
+
+
+def check_halves(folder: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> None:
+    """Raises HandlensError unless the photos in a folder can be cut into two halves, one to choose, one to judge."""
+    if len(look(folder, progress).photos) < 2:
+        raise HandlensError(
+            f"{folder} has one photo that can be read, which cannot be cut in two halves", "give some tens"
+        )
 
 
 def answers(
@@ -184,25 +215,14 @@ def answers(
 
     Raises HandlensError when there is none that can.
     """
-    check_folder(folder)
-    root = Path(folder)
-    paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("[!.]*") if p.suffix.lower() in SUFFIXES)
-    found = Photos(root, tuple(paths), np.zeros(len(paths), np.int64), ("unknown",))
-    findings = photos_room.examine(found)
-    first: dict[str, str] = {}
-    whole = found.without([path for path, _ in findings.broken]).paths
-    copies = [(path, other) for path in whole if (other := first.setdefault(findings.sha256[path], path)) != path]
-    left_out = [*findings.broken, *((path, f"is a copy of {other}") for path, other in copies)]
-    found = found.without([path for path, _ in left_out])
-    if not len(found):
-        raise HandlensError(f"{folder} has no photo that can be read", "name a folder of photos of other things")
+    found, sha256, left_out = look(folder)
     pairs = []
     for images, _ in photos_room.batches(found, preprocess, 32):
         pairs.append(infer(images))
         if progress:
             progress(sum(len(logits) for _, logits in pairs), len(found))
     probabilities, logits = (np.concatenate(rows) for rows in zip(*pairs, strict=True))
-    return Outside(probabilities, logits, [findings.sha256[path] for path in found.paths], left_out)
+    return Outside(probabilities, logits, [sha256[path] for path in found.paths], left_out)
 
 
 def _between(known: np.ndarray, unknown: np.ndarray) -> float:

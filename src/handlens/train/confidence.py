@@ -67,12 +67,13 @@ def fit(
         notes.append(str(error))
     if scores:
         scores = dataclasses.replace(scores, probabilities=calibration.softmax(logits, temperature).astype(np.float32))
-    halves = _halves(classifier, outside, temperature, count, notes) if outside else (None, None)
+    unused = outside and len(logits) < unknown.FEWEST  # nothing can be chosen by them
+    halves = _halves(classifier, outside, temperature, count, notes) if outside and not unused else (None, None)
     rejection = None
     try:
         rejection = unknown.fit(calibration.softmax(logits, temperature), logits, halves[0]).to_dict()
     except HandlensError as error:
-        notes.append(str(error))
+        notes.append(f"{error}; the photos in {outside} were not used" if unused else str(error))
     return Confidence(calibrated.to_dict() if calibrated else None, rejection, scores, halves[1], tuple(notes))
 
 
@@ -84,14 +85,13 @@ def _halves(
     notes: list[str],
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """(probabilities, logits) of one half of the photos in a folder and of the other, cut by their content."""
+    unknown.check_halves(outside)
     found = unknown.answers(
         classifier.infer,
         classifier.preprocess,
         outside,
         lambda done, total: count("judging unknown photos", done, total),
     )
-    if len(found.logits) < 2:
-        raise HandlensError(f"{outside} has one photo, which cannot be cut in two halves", "give some tens")
     notes.extend(f"left out of the unknown photos: {path} {reason}" for path, reason in found.left_out)
     found = found._replace(probabilities=calibration.softmax(found.logits, temperature))
     return found.half(False), found.half(True)

@@ -85,23 +85,21 @@ def fit(
         folder = Path(out or "")
         if not out or not (folder / RECIPE).is_file():
             raise HandlensError(f"{out or 'no folder'} is no interrupted run", "name its folder: --resume --out RUN")
-        if _is_finished(folder):
+        if is_finished(folder):
             raise HandlensError(f"{folder} is finished", f"`handlens evaluate {folder}` shows its figures")
         recipe = Recipe.read(folder / RECIPE)
+        if recipe.unknown:
+            unknown.check_halves(recipe.unknown, counter(watcher, "looking at unknown photos"))
         data = start.data_of(recipe, folder / start.SPLIT, counter(watcher, "looking at photos"))
     else:
         if given.get("continue_run"):
             if "mode" not in given:
                 watcher.note("mode full is chosen, as always where a run goes on from another; --mode head is quicker")
             given = start.defaults_from_run(given["continue_run"], given)
-        given = _settled({**given, "photos": os.fspath(photos)} if os.fspath(photos) else given)
-        draft = _draft(given)
+        given = settled({**given, "photos": os.fspath(photos)} if os.fspath(photos) else given)
         if out and fabric.global_rank == 0:
             _check_free(Path(out))
-        if draft.weights not in ("imagenet", "none") and not draft.continue_run:
-            weights.find(draft.net, draft.weights, draft.width)  # a wrong file is told before photos are looked at
-        if draft.unknown:
-            unknown.check_folder(draft.unknown)  # it is read when the training is over
+        draft = checked(given, watcher)
         data = start.data_of(draft, None, counter(watcher, "looking at photos"))
         counts = [int(count) for count in data.splits["train"].counts()]
         if "mode" not in given:
@@ -168,14 +166,14 @@ def _begin(folder: Path, recipe: Recipe, data: start.Data) -> None:
         raise
 
 
-def _is_finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     """Whether a run has been judged, which is the last thing that is done."""
     if (folder / loop.STATE).is_file() or not (folder / checkpoint.FACTS).is_file():
         return False
     return not {"test", "validation"}.isdisjoint(checkpoint.read_facts(folder)["metrics"])
 
 
-def _settled(given: Mapping[str, Any]) -> dict[str, Any]:
+def settled(given: Mapping[str, Any]) -> dict[str, Any]:
     """Paths made absolute; mode and weights imply each other where one is left out."""
     given = dict(given)
     for name in (
@@ -199,8 +197,8 @@ def _settled(given: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _draft(given: Mapping[str, Any]) -> Recipe:
-    """What is given, checked before the photos are looked at."""
+def checked(given: Mapping[str, Any], watcher: Watcher) -> Recipe:
+    """What is given, checked before the photos are looked at: a draft of the recipe."""
     known = {field.name for field in dataclasses.fields(Recipe)}
     for name in given:
         if name not in known:
@@ -209,7 +207,12 @@ def _draft(given: Mapping[str, Any]) -> Recipe:
         raise HandlensError("--prune makes a trained network smaller", "name its run: --continue RUN --prune 0.3")
     if not given.get("photos") and not given.get("continue_run"):
         raise HandlensError("no photos were given", "name a folder of photos, or flower_photos")
-    return choose([100, 100], given)
+    draft = choose([100, 100], given)
+    if draft.weights not in ("imagenet", "none") and not draft.continue_run:
+        weights.find(draft.net, draft.weights, draft.width)
+    if draft.unknown:  # it is used when the training is over
+        unknown.check_halves(draft.unknown, counter(watcher, "looking at unknown photos"))
+    return draft
 
 
 def _check_free(folder: Path) -> None:

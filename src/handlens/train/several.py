@@ -1,0 +1,141 @@
+"""Several trainings for one figure: seeds with a split each, or folds that each test other photos."""
+
+from __future__ import annotations
+
+import csv
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from handlens import checkpoint, files
+from handlens import photos as photos_room
+from handlens.errors import HandlensError
+from handlens.evaluate.metrics import wilson
+from handlens.train import job
+from handlens.train.watcher import Watcher, counter
+
+PLAN = "plan.json"
+
+
+class Training(NamedTuple):
+    """One of them: the name of its folder, its photos (of a fold a CSV beside it) and its seed."""
+
+    name: str
+    photos: str
+    seed: int
+
+
+class Plan(NamedTuple):
+    """What is trained in `folder`: each of `trainings`, with the same fields of `Recipe` given."""
+
+    folder: Path
+    kind: Literal["folds", "repeats"]
+    given: dict[str, Any]
+    trainings: tuple[Training, ...]
+
+
+def begin(
+    photos: str,
+    out: str | os.PathLike[str],
+    given: Mapping[str, Any],
+    *,
+    repeats: int = 1,
+    folds: int = 0,
+    watcher: Watcher | None = None,
+) -> Plan:
+    """Make the folder `out` with a plan in it, which `read` gives back after an interruption.
+
+    Plans `folds` trainings, near-duplicates on one side of each, or one for each of `repeats` seeds from the given one
+    on. Raises HandlensError for what `fit` would refuse in each of them, as far as that can be told before.
+    """
+    watcher = watcher or Watcher()
+    out, given = Path(out), job.settled({**given, "photos": photos} if photos else given)
+    if os.path.lexists(out):
+        hint = f"go on with: handlens train --resume --out {out}" if (out / PLAN).is_file() else "choose another --out"
+        raise HandlensError(f"{out} exists already", f"{hint}, or remove it")
+    job.checked(given, watcher)
+    source, first = given.pop("photos"), given.pop("seed", 0)
+    if folds:
+        cut = _cut(source, folds, first, watcher)
+        trainings = [Training(f"fold-{number}", f"fold-{number}.csv", first) for number in range(1, folds + 1)]
+        files.make_folder(out)
+        for training, fold in zip(trainings, cut, strict=True):
+            _write(out / training.photos, fold)
+    else:
+        trainings = [Training(f"seed-{seed}", source, seed) for seed in range(first, first + repeats)]
+        files.make_folder(out)
+    kind: Literal["folds", "repeats"] = "folds" if folds else "repeats"
+    files.write_json(out / PLAN, {"kind": kind, "given": given, "trainings": [one._asdict() for one in trainings]})
+    return Plan(out, kind, given, tuple(trainings))
+
+
+def read(out: str | os.PathLike[str]) -> Plan:
+    """The plan that was begun in a folder; raises HandlensError where it cannot be read."""
+    stored = files.read_json(Path(out, PLAN))
+    try:
+        trainings = tuple(Training(**one) for one in stored["trainings"])
+        return Plan(Path(out), stored["kind"], dict(stored["given"]), trainings)
+    except (KeyError, TypeError) as error:
+        raise HandlensError(f"{Path(out, PLAN)} is no plan of trainings ({error!r})", "begin anew") from None
+
+
+def train(plan: Plan, number: int, watcher: Watcher | None = None, **fabric: Any) -> dict[str, Any]:
+    """Do training `number` of a plan, from 0 on, go on with it, or read what it gave: its row in `summary`."""
+    one = plan.trainings[number]
+    folder = plan.folder / one.name
+    if job.is_finished(folder):
+        metrics = checkpoint.read_facts(folder)["metrics"]
+    elif (folder / job.RECIPE).is_file():
+        metrics = job.fit(out=folder, resume=True, watcher=watcher, **fabric).metrics
+    else:
+        source = str(plan.folder / one.photos) if plan.kind == "folds" else one.photos
+        metrics = job.fit(source, out=folder, watcher=watcher, **plan.given, seed=one.seed, **fabric).metrics
+    test = metrics.get("test") or {}
+    return {
+        "run": str(folder),
+        "seed": one.seed,
+        **{name: test.get(name) for name in ("num_photos", "top1", "top1_ci95")},
+    }
+
+
+def summary(plan: Plan, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows of `train`, their mean and spread; of folds also all photos together with Wilson's 95 % interval."""
+    judged = [row for row in runs if row["top1"] is not None]
+    tops = [row["top1"] for row in judged]
+    found: dict[str, Any] = {
+        "runs": list(runs),
+        "mean": statistics.mean(tops) if tops else None,
+        "standard_deviation": statistics.stdev(tops) if len(tops) > 1 else None,
+        "lowest": min(tops, default=None),
+        "highest": max(tops, default=None),
+    }
+    if plan.kind == "folds" and tops:
+        total = sum(row["num_photos"] for row in judged)
+        right = sum(round(row["top1"] * row["num_photos"]) for row in judged)
+        found["all_photos"] = {"num_photos": total, "top1": right / total, "top1_ci95": list(wilson(right, total))}
+    return found
+
+
+def _cut(source: str, count: int, seed: int, watcher: Watcher) -> list[photos_room.Photos]:
+    found = photos_room.scan(source)
+    if found.splits and "test" in found.splits:
+        raise HandlensError(f"{source} names its own test photos, which --folds would train on", "try --repeats")
+    findings = photos_room.examine(found, counter(watcher, "looking at photos"))
+    for path, reason in findings.broken:
+        watcher.note(f"left out {path}: {reason}")
+    found = photos_room.usable(found, findings)
+    photos_room.check_trainable(found, findings.duplicates)
+    groups = [*findings.duplicates, *findings.near_duplicates()]
+    return photos_room.folds(found, findings.sha256, count, seed, groups)
+
+
+def _write(path: Path, fold: photos_room.Photos) -> None:
+    """A CSV of path, label and split."""
+    assert fold.splits is not None
+    with files.atomic(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "label", "split"])
+        for index, split in enumerate(fold.splits):
+            writer.writerow([fold.path(index).resolve(), fold.classes[fold.labels[index]], split])

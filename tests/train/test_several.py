@@ -1,0 +1,57 @@
+"""Several trainings for one figure: the plan that an interruption leaves, and what is made of the figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handlens.errors import HandlensError
+from handlens.train import several
+
+
+def planned(kind: str) -> several.Plan:
+    return several.Plan(Path("runs"), "folds" if kind == "folds" else "repeats", {}, ())
+
+
+def row(right: int, num_photos: int) -> dict[str, Any]:
+    return {"run": "r", "seed": 0, "num_photos": num_photos, "top1": right / num_photos, "top1_ci95": [0, 1]}
+
+
+def test_folds_count_each_photo_alike() -> None:
+    found = several.summary(planned("folds"), [row(1, 2), row(9, 10)])
+    assert found["mean"] == pytest.approx(0.7)  # of the folds
+    assert found["all_photos"]["num_photos"] == 12
+    assert found["all_photos"]["top1"] == pytest.approx(10 / 12)
+    low, high = found["all_photos"]["top1_ci95"]
+    assert (low, high) == (pytest.approx(0.5520, abs=1e-4), pytest.approx(0.9530, abs=1e-4))  # Wilson's, by hand
+
+
+def test_seeds_test_some_photos_twice_and_are_not_joined() -> None:
+    found = several.summary(planned("repeats"), [row(1, 2), row(9, 10)])
+    assert "all_photos" not in found
+    assert found["standard_deviation"] == pytest.approx(0.2828, abs=1e-4)
+
+
+def test_what_was_judged_on_no_photo_counts_for_nothing() -> None:
+    nothing = {"run": "r", "seed": 0, "num_photos": None, "top1": None, "top1_ci95": None}
+    found = several.summary(planned("folds"), [row(4, 8), nothing])
+    assert (found["mean"], found["standard_deviation"], found["all_photos"]["num_photos"]) == (0.5, None, 8)
+    assert several.summary(planned("folds"), [nothing])["mean"] is None
+
+
+def test_a_plan_is_read_as_it_was_begun(tiny_photos: Path, tmp_path: Path) -> None:
+    begun = several.begin(str(tiny_photos), tmp_path / "runs", {"seed": 3, "image_px": 32}, folds=2)
+    assert several.read(tmp_path / "runs") == begun
+    assert [one.seed for one in begun.trainings] == [3, 3]
+    moved = (tmp_path / "runs").rename(tmp_path / "moved")
+    assert (moved / several.read(moved).trainings[0].photos).is_file()  # beside the plan, wherever that lies
+
+
+@pytest.mark.parametrize("value", [{}, [], {"kind": "folds", "given": {}, "trainings": [{"name": "a"}]}])
+def test_a_plan_that_is_none(value: Any, tmp_path: Path) -> None:
+    (tmp_path / several.PLAN).write_text(json.dumps(value), "utf-8")
+    with pytest.raises(HandlensError, match="is no plan of trainings"):
+        several.read(tmp_path)
