@@ -186,7 +186,17 @@ def test_the_pixels_are_those_that_the_weights_were_made_for(full_run: Run) -> N
 def test_a_run_without_weights_has_the_usual_pixels(tiny_photos: Path, tmp_path: Path, quick: dict[str, Any]) -> None:
     run = handlens.fit(tiny_photos, out=tmp_path / "run", net=NET, width=0.35, weights="none", **{**quick, "epochs": 1})
     assert run.recipe.mode == "scratch"
-    assert checkpoint.load(run.folder).preprocess == handlens.Preprocess().at(32)
+    usual = handlens.Preprocess().at(32)
+    assert checkpoint.load(run.folder).preprocess == dataclasses.replace(usual, resize_px=32)
+
+
+@pytest.mark.parametrize(("mode", "resize_px"), [("full", 32), ("last", 36), ("head", 36)])
+def test_who_learns_as_a_whole_sees_the_whole_shorter_side(
+    mode: str, resize_px: int, tiny_photos: Path, weight_file: Path
+) -> None:
+    recipe = Recipe(photos=str(tiny_photos), net=NET, weights=str(weight_file), mode=mode, image_px=32)
+    preprocess = start.start_of(recipe, ("a", "b")).preprocess
+    assert (preprocess.image_px, preprocess.resize, preprocess.resize_px) == (32, "crop", resize_px)
 
 
 @pytest.mark.parametrize("mode", ["full", "head"])

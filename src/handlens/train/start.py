@@ -255,6 +255,8 @@ def _untaught(recipe: Recipe, classes: Sequence[str]) -> Start:
         arguments = dict(file.arguments)
         preprocess = file.preprocess.at(recipe.image_px)
         note = f"weights {file.label}, pixels as they were made for"
+    if recipe.mode in ("full", "scratch"):  # learning from random crops, it gains by seeing the whole shorter side
+        preprocess = dataclasses.replace(preprocess, resize_px=preprocess.image_px)
     if recipe.normalisation != "own":
         preprocess = dataclasses.replace(
             preprocess, normalisation=recipe.normalisation, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
