@@ -114,6 +114,7 @@ def test_classes_are_matched_by_name_not_by_position(
     assert facts["per_class"]["blue sky"] == {
         "precision": None, "recall": None, "f1": None, "support": 0, "precision_ci95": None, "recall_ci95": None,
     }  # fmt: skip
+    assert any(line.split() == ["blue", "sky", *"–––", "0"] for line in evaluate(tiny_run, tmp_path)[1].splitlines())
 
 
 def test_report(evaluate: Run, run: Path, tmp_path: Path) -> None:
