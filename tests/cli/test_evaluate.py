@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from handlens import checkpoint, cli, photos
+from handlens.run import UNCALIBRATED
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -47,7 +48,7 @@ def run(tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> Path:
 
 def test_json_is_what_scripts_rely_on(evaluate: Run, tiny_run: Path, tiny_photos: Path) -> None:
     code, out, err = evaluate(tiny_run, tiny_photos, "--json")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"{UNCALIBRATED}\n")
     facts = json.loads(out)
     assert {"top1", "top1_ci95", "top5", "num_photos", "per_class", "classes"} <= set(facts)
     assert facts["top1"] == 1.0
@@ -56,6 +57,19 @@ def test_json_is_what_scripts_rely_on(evaluate: Run, tiny_run: Path, tiny_photos
     assert facts["num_photos"] == 36
     assert facts["classes"] == ["blue sky", "花朵", "🌿 leaf"]
     assert facts["per_class"]["花朵"]["support"] == 12
+
+
+def test_uncalibrated_probabilities_are_said_to_be(
+    evaluate: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    report, fitted = tmp_path / "r.html", tmp_path / "run"
+    checkpoint.save(fitted, dataclasses.replace(checkpoint.load(tiny_run), calibration={"temperature": 1.0}))
+    for run, said in ((tiny_run, UNCALIBRATED), (fitted, "")):
+        code, out, err = evaluate(run, tiny_photos, "--json", "--report", report, "--no-saliency", "--no-nearest")
+        assert code == 0
+        facts = json.loads(out)
+        assert (facts["calibrated"], facts["note"]) == (not said, said)
+        assert (UNCALIBRATED in err, UNCALIBRATED in report.read_text("utf-8")) == (bool(said),) * 2
 
 
 def test_table(evaluate: Run, tiny_run: Path, tiny_photos: Path) -> None:
@@ -171,6 +185,7 @@ def test_a_nets_name_and_a_weight_file(evaluate: Run, tmp_path: Path, tiny_photo
     assert code == 0
     assert json.loads(out)["classes"] == ["blue sky", "花朵", "🌿 leaf"]
     assert "sorted order" in err
+    assert json.loads(out)["calibrated"] is None  # nobody knows
     safetensors.torch.save_file(nets.create("mobilenet_v2", 4, width=0.35).state_dict(), path)
     code, out, err = evaluate("mobilenet_v2", "--weights", path, tiny_photos, "--json")
     assert (code, out) == (2, "")

@@ -142,7 +142,7 @@ def evaluate(
             scores,
             chosen,
             title=title,
-            split=f"{how}; {caution}" if caution else how,
+            split="; ".join(filter(None, (how, caution, classifier.note))),
             facts=facts,
             pictures=pictures,
             saliency=_saliency(run, weights) if explained else None,
@@ -152,7 +152,7 @@ def evaluate(
         screen.note(f"the report is {report}")
     if json:
         said = {"net": classifier.net, "split": how, "num_seen_in_training": num_seen, "caution": caution}
-        said["note"] = classifier.note
+        said |= {"calibrated": classifier.calibrated, "note": classifier.note}
         screen.print_json(scores.to_dict() | said | more)
         return
     for path, reason in scores.left_out:
