@@ -279,12 +279,33 @@ def test_unknown_photos_and_sets(
     assert facts["unknown"]["true_accept"] == 1.0
     assert facts["coverage"]["promised"] == 0.7
     assert facts["coverage"]["num_validation"] == 3
+    sets = facts["coverage"]["sets"]
+    assert {Path(one["photo"]).parent.name for one in sets} == set(facts["classes"])
+    assert len([one for one in sets if not one["classes"]]) == facts["coverage"]["sizes"]["0"] == 3  # the limit is high
     assert "ece" in facts["calibration"] and "before" not in facts["calibration"]  # a run without a temperature
     html = report.read_text("utf-8")
     for heading in ("None of the classes", "Sets of classes", "What its confidence means"):
         assert f"<h2>{heading}</h2>" in html
     code, out, _ = evaluate(run, "--coverage", 0.7)
     assert "calibration error" in out and "sets that hold the right class" in out
+    assert ["empty", "sets:", "no", "class", "reaches", "it", "3"] in [line.split() for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("num_validation", [3, 0])
+def test_too_few_photos_for_sets_do_not_end_the_rest(
+    evaluate: Run, run: Path, tmp_path: Path, num_validation: int
+) -> None:
+    split = json.loads((run / "split.json").read_text("utf-8"))
+    split["validation"] = dict(list(split["validation"].items())[:num_validation])
+    (run / "split.json").write_text(json.dumps(split), encoding="utf-8")
+    report = tmp_path / "r.html"
+    code, out, err = evaluate(run, "--coverage", 0.99, "--json", "--report", report)
+    assert code == 0, err
+    facts = json.loads(out)
+    reason = f"{num_validation} validation photos cannot promise a coverage of 0.99, 99 are needed"
+    assert facts["coverage"] is None and facts["top1"] == 1.0
+    assert reason in facts["note"] and reason in report.read_text("utf-8")
+    assert len([line for line in err.splitlines() if reason in line]) == 1
 
 
 def test_unknown_photos_without_a_threshold_are_judged_by_one_of_their_own(
@@ -332,7 +353,6 @@ def test_robustness(evaluate: Run, tiny_run: Path, tiny_photos: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--coverage", "0.99"], "3 validation photos cannot promise a coverage of 0.99, 99 are needed"),
         (["--coverage", "95"], "expected a share above 0 and below 1"),
         (["--coverage", "0.7", "--split", "validation"], "fitted on the validation photos"),
         (["--unknown", "nope"], "there is no folder nope"),

@@ -121,7 +121,8 @@ def evaluate(
     with screen.progress("evaluating", len(chosen)) as update:
         scores = room.score(classifier.infer, chosen, classifier.preprocess, batch_size, update)
     chosen = chosen.without([path for path, _ in scores.left_out])
-    more = _confidence(run, photos, classifier, scores, unknown, coverage, batch_size)
+    more, too_few = _confidence(run, photos, classifier, scores, unknown, coverage, batch_size)
+    note = "; ".join(filter(None, (classifier.note, too_few)))
     if robustness:
         from handlens.evaluate import robustness as robustness_room
 
@@ -142,7 +143,7 @@ def evaluate(
             scores,
             chosen,
             title=title,
-            split="; ".join(filter(None, (how, caution, classifier.note))),
+            split="; ".join(filter(None, (how, caution, note))),
             facts=facts,
             pictures=pictures,
             saliency=_saliency(run, weights) if explained else None,
@@ -152,7 +153,7 @@ def evaluate(
         screen.note(f"the report is {report}")
     if json:
         said = {"net": classifier.net, "split": how, "num_seen_in_training": num_seen, "caution": caution}
-        said |= {"calibrated": classifier.calibrated, "note": classifier.note}
+        said |= {"calibrated": classifier.calibrated, "note": note}
         screen.print_json(scores.to_dict() | said | more)
         return
     for path, reason in scores.left_out:
@@ -171,10 +172,14 @@ def _confidence(
     outside: Path | None,
     coverage: float | None,
     batch_size: int,
-) -> dict[str, Any]:
-    """What is found of unknown photos, and of sets of classes, where that is asked for or follows from the scores."""
+) -> tuple[dict[str, Any], str]:
+    """What is found of unknown photos, and of sets of classes, where that is asked for or follows from the scores.
+
+    Beside it, why there are no sets though they were asked for, or "".
+    """
     from handlens import evaluate as room
     from handlens.cli import screen
+    from handlens.errors import HandlensError
     from handlens.evaluate import conformal, unknown
 
     found: dict[str, Any] = {"unknown": None, "coverage": None}
@@ -198,12 +203,19 @@ def _confidence(
             rejection = dataclasses.replace(chosen, threshold=unknown.threshold_of(own))
     if rejection:
         found["unknown"] = unknown.judge(rejection, scores, pair, caution)
-    if coverage is not None:
-        validation = _validation(run, source).as_classes(classifier.classes)
-        with screen.progress("validation photos", len(validation)) as update:
-            known = room.score(classifier.infer, validation, classifier.preprocess, batch_size, update)
-        found["coverage"] = conformal.judge(known, scores, coverage)
-    return found
+    if coverage is None:
+        return found, ""
+    validation = _validation(run, source).as_classes(classifier.classes)
+    try:
+        conformal.rank(len(validation), coverage)
+    except HandlensError as too_few:  # no reason to withhold the rest
+        screen.note(str(too_few))
+        return found, str(too_few)
+    with screen.progress("validation photos", len(validation)) as update:
+        known = room.score(classifier.infer, validation, classifier.preprocess, batch_size, update)
+    found["coverage"] = conformal.judge(known, scores, coverage)
+    found["coverage"]["sets"] = conformal.sets(scores, found["coverage"]["threshold"])
+    return found, ""
 
 
 def _chose_threshold(run: str, outside: Path) -> bool:
