@@ -13,6 +13,7 @@ import pytest
 
 from handlens import checkpoint, cli, photos
 from handlens.run import UNCALIBRATED
+from handlens.train import start
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -104,6 +105,72 @@ def test_photos_that_were_trained_on_are_said_to_be(evaluate: Run, run: Path, ti
     assert json.loads(out)["num_seen_in_training"] == 33
     assert "33 of these 36 photos were trained on" in err
     assert json.loads(out)["caution"] in err.splitlines()
+
+
+ADVICE = "they are the run's own photos: --split test judges those that chose nothing"
+
+
+def test_the_runs_own_photos_are_judged_by_those_that_chose_nothing(
+    evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    moved, report = tmp_path / "moved", tmp_path / "r.html"
+    shutil.copytree(tiny_photos, moved)
+    _, out, err = evaluate(run, moved, "--json", "--report", report, "--no-saliency", "--no-nearest")
+    caution = json.loads(out)["caution"]
+    assert caution.endswith(f": the figures flatter; {ADVICE}")
+    assert caution in err.splitlines() and "--split test judges those" in report.read_text("utf-8")
+    code, out, err = evaluate(run, moved, "--split", "test", "--json")
+    assert (code, json.loads(out)["caution"]) == (0, ""), err
+    (moved / "花朵" / "00.jpg").unlink()  # now --split test would only say what is missing
+    _, out, _ = evaluate(run, moved, "--json")
+    assert "were trained on" in json.loads(out)["caution"] and ADVICE not in json.loads(out)["caution"]
+
+
+@pytest.fixture
+def with_broken(run: Path, tiny_photos: Path, tmp_path: Path) -> Callable[[int, bool], None]:
+    """Breaks so many photos that are in no split of the run's folder; told: as its training has said it."""
+
+    def damage(number: int, told: bool) -> None:
+        folder = tmp_path / "with broken"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tiny_photos, folder)
+        for index in range(number):
+            (folder / "花朵" / f"broken{index}.jpg").write_bytes(b"no photo")
+        shutil.copy(tiny_photos / "花朵" / "00.jpg", folder / "blue sky" / "copy.jpg")
+        saved = checkpoint.load(run)
+        saved.recipe["photos"] = str(folder)
+        saved.metrics["notes"] = list(start.look(str(folder), None)[2]) if told else []
+        checkpoint.save(run, saved)
+
+    return damage
+
+
+@pytest.mark.parametrize(("number", "told"), [(2, True), (5, True), (2, False)])
+def test_what_training_left_out_is_told_shortly_and_listed(
+    evaluate: Run,
+    run: Path,
+    with_broken: Callable[[int, bool], None],
+    tmp_path: Path,
+    number: int,
+    told: bool,
+) -> None:
+    with_broken(number, told)
+    code, out, err = evaluate(run, "--json", "--report", tmp_path / "r.html")
+    assert code == 0, err
+    left_out = json.loads(out)["left_out"]
+    assert [one["photo"] for one in left_out] == [f"花朵/broken{index}.jpg" for index in range(number)]
+    assert all("is not a photo that can be read" in one["error"] for one in left_out)
+    assert f"These {number} could not be read" in (tmp_path / "r.html").read_text("utf-8")
+    lines = [line for line in err.splitlines() if "left out" in line]
+    if not told:
+        assert [line.partition(":")[0] for line in lines] == [f"left out {one['photo']}" for one in left_out]
+    elif number > 3:
+        assert len(lines) == 1 and lines[0].startswith("5 photos are left out, as in training (the first: 花朵/broken0")
+    else:
+        assert [line.split(": ")[:2] for line in lines] == [
+            ["left out, as in training", one["photo"]] for one in left_out
+        ]
+    assert ("lies in two classes" in err) == (not told)
 
 
 def test_photos_with_split_folders(evaluate: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from handlens.train import Recipe, start
 
 SPLITS = ("train", "validation", "test")
+FEW = 3  # photos left out that are named each
+LeftOut = tuple[tuple[str, str], ...]  # (path, reason)
 SPLIT_FILE, CURVES_FILE = "split.json", "curves.png"  # of a run's folder
 
 
@@ -101,12 +103,13 @@ def evaluate(
         conformal.check(coverage)
     if coverage is not None and split == "validation":
         raise HandlensError("--coverage is fitted on the validation photos", "check it on others: leave out --split")
+    left_out: LeftOut = ()  # of the run's own photos, which tells of them itself
     if weights:
         classifier, chosen, how = _from_weights(run, weights, photos, split, threads)
     elif bundle.is_bundle(run):
         classifier, chosen, how = from_bundle(run, photos, split, threads)
     else:
-        classifier, chosen, how = from_run(run, photos, split, threads)
+        classifier, chosen, how, left_out = _from_run(run, photos, split, threads)
     if classifier.note:
         screen.note(classifier.note)
     chosen = chosen.as_classes(classifier.classes)
@@ -116,11 +119,14 @@ def evaluate(
         caution = "a bundle has no split: photos that it was trained on may be among these, and the figures may flatter"
     elif num_seen and split not in ("train", "validation"):
         caution = f"{num_seen} of these {len(chosen)} photos were trained on or chosen by: the figures flatter"
+        if _are_the_runs_own(Path(run), chosen):
+            caution += "; they are the run's own photos: --split test judges those that chose nothing"
     if caution:
         screen.note(caution)
     with screen.progress("evaluating", len(chosen)) as update:
         scores = room.score(classifier.infer, chosen, classifier.preprocess, batch_size, update)
-    chosen = chosen.without([path for path, _ in scores.left_out])
+    unread, scores = scores.left_out, dataclasses.replace(scores, left_out=(*left_out, *scores.left_out))
+    chosen = chosen.without([path for path, _ in unread])
     more, too_few = _confidence(run, photos, classifier, scores, unknown, coverage, batch_size)
     note = "; ".join(filter(None, (classifier.note, too_few)))
     if robustness:
@@ -156,7 +162,7 @@ def evaluate(
         said |= {"calibrated": classifier.calibrated, "note": note}
         screen.print_json(scores.to_dict() | said | more)
         return
-    for path, reason in scores.left_out:
+    for path, reason in unread:
         screen.note(f"left out: {path}: {reason}")
     show(scores, how)
     for part in parts:
@@ -303,6 +309,11 @@ def _from_weights(net: str, weights: str, source: str, split: str, threads: int)
 
 def from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
     """A run's classifier, labelled photos for it (by default its own test split), and a sentence on their choice."""
+    return _from_run(run, source, split, threads)[:3]
+
+
+def _from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str, LeftOut]:
+    """As `from_run`, and which of the run's own photos were left out, as (path, reason), where these are judged."""
     from handlens import run as run_room
     from handlens.errors import HandlensError
 
@@ -312,8 +323,8 @@ def from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifie
     if source:
         found = _scan(source)
         if split in ("", "all", *(found.splits or ())):
-            return classifier, *_own_split(found, split)
-    return classifier, *runs_split(run, source, split)
+            return classifier, *_own_split(found, split), ()
+    return classifier, *_runs_split(run, source, split, tell=True)
 
 
 def runs_split(run: str, source: str = "", split: str = "", tell: bool = True) -> tuple[Photos, str]:
@@ -321,6 +332,11 @@ def runs_split(run: str, source: str = "", split: str = "", tell: bool = True) -
 
     `source` is where the run's photos lie now, if elsewhere than in training. tell: show what was noticed of them.
     """
+    return _runs_split(run, source, split, tell)[:2]
+
+
+def _runs_split(run: str, source: str, split: str, tell: bool) -> tuple[Photos, str, LeftOut]:
+    """As `runs_split`, and the (path, reason) of those of the run's photos that cannot be read."""
     from handlens.cli import screen
     from handlens.errors import HandlensError
 
@@ -330,17 +346,33 @@ def runs_split(run: str, source: str = "", split: str = "", tell: bool = True) -
     from handlens import checkpoint
     from handlens.train import Recipe, start
 
-    recipe = Recipe(**checkpoint.read_facts(run)["recipe"])
+    facts = checkpoint.read_facts(run)
+    recipe = Recipe(**facts["recipe"])
     if source:  # the run's photos at a new place
         recipe = dataclasses.replace(recipe, photos=source)
     with screen.progress("looking at photos") as update:
         data = start.data_of(recipe, stored, update)
-    for line in data.notes if tell else ():
-        screen.note(line)
+    if tell:
+        _tell(data, facts["metrics"].get("notes") or ())
     split = split or "test"
     sizes = ", ".join(f"{len(data.splits[name])} {name}" for name in SPLITS)
     how = f"the run's own {split} split ({sizes})" + ("; it chose nothing" if split == "test" else "")
-    return data.splits[split], how
+    return data.splits[split], how, data.left_out
+
+
+def _tell(data: start.Data, told: Sequence[str]) -> None:
+    """Show what was noticed of a run's photos that its training has not told; and shortly, which it left out."""
+    from handlens.cli import screen
+
+    for line in data.notes:
+        if line not in told:
+            screen.note(line)
+    again = [f"{path}: {reason}" for path, reason in data.left_out if f"left out {path}: {reason}" in told]
+    if len(again) > FEW:
+        screen.note(f"{len(again)} photos are left out, as in training (the first: {again[0]})")
+        return
+    for line in again:
+        screen.note(f"left out, as in training: {line}")
 
 
 def _saliency(run: str, weights: str) -> Callable[[np.ndarray, int], np.ndarray] | None:
@@ -418,6 +450,16 @@ def seen(run: Path, photos: Photos) -> list[str]:
     stored = files.read_json(run / SPLIT_FILE)
     known = {content for name in ("train", "validation") for content in stored.get(name, {}).values()}
     return [path for path, content in photos_room.examine(photos).sha256.items() if content in known]
+
+
+def _are_the_runs_own(run: Path, photos: Photos) -> bool:
+    """Whether all photos of the run's split are among these by content, so that `--split` finds them here."""
+    from handlens import files
+    from handlens import photos as photos_room
+
+    stored = files.read_json(run / SPLIT_FILE)
+    own = {content for name in SPLITS for content in stored.get(name, {}).values()}
+    return bool(stored.get("test")) and own <= set(photos_room.examine(photos).sha256.values())
 
 
 def _background(run: Path, weights: str, classifier: Classifier) -> tuple[dict[str, Any], dict[str, bytes]]:
