@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from handlens import checkpoint, cli, photos
+from handlens import bundle, checkpoint, cli, photos
 from handlens.run import UNCALIBRATED
 from handlens.train import start
 
@@ -300,6 +302,21 @@ def test_bad_input_is_one_sentence(
     assert (code, out) == (2, "")
     assert sentence in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--split", "all"]])
+def test_a_suggested_command_can_be_typed(
+    evaluate: Run, tiny_run: Path, tiny: ModuleType, tmp_path: Path, options: list[str]
+) -> None:
+    name = tmp_path / "my own.zip" if not options else tmp_path / "my run"
+    if options:
+        shutil.copytree(tiny_run, name)
+    else:
+        bundle.write(name, tiny.bundle())
+    code, _, err = evaluate(name, *options)
+    assert code == 2
+    command = err.strip().partition("; ")[2]
+    assert shlex.split(command) == ["handlens", "evaluate", str(name), "PHOTOS", *options]
 
 
 def test_a_damaged_photo_is_left_out_and_named(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -290,7 +291,8 @@ def from_bundle(path: str, source: str, split: str, threads: int) -> tuple[Class
     from handlens.errors import HandlensError
 
     if not source:
-        raise HandlensError("a bundle has no photos to be evaluated on", f"handlens evaluate {path} PHOTOS")
+        hint = f"handlens evaluate {shlex.quote(path)} PHOTOS"
+        raise HandlensError("a bundle has no photos to be evaluated on", hint)
     return run_room.load(path, threads), *_own_split(_scan(source), split)
 
 
@@ -318,7 +320,7 @@ def _from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifi
     from handlens.errors import HandlensError
 
     if split == "all" and not source:
-        raise HandlensError("--split all needs photos", f"handlens evaluate {run} PHOTOS --split all")
+        raise HandlensError("--split all needs photos", f"handlens evaluate {shlex.quote(run)} PHOTOS --split all")
     classifier = run_room.load(run, threads)
     if source:
         found = _scan(source)
