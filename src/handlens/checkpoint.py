@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
             raise HandlensError(f"{folder} is a file, no run folder", "name the run it was made from")
         raise HandlensError(f"there is no run folder {folder}", "`handlens train PHOTOS` makes one")
     if not path.is_file():
-        resumed = f"go on with `handlens train --resume --out {folder}`"
+        resumed = f"go on with `handlens train --resume --out {shlex.quote(str(folder))}`"
         hint = resumed if (folder / "recipe.toml").is_file() else "`handlens train PHOTOS` makes one"
         raise HandlensError(f"{folder} is no finished run: it has no {FACTS}", hint)
     facts = files.read_json(path)

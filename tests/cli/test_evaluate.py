@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from handlens import checkpoint, cli, photos
+from handlens import bundle, checkpoint, cli, photos
+from handlens.run import UNCALIBRATED
+from handlens.train import start
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -47,7 +51,7 @@ def run(tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> Path:
 
 def test_json_is_what_scripts_rely_on(evaluate: Run, tiny_run: Path, tiny_photos: Path) -> None:
     code, out, err = evaluate(tiny_run, tiny_photos, "--json")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"{UNCALIBRATED}\n")
     facts = json.loads(out)
     assert {"top1", "top1_ci95", "top5", "num_photos", "per_class", "classes"} <= set(facts)
     assert facts["top1"] == 1.0
@@ -56,6 +60,19 @@ def test_json_is_what_scripts_rely_on(evaluate: Run, tiny_run: Path, tiny_photos
     assert facts["num_photos"] == 36
     assert facts["classes"] == ["blue sky", "花朵", "🌿 leaf"]
     assert facts["per_class"]["花朵"]["support"] == 12
+
+
+def test_uncalibrated_probabilities_are_said_to_be(
+    evaluate: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    report, fitted = tmp_path / "r.html", tmp_path / "run"
+    checkpoint.save(fitted, dataclasses.replace(checkpoint.load(tiny_run), calibration={"temperature": 1.0}))
+    for run, said in ((tiny_run, UNCALIBRATED), (fitted, "")):
+        code, out, err = evaluate(run, tiny_photos, "--json", "--report", report, "--no-saliency", "--no-nearest")
+        assert code == 0
+        facts = json.loads(out)
+        assert (facts["calibrated"], facts["note"]) == (not said, said)
+        assert (UNCALIBRATED in err, UNCALIBRATED in report.read_text("utf-8")) == (bool(said),) * 2
 
 
 def test_table(evaluate: Run, tiny_run: Path, tiny_photos: Path) -> None:
@@ -92,6 +109,72 @@ def test_photos_that_were_trained_on_are_said_to_be(evaluate: Run, run: Path, ti
     assert json.loads(out)["caution"] in err.splitlines()
 
 
+ADVICE = "they are the run's own photos: --split test judges those that chose nothing"
+
+
+def test_the_runs_own_photos_are_judged_by_those_that_chose_nothing(
+    evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    moved, report = tmp_path / "moved", tmp_path / "r.html"
+    shutil.copytree(tiny_photos, moved)
+    _, out, err = evaluate(run, moved, "--json", "--report", report, "--no-saliency", "--no-nearest")
+    caution = json.loads(out)["caution"]
+    assert caution.endswith(f": the figures flatter; {ADVICE}")
+    assert caution in err.splitlines() and "--split test judges those" in report.read_text("utf-8")
+    code, out, err = evaluate(run, moved, "--split", "test", "--json")
+    assert (code, json.loads(out)["caution"]) == (0, ""), err
+    (moved / "花朵" / "00.jpg").unlink()  # now --split test would only say what is missing
+    _, out, _ = evaluate(run, moved, "--json")
+    assert "were trained on" in json.loads(out)["caution"] and ADVICE not in json.loads(out)["caution"]
+
+
+@pytest.fixture
+def with_broken(run: Path, tiny_photos: Path, tmp_path: Path) -> Callable[[int, bool], None]:
+    """Breaks so many photos that are in no split of the run's folder; told: as its training has said it."""
+
+    def damage(number: int, told: bool) -> None:
+        folder = tmp_path / "with broken"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(tiny_photos, folder)
+        for index in range(number):
+            (folder / "花朵" / f"broken{index}.jpg").write_bytes(b"no photo")
+        shutil.copy(tiny_photos / "花朵" / "00.jpg", folder / "blue sky" / "copy.jpg")
+        saved = checkpoint.load(run)
+        saved.recipe["photos"] = str(folder)
+        saved.metrics["notes"] = list(start.look(str(folder), None)[2]) if told else []
+        checkpoint.save(run, saved)
+
+    return damage
+
+
+@pytest.mark.parametrize(("number", "told"), [(2, True), (5, True), (2, False)])
+def test_what_training_left_out_is_told_shortly_and_listed(
+    evaluate: Run,
+    run: Path,
+    with_broken: Callable[[int, bool], None],
+    tmp_path: Path,
+    number: int,
+    told: bool,
+) -> None:
+    with_broken(number, told)
+    code, out, err = evaluate(run, "--json", "--report", tmp_path / "r.html")
+    assert code == 0, err
+    left_out = json.loads(out)["left_out"]
+    assert [one["photo"] for one in left_out] == [f"花朵/broken{index}.jpg" for index in range(number)]
+    assert all("is not a photo that can be read" in one["error"] for one in left_out)
+    assert f"These {number} could not be read" in (tmp_path / "r.html").read_text("utf-8")
+    lines = [line for line in err.splitlines() if "left out" in line]
+    if not told:
+        assert [line.partition(":")[0] for line in lines] == [f"left out {one['photo']}" for one in left_out]
+    elif number > 3:
+        assert len(lines) == 1 and lines[0].startswith("5 photos are left out, as in training (the first: 花朵/broken0")
+    else:
+        assert [line.split(": ")[:2] for line in lines] == [
+            ["left out, as in training", one["photo"]] for one in left_out
+        ]
+    assert ("lies in two classes" in err) == (not told)
+
+
 def test_photos_with_split_folders(evaluate: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
     for name in ("train", "test"):
         shutil.copytree(tiny_photos, tmp_path / name)
@@ -114,6 +197,7 @@ def test_classes_are_matched_by_name_not_by_position(
     assert facts["per_class"]["blue sky"] == {
         "precision": None, "recall": None, "f1": None, "support": 0, "precision_ci95": None, "recall_ci95": None,
     }  # fmt: skip
+    assert any(line.split() == ["blue", "sky", *"–––", "0"] for line in evaluate(tiny_run, tmp_path)[1].splitlines())
 
 
 def test_report(evaluate: Run, run: Path, tmp_path: Path) -> None:
@@ -170,6 +254,7 @@ def test_a_nets_name_and_a_weight_file(evaluate: Run, tmp_path: Path, tiny_photo
     assert code == 0
     assert json.loads(out)["classes"] == ["blue sky", "花朵", "🌿 leaf"]
     assert "sorted order" in err
+    assert json.loads(out)["calibrated"] is None  # nobody knows
     safetensors.torch.save_file(nets.create("mobilenet_v2", 4, width=0.35).state_dict(), path)
     code, out, err = evaluate("mobilenet_v2", "--weights", path, tiny_photos, "--json")
     assert (code, out) == (2, "")
@@ -183,7 +268,8 @@ def test_other_classes_are_refused_with_the_difference(
     shutil.copytree(tiny_photos / "blue sky", tmp_path / "blue sky")
     code, out, err = evaluate(tiny_run, tmp_path, "--json")
     assert (code, out) == (2, "")
-    assert "'flowers' not expected" in err
+    assert f"{tmp_path} has classes that are not among the expected ones: 'flowers'; " in err
+    assert "missing" not in err  # a class without photos is no fault
 
 
 @pytest.mark.parametrize(
@@ -216,6 +302,21 @@ def test_bad_input_is_one_sentence(
     assert (code, out) == (2, "")
     assert sentence in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--split", "all"]])
+def test_a_suggested_command_can_be_typed(
+    evaluate: Run, tiny_run: Path, tiny: ModuleType, tmp_path: Path, options: list[str]
+) -> None:
+    name = tmp_path / "my own.zip" if not options else tmp_path / "my run"
+    if options:
+        shutil.copytree(tiny_run, name)
+    else:
+        bundle.write(name, tiny.bundle())
+    code, _, err = evaluate(name, *options)
+    assert code == 2
+    command = err.strip().partition("; ")[2]
+    assert shlex.split(command) == ["handlens", "evaluate", str(name), "PHOTOS", *options]
 
 
 def test_a_damaged_photo_is_left_out_and_named(
@@ -262,12 +363,33 @@ def test_unknown_photos_and_sets(
     assert facts["unknown"]["true_accept"] == 1.0
     assert facts["coverage"]["promised"] == 0.7
     assert facts["coverage"]["num_validation"] == 3
+    sets = facts["coverage"]["sets"]
+    assert {Path(one["photo"]).parent.name for one in sets} == set(facts["classes"])
+    assert len([one for one in sets if not one["classes"]]) == facts["coverage"]["sizes"]["0"] == 3  # the limit is high
     assert "ece" in facts["calibration"] and "before" not in facts["calibration"]  # a run without a temperature
     html = report.read_text("utf-8")
     for heading in ("None of the classes", "Sets of classes", "What its confidence means"):
         assert f"<h2>{heading}</h2>" in html
     code, out, _ = evaluate(run, "--coverage", 0.7)
     assert "calibration error" in out and "sets that hold the right class" in out
+    assert ["empty", "sets:", "no", "class", "reaches", "it", "3"] in [line.split() for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("num_validation", [3, 0])
+def test_too_few_photos_for_sets_do_not_end_the_rest(
+    evaluate: Run, run: Path, tmp_path: Path, num_validation: int
+) -> None:
+    split = json.loads((run / "split.json").read_text("utf-8"))
+    split["validation"] = dict(list(split["validation"].items())[:num_validation])
+    (run / "split.json").write_text(json.dumps(split), encoding="utf-8")
+    report = tmp_path / "r.html"
+    code, out, err = evaluate(run, "--coverage", 0.99, "--json", "--report", report)
+    assert code == 0, err
+    facts = json.loads(out)
+    reason = f"{num_validation} validation photos cannot promise a coverage of 0.99, 99 are needed"
+    assert facts["coverage"] is None and facts["top1"] == 1.0
+    assert reason in facts["note"] and reason in report.read_text("utf-8")
+    assert len([line for line in err.splitlines() if reason in line]) == 1
 
 
 def test_unknown_photos_without_a_threshold_are_judged_by_one_of_their_own(
@@ -315,7 +437,6 @@ def test_robustness(evaluate: Run, tiny_run: Path, tiny_photos: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--coverage", "0.99"], "3 validation photos cannot promise a coverage of 0.99, 99 are needed"),
         (["--coverage", "95"], "expected a share above 0 and below 1"),
         (["--coverage", "0.7", "--split", "validation"], "fitted on the validation photos"),
         (["--unknown", "nope"], "there is no folder nope"),

@@ -233,6 +233,11 @@ def test_bad_input_is_one_sentence(
     assert len(err.splitlines()) == 1
 
 
+def test_a_suggested_command_can_be_typed(explain: Explain, tmp_path: Path) -> None:
+    _, _, err = explain(tmp_path / "my run", "--what", "gradcam")
+    assert err.endswith(f"handlens explain '{tmp_path / 'my run'}' PHOTO\n")
+
+
 def test_an_unknown_what_is_named(explain: Explain, tiny_run: Path) -> None:
     code, _, err = explain(tiny_run, "--what", "grad-cam")
     assert code == 2

@@ -56,6 +56,18 @@ def test_a_rung_that_loses_nothing_has_no_sign(capsys: pytest.CaptureFixture[str
     assert "+0.0" in table and "-0.0" not in table
 
 
+def test_what_to_type_next_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    made: Any = SimpleNamespace(
+        path=Path("my own.zip"),
+        bundle=SimpleNamespace(card={"size_bytes": 1, "weights_float32_bytes": 4}, runtime="coreml"),
+        parity=None,
+    )
+    show(made)
+    assert capsys.readouterr().out.endswith(
+        "next    handlens check 'my own.zip'\n        handlens predict 'my own.zip' PHOTO\n"
+    )
+
+
 def test_an_int8_bundle_tells_of_its_rungs(
     split_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from handlens import cli
+from handlens import bundle, checkpoint, cli
 from handlens.cli.predict import _folders, gather
 from handlens.errors import HandlensError
+from handlens.run import UNCALIBRATED
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -37,7 +40,7 @@ def tree(folder: Path) -> list[str]:
 def test_json_is_what_scripts_rely_on(predict: Run, tiny_run: Path, tiny_photos: Path) -> None:
     photos = [tiny_photos / "花朵" / "03.jpg", tiny_photos / "blue sky" / "00.jpg"]
     code, out, err = predict(tiny_run, *photos, "--top", 2, "--json")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"{UNCALIBRATED}\n")
     answers = json.loads(out)
     assert [answer["photo"] for answer in answers] == [str(photo) for photo in photos]
     assert [answer["guesses"][0]["name"] for answer in answers] == ["花朵", "blue sky"]
@@ -48,6 +51,21 @@ def test_json_is_what_scripts_rely_on(predict: Run, tiny_run: Path, tiny_photos:
         assert all(
             set(guess) == {"name", "probability"} and 0 <= guess["probability"] <= 1 for guess in answer["guesses"]
         )
+
+
+def test_only_uncalibrated_probabilities_are_said_to_be(
+    predict: Run, tiny_run: Path, tiny_photos: Path, tiny: ModuleType, tmp_path: Path
+) -> None:
+    fitted = {"temperature": 0.9}
+    checkpoint.save(tmp_path / "run", dataclasses.replace(checkpoint.load(tiny_run), calibration=fitted))
+    bundle.write(tmp_path / "plain.zip", tiny.bundle())
+    bundle.write(tmp_path / "fitted.zip", tiny.bundle(calibration=fitted))
+    for run, said in (
+        (tiny_run, f"{UNCALIBRATED}\n"), (tmp_path / "plain.zip", f"{UNCALIBRATED}\n"),
+        (tmp_path / "run", ""), (tmp_path / "fitted.zip", ""),
+    ):  # fmt: skip
+        code, _, err = predict(run, tiny_photos / "花朵" / "00.jpg")
+        assert (code, err) == (0, said)
 
 
 def test_table(predict: Run, tiny_run: Path, tiny_photos: Path) -> None:
@@ -70,7 +88,8 @@ def test_unreadable_photos_are_listed_and_the_rest_goes_on(
     assert set(broken) == set(absent) == {"photo", "error"}
     assert good["guesses"][0]["name"] == "花朵"
     assert "does not exist" in absent["error"]
-    assert len(err.splitlines()) == 2
+    assert len(err.splitlines()) == 3
+    assert err.count("left out: ") == 2
 
 
 def test_nothing_readable_is_exit_code_2(predict: Run, tiny_run: Path, tmp_path: Path) -> None:
@@ -85,8 +104,6 @@ def test_answers_that_are_no_numbers_are_an_error(
 ) -> None:
     import torch
 
-    from handlens import checkpoint
-
     diverged = checkpoint.load(tiny_run)
     with torch.no_grad():
         diverged.net.classifier[-1].bias[0] = float("nan")
@@ -94,9 +111,9 @@ def test_answers_that_are_no_numbers_are_an_error(
     for photos in ([tiny_photos / "花朵" / "00.jpg"], [tiny_photos] * 2):
         code, out, err = predict(tmp_path / "run", *photos, "--sort-into", tmp_path / "sorted")
         assert (code, out) == (2, "")
-        assert (
-            err == "handlens: the network gave probabilities that are not finite; its training diverged; train again\n"
-        )
+        assert err.splitlines()[1:] == [
+            "handlens: the network gave probabilities that are not finite; its training diverged; train again"
+        ]
     assert not (tmp_path / "sorted").exists()
 
 

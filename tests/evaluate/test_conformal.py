@@ -37,6 +37,21 @@ def test_what_is_said() -> None:
     assert found["coverage_ci95"][0] < found["coverage"] < found["coverage_ci95"][1]
 
 
+def test_sets_of_each_photo() -> None:
+    known, scores = drawn(200, 0), drawn(100, 1)
+    found = conformal.judge(known, scores, 0.9)
+    sets = conformal.sets(scores, found["threshold"])
+    assert [one["photo"] for one in sets] == list(scores.paths)
+    sizes = [len(one["classes"]) for one in sets]
+    assert {str(size): sizes.count(size) for size in set(sizes)} == found["sizes"]
+    held = sum("abcdef"[label] in one["classes"] for label, one in zip(scores.labels, sets, strict=True))
+    assert held / 100 == found["coverage"]
+    assert all(one["classes"][:1] in ([], ["abcdef"[best]]) for best, one in zip(scores.predicted, sets, strict=True))
+    by_hand = right([1, 0])
+    assert [one["classes"] for one in conformal.sets(by_hand, 0.2)] == [["a", "b"], ["b", "a"]]
+    assert [one["classes"] for one in conformal.sets(by_hand, 0.9)] == [[], []]
+
+
 def test_what_cannot_be_promised() -> None:
     with pytest.raises(HandlensError, match=r"18 validation photos cannot promise a coverage of 0.95, 19 are needed"):
         conformal.threshold(drawn(18, 0), 0.95)

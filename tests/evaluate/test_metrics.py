@@ -46,6 +46,15 @@ def test_by_hand() -> None:
     assert found.loss == pytest.approx(-(4 * math.log(own) + 2 * math.log(0.2 / 3)) / 6, rel=1e-5)
 
 
+def test_a_figure_is_none_only_where_nothing_defines_it() -> None:
+    unseen, unsaid = scores(sure([0, 2]), [0, 0]).per_class[2], scores(sure([0, 0]), [0, 2]).per_class[2]
+    figures = ("precision", "recall", "f1", "support")
+    assert [unseen[name] for name in figures] == [0.0, None, 0.0, 0]  # no photo, and one that was taken for it
+    assert [unsaid[name] for name in figures] == [None, 0.0, 0.0, 1]  # a photo, which was taken for another
+    assert (unseen["recall_ci95"], unsaid["precision_ci95"]) == (None, None)
+    assert unseen["precision_ci95"] == list(wilson(0, 1)) == unsaid["recall_ci95"]
+
+
 def test_random_answers_against_sums_written_out() -> None:
     random = np.random.default_rng(0)
     table, labels = random.dirichlet(np.ones(8), 300), random.integers(0, 8, 300)

@@ -116,6 +116,17 @@ def test_what_it_says(tmp_path: Path, photos: Photos) -> None:
     assert words.index("花 & 5.jpg") < words.index("花 & 1.jpg")  # the surest mistake first
 
 
+def test_a_figure_that_nothing_defines_is_a_dash(tmp_path: Path, photos: Photos) -> None:
+    some = photos.select(np.arange(6))  # none of the last class, nor one that is taken for it
+    table = np.eye(4, dtype=np.float32)[[0, 0, 0, 0, 2, 2]]
+    scores = Scores(probabilities=table, labels=some.labels, classes=CLASSES, paths=some.paths)
+    report.write(tmp_path / "r.html", scores, some, title="")
+    html = (tmp_path / "r.html").read_text(encoding="utf-8")
+    rows = [re.findall(r"<td[^>]*>(?:<bdi>)?([^<]*)", row) for row in re.findall(r"<tr><td.*</tr>", html)]
+    assert rows[3] == ["4", "a &amp; b", *"–" * 5, "0"]
+    assert (rows[1][2:4], rows[1][4], rows[1][6]) == (["–", "–"], "0.0 %", "0.0 %")  # two photos, both mistaken
+
+
 def test_pictures_have_words_for_those_who_cannot_see_them(tmp_path: Path, photos: Photos) -> None:
     _, page = written(tmp_path, photos, [0, 1, 1, 1, 2, 3, 3, 3])
     confusion, reliability, *thumbnails, curves = page.images()

@@ -66,11 +66,11 @@ def test_a_bundle_becomes_a_site(tiny: ModuleType, ort: Path, tmp_path: Path) ->
             assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", path.read_text("utf-8")), path
     code, _, errors = export(tmp_path / "colours.zip", "--to", "web", "--out", out, "--runtime-files", ort)
     assert code == 2 and "exists already" in errors
-    for name in ("other.zip", "other.ZIP"):
+    for name in ("an other.zip", "an other.ZIP"):
         zipped = tmp_path / name
         code, _, errors = export(tmp_path / "colours.zip", "--to", "web", "--out", zipped, "--runtime-files", ort)
         assert code == 2 and not zipped.exists()
-        assert errors == f"--to web makes a folder, and {zipped} names a zip; give one: --out {tmp_path / 'other'}"
+        assert errors == f"--to web makes a folder, and {zipped} names a zip; give one: --out '{tmp_path / 'an other'}'"
 
 
 def test_another_file_makes_another_offline_version(

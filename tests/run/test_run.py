@@ -108,9 +108,12 @@ def test_no_run(tmp_path: Path, name: str) -> None:
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
-    (tmp_path / "recipe.toml").write_text("")
-    with pytest.raises(HandlensError, match=f"go on with `handlens train --resume --out {tmp_path}`"):
-        run.load(tmp_path)
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    (folder / "recipe.toml").write_text("")
+    with pytest.raises(HandlensError) as refused:
+        run.load(folder)
+    assert refused.value.hint == f"go on with `handlens train --resume --out '{folder}'`"
 
 
 def test_importing_the_room_loads_no_torch() -> None:

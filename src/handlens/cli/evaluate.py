@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from handlens.train import Recipe, start
 
 SPLITS = ("train", "validation", "test")
+FEW = 3  # photos left out that are named each
+LeftOut = tuple[tuple[str, str], ...]  # (path, reason)
 SPLIT_FILE, CURVES_FILE = "split.json", "curves.png"  # of a run's folder
 
 
@@ -101,12 +104,13 @@ def evaluate(
         conformal.check(coverage)
     if coverage is not None and split == "validation":
         raise HandlensError("--coverage is fitted on the validation photos", "check it on others: leave out --split")
+    left_out: LeftOut = ()  # of the run's own photos, which tells of them itself
     if weights:
         classifier, chosen, how = _from_weights(run, weights, photos, split, threads)
     elif bundle.is_bundle(run):
         classifier, chosen, how = from_bundle(run, photos, split, threads)
     else:
-        classifier, chosen, how = from_run(run, photos, split, threads)
+        classifier, chosen, how, left_out = _from_run(run, photos, split, threads)
     if classifier.note:
         screen.note(classifier.note)
     chosen = chosen.as_classes(classifier.classes)
@@ -116,12 +120,16 @@ def evaluate(
         caution = "a bundle has no split: photos that it was trained on may be among these, and the figures may flatter"
     elif num_seen and split not in ("train", "validation"):
         caution = f"{num_seen} of these {len(chosen)} photos were trained on or chosen by: the figures flatter"
+        if _are_the_runs_own(Path(run), chosen):
+            caution += "; they are the run's own photos: --split test judges those that chose nothing"
     if caution:
         screen.note(caution)
     with screen.progress("evaluating", len(chosen)) as update:
         scores = room.score(classifier.infer, chosen, classifier.preprocess, batch_size, update)
-    chosen = chosen.without([path for path, _ in scores.left_out])
-    more = _confidence(run, photos, classifier, scores, unknown, coverage, batch_size)
+    unread, scores = scores.left_out, dataclasses.replace(scores, left_out=(*left_out, *scores.left_out))
+    chosen = chosen.without([path for path, _ in unread])
+    more, too_few = _confidence(run, photos, classifier, scores, unknown, coverage, batch_size)
+    note = "; ".join(filter(None, (classifier.note, too_few)))
     if robustness:
         from handlens.evaluate import robustness as robustness_room
 
@@ -142,7 +150,7 @@ def evaluate(
             scores,
             chosen,
             title=title,
-            split=f"{how}; {caution}" if caution else how,
+            split="; ".join(filter(None, (how, caution, note))),
             facts=facts,
             pictures=pictures,
             saliency=_saliency(run, weights) if explained else None,
@@ -152,10 +160,10 @@ def evaluate(
         screen.note(f"the report is {report}")
     if json:
         said = {"net": classifier.net, "split": how, "num_seen_in_training": num_seen, "caution": caution}
-        said["note"] = classifier.note
+        said |= {"calibrated": classifier.calibrated, "note": note}
         screen.print_json(scores.to_dict() | said | more)
         return
-    for path, reason in scores.left_out:
+    for path, reason in unread:
         screen.note(f"left out: {path}: {reason}")
     show(scores, how)
     for part in parts:
@@ -171,10 +179,14 @@ def _confidence(
     outside: Path | None,
     coverage: float | None,
     batch_size: int,
-) -> dict[str, Any]:
-    """What is found of unknown photos, and of sets of classes, where that is asked for or follows from the scores."""
+) -> tuple[dict[str, Any], str]:
+    """What is found of unknown photos, and of sets of classes, where that is asked for or follows from the scores.
+
+    Beside it, why there are no sets though they were asked for, or "".
+    """
     from handlens import evaluate as room
     from handlens.cli import screen
+    from handlens.errors import HandlensError
     from handlens.evaluate import conformal, unknown
 
     found: dict[str, Any] = {"unknown": None, "coverage": None}
@@ -198,12 +210,19 @@ def _confidence(
             rejection = dataclasses.replace(chosen, threshold=unknown.threshold_of(own))
     if rejection:
         found["unknown"] = unknown.judge(rejection, scores, pair, caution)
-    if coverage is not None:
-        validation = _validation(run, source).as_classes(classifier.classes)
-        with screen.progress("validation photos", len(validation)) as update:
-            known = room.score(classifier.infer, validation, classifier.preprocess, batch_size, update)
-        found["coverage"] = conformal.judge(known, scores, coverage)
-    return found
+    if coverage is None:
+        return found, ""
+    validation = _validation(run, source).as_classes(classifier.classes)
+    try:
+        conformal.rank(len(validation), coverage)
+    except HandlensError as too_few:  # no reason to withhold the rest
+        screen.note(str(too_few))
+        return found, str(too_few)
+    with screen.progress("validation photos", len(validation)) as update:
+        known = room.score(classifier.infer, validation, classifier.preprocess, batch_size, update)
+    found["coverage"] = conformal.judge(known, scores, coverage)
+    found["coverage"]["sets"] = conformal.sets(scores, found["coverage"]["threshold"])
+    return found, ""
 
 
 def _chose_threshold(run: str, outside: Path) -> bool:
@@ -272,7 +291,8 @@ def from_bundle(path: str, source: str, split: str, threads: int) -> tuple[Class
     from handlens.errors import HandlensError
 
     if not source:
-        raise HandlensError("a bundle has no photos to be evaluated on", f"handlens evaluate {path} PHOTOS")
+        hint = f"handlens evaluate {shlex.quote(path)} PHOTOS"
+        raise HandlensError("a bundle has no photos to be evaluated on", hint)
     return run_room.load(path, threads), *_own_split(_scan(source), split)
 
 
@@ -291,17 +311,22 @@ def _from_weights(net: str, weights: str, source: str, split: str, threads: int)
 
 def from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
     """A run's classifier, labelled photos for it (by default its own test split), and a sentence on their choice."""
+    return _from_run(run, source, split, threads)[:3]
+
+
+def _from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str, LeftOut]:
+    """As `from_run`, and which of the run's own photos were left out, as (path, reason), where these are judged."""
     from handlens import run as run_room
     from handlens.errors import HandlensError
 
     if split == "all" and not source:
-        raise HandlensError("--split all needs photos", f"handlens evaluate {run} PHOTOS --split all")
+        raise HandlensError("--split all needs photos", f"handlens evaluate {shlex.quote(run)} PHOTOS --split all")
     classifier = run_room.load(run, threads)
     if source:
         found = _scan(source)
         if split in ("", "all", *(found.splits or ())):
-            return classifier, *_own_split(found, split)
-    return classifier, *runs_split(run, source, split)
+            return classifier, *_own_split(found, split), ()
+    return classifier, *_runs_split(run, source, split, tell=True)
 
 
 def runs_split(run: str, source: str = "", split: str = "", tell: bool = True) -> tuple[Photos, str]:
@@ -309,6 +334,11 @@ def runs_split(run: str, source: str = "", split: str = "", tell: bool = True) -
 
     `source` is where the run's photos lie now, if elsewhere than in training. tell: show what was noticed of them.
     """
+    return _runs_split(run, source, split, tell)[:2]
+
+
+def _runs_split(run: str, source: str, split: str, tell: bool) -> tuple[Photos, str, LeftOut]:
+    """As `runs_split`, and the (path, reason) of those of the run's photos that cannot be read."""
     from handlens.cli import screen
     from handlens.errors import HandlensError
 
@@ -318,17 +348,33 @@ def runs_split(run: str, source: str = "", split: str = "", tell: bool = True) -
     from handlens import checkpoint
     from handlens.train import Recipe, start
 
-    recipe = Recipe(**checkpoint.read_facts(run)["recipe"])
+    facts = checkpoint.read_facts(run)
+    recipe = Recipe(**facts["recipe"])
     if source:  # the run's photos at a new place
         recipe = dataclasses.replace(recipe, photos=source)
     with screen.progress("looking at photos") as update:
         data = start.data_of(recipe, stored, update)
-    for line in data.notes if tell else ():
-        screen.note(line)
+    if tell:
+        _tell(data, facts["metrics"].get("notes") or ())
     split = split or "test"
     sizes = ", ".join(f"{len(data.splits[name])} {name}" for name in SPLITS)
     how = f"the run's own {split} split ({sizes})" + ("; it chose nothing" if split == "test" else "")
-    return data.splits[split], how
+    return data.splits[split], how, data.left_out
+
+
+def _tell(data: start.Data, told: Sequence[str]) -> None:
+    """Show what was noticed of a run's photos that its training has not told; and shortly, which it left out."""
+    from handlens.cli import screen
+
+    for line in data.notes:
+        if line not in told:
+            screen.note(line)
+    again = [f"{path}: {reason}" for path, reason in data.left_out if f"left out {path}: {reason}" in told]
+    if len(again) > FEW:
+        screen.note(f"{len(again)} photos are left out, as in training (the first: {again[0]})")
+        return
+    for line in again:
+        screen.note(f"left out, as in training: {line}")
 
 
 def _saliency(run: str, weights: str) -> Callable[[np.ndarray, int], np.ndarray] | None:
@@ -406,6 +452,16 @@ def seen(run: Path, photos: Photos) -> list[str]:
     stored = files.read_json(run / SPLIT_FILE)
     known = {content for name in ("train", "validation") for content in stored.get(name, {}).values()}
     return [path for path, content in photos_room.examine(photos).sha256.items() if content in known]
+
+
+def _are_the_runs_own(run: Path, photos: Photos) -> bool:
+    """Whether all photos of the run's split are among these by content, so that `--split` finds them here."""
+    from handlens import files
+    from handlens import photos as photos_room
+
+    stored = files.read_json(run / SPLIT_FILE)
+    own = {content for name in SPLITS for content in stored.get(name, {}).values()}
+    return bool(stored.get("test")) and own <= set(photos_room.examine(photos).sha256.values())
 
 
 def _background(run: Path, weights: str, classifier: Classifier) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -75,7 +76,8 @@ def explain(
     if layer and (what not in (None, *WITH_LAYER) or (what is None and not given)):
         raise HandlensError("--layer is for gradcam, feature-maps and gates", "leave it out, or change --what")
     if what in OF_PHOTOS and not given:
-        raise HandlensError(f"--what {what} looks at photos, and none is named", f"handlens explain {run} PHOTO")
+        hint = f"handlens explain {shlex.quote(run)} PHOTO"
+        raise HandlensError(f"--what {what} looks at photos, and none is named", hint)
     if given and what in (What.kernels, What.dead_kernels, What.positions):
         raise HandlensError(f"--what {what} looks at no photos", f"leave out {given[0]}")
     if class_ and (what not in (None, What.gradcam) or not given):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,8 @@ def export_site(
     from handlens.export import job, web
 
     if out.suffix.lower() == ".zip":
-        raise HandlensError(f"--to web makes a folder, and {out} names a zip", f"give one: --out {out.with_suffix('')}")
+        folder = shlex.quote(str(out.with_suffix("")))
+        raise HandlensError(f"--to web makes a folder, and {out} names a zip", f"give one: --out {folder}")
     job.check_out(out)
     runtime = web.runtime_files(runtime_files)  # first: it takes a connection, what comes next takes minutes
     if bundle.is_bundle(source):
@@ -116,7 +118,8 @@ def export_site(
     mb = {part: f"{size / 1e6:.2f} MB" for part, size in site.size_bytes.items()}
     screen.say(f"{out}: page {mb['page']}, model {mb['model']}, onnxruntime-web {mb['runtime']}")
     screen.say(
-        f"\nnext    python -m http.server --bind 127.0.0.1 --directory {out}\n        open http://127.0.0.1:8000/"
+        f"\nnext    python -m http.server --bind 127.0.0.1 --directory {shlex.quote(str(out))}\n"
+        "        open http://127.0.0.1:8000/"
     )
 
 
@@ -198,7 +201,8 @@ def show(made: Exported, of_a_site: bool = False) -> None:
     screen.say(f"{made.path}: {card['size_bytes'] / 1e6:.2f} MB, {share:.0%} of the float32 weights")
     if warning := slower(card, made.bundle.runtime):
         screen.say(warning)
-    screen.say(f"\nnext    handlens check {made.path}\n        handlens predict {made.path} PHOTO")
+    path = shlex.quote(str(made.path))
+    screen.say(f"\nnext    handlens check {path}\n        handlens predict {path} PHOTO")
 
 
 def slower(card: dict[str, Any], runtime: str) -> str:

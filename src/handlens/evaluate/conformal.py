@@ -16,6 +16,21 @@ def check(coverage: float) -> None:
         raise HandlensError(f"coverage is {coverage}, expected a share above 0 and below 1", "--coverage 0.95")
 
 
+def rank(num_validation: int, coverage: float) -> int:
+    """Which of so many validation photos sets the limit, from 1 on: the least probability of the right class first.
+
+    Raises HandlensError for a coverage that so few photos cannot promise.
+    """
+    found = int((1 - coverage) * (num_validation + 1) + 1e-9)
+    if found < 1:
+        needed = int(np.ceil(1 / (1 - coverage) - 1e-9)) - 1
+        raise HandlensError(
+            f"{num_validation} validation photos cannot promise a coverage of {coverage:g}, {needed} are needed",
+            "use more photos, or a lower --coverage",
+        )
+    return found
+
+
 def threshold(validation: Scores, coverage: float) -> float:
     """The probability from which on a class is in a photo's set, so that a share `coverage` of sets hold the right one.
 
@@ -24,14 +39,7 @@ def threshold(validation: Scores, coverage: float) -> float:
     """
     check(coverage)
     own = np.sort(validation.probabilities[np.arange(validation.num_photos), validation.labels])
-    rank = int((1 - coverage) * (len(own) + 1) + 1e-9)  # so many of the right classes may be left out, less one
-    if rank < 1:
-        needed = int(np.ceil(1 / (1 - coverage) - 1e-9)) - 1
-        raise HandlensError(
-            f"{len(own)} validation photos cannot promise a coverage of {coverage:g}, {needed} are needed",
-            "use more photos, or a lower --coverage",
-        )
-    return float(own[rank - 1])
+    return float(own[rank(len(own), coverage) - 1])
 
 
 def judge(validation: Scores, scores: Scores, coverage: float) -> dict[str, Any]:
@@ -55,3 +63,12 @@ def judge(validation: Scores, scores: Scores, coverage: float) -> dict[str, Any]
         "mean_size": float(sizes.mean()),
         "sizes": {str(size): int((sizes == size).sum()) for size in np.unique(sizes).tolist()},
     }
+
+
+def sets(scores: Scores, least: float) -> list[dict[str, Any]]:
+    """Each scored photo with the classes that have a probability of at least `least`, the most probable first."""
+    order = np.argsort(-scores.probabilities, axis=1, kind="stable")
+    return [
+        {"photo": path, "classes": [scores.classes[index] for index in best if own[index] >= least]}
+        for path, best, own in zip(scores.paths, order, scores.probabilities, strict=True)
+    ]

@@ -115,7 +115,7 @@ class Scores:
         """For each class in order: name, precision, recall, f1 and support (photos of it).
 
         precision_ci95 and recall_ci95 are Wilson's 95 % intervals. A figure that nothing defines is None: recall of a
-        class without photos, precision of one never predicted.
+        class without photos, precision of one never predicted, F1 where both are so.
         """
         try:
             from sklearn.metrics import precision_recall_fscore_support

@@ -50,7 +50,10 @@ def notes(said: Sequence[str]) -> Section:
 
 def coverage(found: dict[str, Any]) -> Section:
     """What `conformal.judge` found."""
-    sizes = [(f"sets of {size}", str(number)) for size, number in found["sizes"].items()]
+    sizes = [
+        ("empty sets: no class reaches it" if size == "0" else f"sets of {size}", str(number))
+        for size, number in found["sizes"].items()
+    ]
     return Section(
         heading="Sets of classes",
         text=f"Every class with a probability of at least {found['threshold']:.4g} is in a photo's set. Promised to "

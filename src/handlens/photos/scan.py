@@ -76,17 +76,18 @@ class Photos:
     def as_classes(self, classes: Sequence[str]) -> Photos:
         """The same photos with their labels counted in `classes`, matched by name.
 
-        Photos may lack some of the classes, or have them in another order. A class that is not among `classes`
-        raises HandlensError that names what differs on either side.
+        Photos may lack some of the classes, or have them in another order. Raises HandlensError with the classes that
+        are not among `classes`, and which were expected.
         """
         position = {name: i for i, name in enumerate(classes)}
         if extra := [name for name in self.classes if name not in position]:
             missing = [name for name in classes if name not in self.classes]
             near = difflib.get_close_matches(extra[0], missing, 1)
             raise HandlensError(
-                f"the classes of {self.root} are not the expected ones: {listed(extra)} not expected"
-                + (f", {listed(missing)} missing" if missing else ""),
-                f"rename {extra[0]!r} to {near[0]!r}?" if near else "rename the classes, or train on these photos",
+                f"{self.root} has classes that are not among the expected ones: {listed(extra)}",
+                f"rename {extra[0]!r} to {near[0]!r}?"
+                if near
+                else f"those are {listed(classes)}: rename the folders, or train on these photos",
             )
         to_new = np.array([position[name] for name in self.classes], dtype=np.int64)
         return dataclasses.replace(self, labels=to_new[self.labels], classes=tuple(classes))

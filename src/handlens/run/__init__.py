@@ -17,12 +17,14 @@ import numpy as np
 
 from handlens import bundle
 from handlens.errors import HandlensError, PhotoError, missing_extra, not_finite
+from handlens.evaluate import calibration
 from handlens.evaluate.unknown import Rejection
 from handlens.photos import in_threads
 from handlens.preprocess import Preprocess, Source
 from handlens.run.artifact import Infer
 
 MANY = 64  # photos for which a network is started once more where that makes them faster
+UNCALIBRATED = f"its probabilities are uncalibrated: its training had fewer than {calibration.FEWEST} validation photos"
 
 __all__ = ["Answer", "Classifier", "Guess", "from_weights", "load"]
 
@@ -56,6 +58,7 @@ class Classifier:
     net: the network's name.  runtime: "torch", "onnx", "litert", "executorch" or "openvino".
     precision: "float32", "float16" or "int8".  card: what a bundle tells of its network, else empty.
     note: what its user should know of how it was put together, or "".
+    calibrated: whether its probabilities are, by a temperature; None where that cannot be known.
     rejection: which score and threshold tell photos of none of the classes, or None.
     start_shared: where the runtime can do that, starts the network again as a function that several threads may call at
     once, each computing alone: many photos go faster so.
@@ -69,6 +72,7 @@ class Classifier:
     precision: str = "float32"
     card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
+    calibrated: bool | None = None
     rejection: Rejection | None = None
     start_shared: Callable[[], Infer] | None = None
 
@@ -181,6 +185,8 @@ def load(path: str | os.PathLike[str], threads: int = 0) -> Classifier:
         preprocess=found.preprocess,
         infer=torch_runtime.predictor(found.net, found.preprocess, threads=threads),
         net=found.name,
+        note="" if found.calibration else UNCALIBRATED,
+        calibrated=found.calibration is not None,
         rejection=_rejection(folder, found.rejection),
     )
 

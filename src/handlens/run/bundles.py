@@ -26,7 +26,7 @@ INT8_MARGIN = 0.2
 
 def load(path: str | os.PathLike[str], threads: int = 0) -> Classifier:
     """The classifier in a bundle. Raises HandlensError when it is none, is damaged, or its runtime is missing."""
-    from handlens.run import Classifier
+    from handlens.run import UNCALIBRATED, Classifier
 
     bundle = bundle_room.read(path)
     return Classifier(
@@ -37,6 +37,8 @@ def load(path: str | os.PathLike[str], threads: int = 0) -> Classifier:
         runtime=bundle.runtime,
         precision=bundle.precision,
         card=bundle.card,
+        note="" if bundle.calibration else UNCALIBRATED,
+        calibrated=bundle.calibration is not None,
         rejection=Rejection(**bundle.rejection) if bundle.rejection else None,
         start_shared=None if threads or bundle.runtime != "onnx" else lambda: start(path, bundle, 1),
     )

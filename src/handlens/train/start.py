@@ -32,12 +32,14 @@ class Data:
     """The photos of a run: "train", "validation" and "test"; what was left out and why.
 
     sha256, pixels: the hash of each file and that of its decoded pixels, by path.
+    left_out: the photos that cannot be read, as (path, reason); `notes` tell of them too.
     """
 
     splits: dict[str, Photos]
     sha256: dict[str, str]
     pixels: dict[str, str]
     notes: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], 
         splits = photos_room.split(whole, findings.sha256, recipe.seed, duplicates=findings.duplicates)
         splits, more = together(splits, findings, own_splits=bool(whole.splits))
         notes += more
-    return Data(splits, findings.sha256, findings.pixels, tuple(notes))
+    return Data(splits, findings.sha256, findings.pixels, tuple(notes), tuple(findings.broken))
 
 
 def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], None] | None) -> Data:
@@ -146,7 +148,7 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
     if stored:  # more may have been added since
         everything = functools.reduce(lambda one, other: _joined(one, other, classes), splits.values())
         splits = photos_room.read_split(stored, everything, sha256)
-    return Data(splits, sha256, pixels, (*old.notes, *notes))
+    return Data(splits, sha256, pixels, (*old.notes, *notes), (*old.left_out, *findings.broken))
 
 
 def _earlier(recipe: Recipe, facts: Mapping[str, Any]) -> Recipe:
