@@ -77,14 +77,20 @@ def evaluate(
       handlens evaluate flowers.zip new-photos --threads 2
       handlens evaluate mobilenet_v2 --weights v2.safetensors photos --json
     """
-    from handlens import bundle
+    from handlens import bundle, files
     from handlens import evaluate as room
+    from handlens import run as run_room
     from handlens.cli import screen
-    from handlens.errors import HandlensError, not_one_of
+    from handlens.errors import HandlensError, counted, not_one_of
     from handlens.evaluate import conformal
+    from handlens.evaluate import unknown as unknown_room
 
     if split not in ("", "all", *SPLITS):
         raise not_one_of("--split", split, (*SPLITS, "all"))
+    if not photos and not weights and bundle.is_bundle(run):
+        raise HandlensError("a bundle has no photos to be evaluated on", f"handlens evaluate {run} PHOTOS")
+    if not photos and not weights and split == "all":
+        raise HandlensError("--split all needs photos", f"handlens evaluate {run} PHOTOS --split all")
     if saliency and not report:
         raise HandlensError("--saliency is shown in the report", "add --report FILE")
     if saliency and not weights and bundle.is_bundle(run):
@@ -101,12 +107,15 @@ def evaluate(
         conformal.check(coverage)
     if coverage is not None and split == "validation":
         raise HandlensError("--coverage is fitted on the validation photos", "check it on others: leave out --split")
+    if unknown:
+        unknown_room.check_folder(unknown)
+    if report:
+        files.check_place(report)
     if weights:
         classifier, chosen, how = _from_weights(run, weights, photos, split, threads)
-    elif bundle.is_bundle(run):
-        classifier, chosen, how = from_bundle(run, photos, split, threads)
     else:
-        classifier, chosen, how = from_run(run, photos, split, threads)
+        classifier = run_room.load(run, threads)
+        chosen, how = labelled(run, photos, split)
     if classifier.note:
         screen.note(classifier.note)
     chosen = chosen.as_classes(classifier.classes)
@@ -115,13 +124,20 @@ def evaluate(
     if not weights and bundle.is_bundle(run):
         caution = "a bundle has no split: photos that it was trained on may be among these, and the figures may flatter"
     elif num_seen and split not in ("train", "validation"):
-        caution = f"{num_seen} of these {len(chosen)} photos were trained on or chosen by: the figures flatter"
+        these = f"these {counted(len(chosen), 'photo')}"
+        caution = (
+            f"{num_seen} of {these} {'was' if num_seen == 1 else 'were'} trained on or chosen by: the figures flatter"
+        )
     if caution:
         screen.note(caution)
+    validation = None
+    if coverage is not None:
+        validation = _validation(run, photos).as_classes(classifier.classes)
+        conformal.check(coverage, len(validation))
     with screen.progress("evaluating", len(chosen)) as update:
         scores = room.score(classifier.infer, chosen, classifier.preprocess, batch_size, update)
     chosen = chosen.without([path for path, _ in scores.left_out])
-    more = _confidence(run, photos, classifier, scores, unknown, coverage, batch_size)
+    more = _confidence(run, classifier, scores, unknown, validation, coverage, batch_size)
     if robustness:
         from handlens.evaluate import robustness as robustness_room
 
@@ -165,10 +181,10 @@ def evaluate(
 
 def _confidence(
     run: str,
-    source: str,
     classifier: Classifier,
     scores: Scores,
     outside: Path | None,
+    validation: Photos | None,
     coverage: float | None,
     batch_size: int,
 ) -> dict[str, Any]:
@@ -198,8 +214,7 @@ def _confidence(
             rejection = dataclasses.replace(chosen, threshold=unknown.threshold_of(own))
     if rejection:
         found["unknown"] = unknown.judge(rejection, scores, pair, caution)
-    if coverage is not None:
-        validation = _validation(run, source).as_classes(classifier.classes)
+    if coverage is not None and validation is not None:
         with screen.progress("validation photos", len(validation)) as update:
             known = room.score(classifier.infer, validation, classifier.preprocess, batch_size, update)
         found["coverage"] = conformal.judge(known, scores, coverage)
@@ -239,9 +254,11 @@ def _sections(found: dict[str, Any]) -> list[Section]:
 def show(scores: Scores, how: str) -> None:
     """Print scores as a sentence and a table of the classes."""
     from handlens.cli import screen
+    from handlens.errors import counted
 
     low, high = scores.top1_ci95
-    screen.say(f"top-1 {scores.top1:.1%} (95 % interval {low:.1%} to {high:.1%}) on {scores.num_photos} photos; {how}")
+    photos = counted(scores.num_photos, "photo")
+    screen.say(f"top-1 {scores.top1:.1%} (95 % interval {low:.1%} to {high:.1%}) on {photos}; {how}")
     if scores.top5 is not None and scores.top5_ci95 is not None:
         low, high = scores.top5_ci95
         screen.say(f"top-5 {scores.top5:.1%} (95 % interval {low:.1%} to {high:.1%})")
@@ -266,16 +283,6 @@ def show(scores: Scores, how: str) -> None:
     )
 
 
-def from_bundle(path: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
-    """A bundle's classifier, labelled photos for it, and a sentence on how they were chosen."""
-    from handlens import run as run_room
-    from handlens.errors import HandlensError
-
-    if not source:
-        raise HandlensError("a bundle has no photos to be evaluated on", f"handlens evaluate {path} PHOTOS")
-    return run_room.load(path, threads), *_own_split(_scan(source), split)
-
-
 def _from_weights(net: str, weights: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
     from handlens import run as run_room
     from handlens.cli import screen
@@ -289,19 +296,15 @@ def _from_weights(net: str, weights: str, source: str, split: str, threads: int)
     return classifier, *_own_split(found, split)
 
 
-def from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
-    """A run's classifier, labelled photos for it (by default its own test split), and a sentence on their choice."""
-    from handlens import run as run_room
-    from handlens.errors import HandlensError
+def labelled(run: str, source: str, split: str = "") -> tuple[Photos, str]:
+    """Labelled photos for a run (by default its own test split) or a bundle, and a sentence on how they were chosen."""
+    from handlens import bundle
 
-    if split == "all" and not source:
-        raise HandlensError("--split all needs photos", f"handlens evaluate {run} PHOTOS --split all")
-    classifier = run_room.load(run, threads)
     if source:
         found = _scan(source)
-        if split in ("", "all", *(found.splits or ())):
-            return classifier, *_own_split(found, split)
-    return classifier, *runs_split(run, source, split)
+        if bundle.is_bundle(run) or split in ("", "all", *(found.splits or ())):
+            return _own_split(found, split)
+    return runs_split(run, source, split)
 
 
 def runs_split(run: str, source: str = "", split: str = "", tell: bool = True) -> tuple[Photos, str]:

@@ -169,9 +169,15 @@ class Outside(NamedTuple):
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Raises HandlensError when there is no such folder of photos of none of the classes."""
+    """Raises HandlensError when there is no such folder of photos of none of the classes, or no photo in it."""
     if not Path(folder).is_dir():
         raise HandlensError(f"there is no folder {folder}", "name a folder of photos of none of the classes")
+    if not _photos_below(Path(folder)):
+        raise HandlensError(f"{folder} has no photo that can be read", "name a folder of photos of other things")
+
+
+def _photos_below(root: Path) -> list[str]:
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("[!.]*") if p.suffix.lower() in SUFFIXES)
 
 
 def answers(
@@ -186,7 +192,7 @@ def answers(
     """
     check_folder(folder)
     root = Path(folder)
-    paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("[!.]*") if p.suffix.lower() in SUFFIXES)
+    paths = _photos_below(root)
     found = Photos(root, tuple(paths), np.zeros(len(paths), np.int64), ("unknown",))
     findings = photos_room.examine(found)
     first: dict[str, str] = {}
