@@ -96,7 +96,8 @@ def measure(
     modes: of `handlens train`; beside them stands a linear probe. A seed draws the photos (those of a smaller size are
     among those of a greater one) and the first weights. With n training photos a class go n / 8 validation photos, as
     in the usual split; a class that has fewer gives all it has. Intervals are by bootstrap over seeds and test photos.
-    kept_in: a JSON file of the answers, written after each training; those in it are not trained again.
+    kept_in: a JSON file, written after each training: {"of": a hash of photos, split and network, "right": {"mode size
+    seed": "1" or "0" for each test photo}}; trainings in it are not repeated.
     """
     splits = embedded.data.splits
     labels = {name: splits[name].labels for name in embedded.vectors}
