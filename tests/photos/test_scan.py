@@ -242,7 +242,7 @@ CSVS = {
     "x/000.png,a\n": "first row of .* is 'x/000.png,a'",
     "path;label\nx/000.png;a\n": "first row of .* is 'path;label'",
     "path,label\n": "has no photos, only a header",
-    "path,label\nx/000.png\n": "row 2 of .* has 1 cells, expected 2",
+    "path,label\nx/000.png\n": "row 2 of .* has 1 cell, expected 2",
     "path,label\nx/000.png,a\nx/001.png,\n": "row 3 of .* has no label",
     "path,label\n,a\n": "row 2 of .* has no path",
     "path,label\nx/000.png,a\n\nx/009.png,a\n": "row 4 of .* names x/009.png, which does not exist",

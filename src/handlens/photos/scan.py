@@ -238,7 +238,9 @@ def _scan_csv(file: Path) -> Photos:
             if not any(cells):
                 continue
             if len(cells) != len(columns):
-                raise HandlensError(f"row {number} of {file} has {len(cells)} cells, expected {len(columns)}")
+                raise HandlensError(
+                    f"row {number} of {file} has {counted(len(cells), 'cell')}, expected {len(columns)}"
+                )
             row = dict(zip(columns, map(str.strip, cells), strict=True))
             path, label, split = _csv_path(file.parent, row["path"]), row["label"], None
             if not row["path"] or not label:
