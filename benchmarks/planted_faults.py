@@ -275,7 +275,8 @@ def judge(root: Path, paths: Sequence[str], choose: bool) -> list[dict[str, Any]
     """Plant each fault in a folder of the clean photos, look, and take it out again."""
     _, listed, _ = look(root)
     blamed = {kind: {path for one in listed if one.kind == kind for path in one.photos} for kind, *_ in FAULTS.values()}
-    real = {path for one in listed for path in one.photos if one.kind.endswith("duplicates")} & set(REAL)
+    twice = ("exact-duplicates", "near-duplicates", "label-conflict")
+    real = {path for one in listed for path in one.photos if one.kind in twice} & set(REAL)
     rows = []
     for name, (kind, choosing, judging) in FAULTS.items():
         rng = random.Random(name)

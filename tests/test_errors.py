@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handlens.errors import HandlensError, PhotoError, missing_extra, not_one_of
+from handlens.errors import HandlensError, PhotoError, counted, missing_extra, not_one_of
 
 
 def test_message_and_hint_make_one_line() -> None:
@@ -17,6 +17,11 @@ def test_photo_errors_can_be_caught_as_ours() -> None:
 def test_missing_extra_names_the_install_command() -> None:
     assert 'pip install "handlens[evaluate]"' in str(missing_extra("evaluate", "jinja2"))
     assert "jinja2" in str(missing_extra("evaluate", "jinja2"))
+
+
+def test_numbers_agree_with_their_nouns() -> None:
+    assert [counted(number, "photo") for number in (0, 1, 1200)] == ["0 photos", "1 photo", "1,200 photos"]
+    assert [counted(number, "class") for number in (1, 2)] == ["1 class", "2 classes"]
 
 
 def test_a_word_that_is_none_of_a_few_is_told_the_nearest() -> None:

@@ -181,3 +181,24 @@ def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.delenv("HANDLENS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert files.cache_folder() == tmp_path / "xdg" / "handlens"
+
+
+def test_a_place_is_checked_before_the_work(tmp_path: Path) -> None:
+    files.check_place(tmp_path / "new" / "deep" / "report.html")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_bytes(b"")
+    files.check_place(tmp_path / "file")  # which would be replaced
+    for place, said in (
+        ("file/report.html", "file is no folder"),
+        ("file/a/b", "file is no folder"),
+        (".", "a folder"),
+    ):
+        with pytest.raises(HandlensError, match=said):
+            files.check_place(tmp_path / place)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="may write everywhere")
+def test_a_place_that_may_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(HandlensError, match="may not be written"):
+        files.check_place(tmp_path / "locked" / "new" / "report.html")

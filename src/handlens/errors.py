@@ -43,6 +43,12 @@ def did_you_mean(given: str, known: Iterable[str], otherwise: str = "", most: in
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, for a sentence: 1 photo, 1,200 photos, 3 classes."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{plural if number != 1 else ''}"
+
+
 def not_finite(what: str) -> HandlensError:
     """The error for a network whose `what` are NaN or infinite."""
     return HandlensError(f"the network gave {what} that are not finite", "its training diverged; train again")

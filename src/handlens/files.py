@@ -225,6 +225,21 @@ def _inside(archive: Path, name: str) -> PurePosixPath:
     return path
 
 
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise HandlensError where nothing can be written at `path`, or a folder is: told before long work, not after it.
+
+    Folders above it that are missing are no hindrance: whatever writes makes them.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise HandlensError(f"{path} is a folder, expected the name of a file", "choose another name")
+    above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir():
+        raise HandlensError(f"{path} cannot be written: {above} is no folder", "choose another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise disk_error(PermissionError(errno.EACCES, "may not be written", str(path)), path)
+
+
 def make_folder(path: str | os.PathLike[str]) -> None:
     """Make a folder and those above it. Raises HandlensError when it cannot be made."""
     try:

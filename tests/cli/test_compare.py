@@ -48,7 +48,7 @@ def test_latency_is_measured(compared: Run) -> None:
     assert code == 0
     line = next(line for line in out.splitlines() if line.startswith("mobilenet_v3_small_035 "))
     assert float(line.split()[6]) > 0 and line.endswith("MACs, parameters, size, latency")
-    assert out.splitlines()[-1] == "measured with 1 threads, 3 runs each"
+    assert out.splitlines()[-1] == "measured with 1 thread, 3 runs each"
 
 
 def test_picture(compared: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from handlens import bundle, checkpoint, cli
+from handlens import bundle, checkpoint, cli, files
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -81,8 +81,48 @@ def test_photos_that_one_was_trained_on_are_left_out(
     assert "left out 27 photos" in err
     found = json.loads(out)
     assert found["num_photos"] == 9
+    assert "NEW_PHOTOS" not in err  # these were new ones
     without = "without 27 that one of them was trained on or chosen by"
     assert found["photos"] == f"all photos of {tiny_photos.name}, {without}"
+
+
+def test_runs_of_other_splits_are_advised_to_be_given_new_photos(
+    compare: Run, split_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(split_run, tmp_path / name)
+        saved = checkpoint.load(tmp_path / name)
+        recipe = {**saved.recipe, "photos": str(tiny_photos)}
+        checkpoint.save(tmp_path / name, dataclasses.replace(saved, recipe=recipe))
+    advice = f"handlens compare-runs {tmp_path / 'a'} {tmp_path / 'b'} NEW_PHOTOS"
+    split = files.read_json(tmp_path / "b" / "split.json")
+    moved = dict(list(split["test"].items())[:2])
+    files.write_json(tmp_path / "b" / "split.json", {**split, "train": {**split["train"], **moved}})
+    code, out, err = compare(tmp_path / "a", tmp_path / "b")
+    assert code == 0
+    assert "left out 2 photos that one of them was trained on or chosen by; " in err and advice in err
+    assert "by 7 photos" in out
+    files.write_json(tmp_path / "b" / "split.json", {**split, "train": {**split["train"], **split["test"]}})
+    code, out, err = compare(tmp_path / "a", tmp_path / "b")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "no photo is left that neither was trained on or chosen by; " in err and advice in err
+
+
+def test_both_are_read_before_any_photo_is_looked_at(
+    compare: Run, split_run: Path, tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlens.cli.evaluate.labelled", lambda *_: pytest.fail("looked"))
+    (tmp_path / "damaged").mkdir()
+    bundle.write(tmp_path / "b.zip", tiny.bundle())
+    for a, b, sentence in (
+        (split_run, "nope", "there is no run or bundle nope"),
+        ("nope", split_run, "there is no run or bundle nope"),
+        (split_run, tmp_path / "damaged", "damaged is no finished run"),
+        (tmp_path / "b.zip", split_run, f"handlens compare-runs {tmp_path / 'b.zip'} {split_run} PHOTOS"),
+    ):
+        code, out, err = compare(a, b)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert sentence in err
 
 
 @pytest.mark.parametrize(

@@ -334,7 +334,7 @@ def test_a_report_that_cannot_be_written(evaluate: Run, tiny_run: Path, tiny_pho
     (tmp_path / "file").write_text("")
     code, out, err = evaluate(tiny_run, tiny_photos, "--report", tmp_path / "file" / "r.html", "--json")
     assert (code, out) == (2, "")
-    assert "in the way" in err
+    assert "file is no folder" in err
 
 
 @pytest.fixture
@@ -440,13 +440,26 @@ def test_robustness(evaluate: Run, tiny_run: Path, tiny_photos: Path) -> None:
         (["--coverage", "95"], "expected a share above 0 and below 1"),
         (["--coverage", "0.7", "--split", "validation"], "fitted on the validation photos"),
         (["--unknown", "nope"], "there is no folder nope"),
-        (["--unknown", "EMPTY"], "no photo that can be read"),
+        (["--unknown", "EMPTY"], "empty has no photo that can be read"),
+        (["--report", "EMPTY"], "is a folder, expected the name of a file"),
     ],
 )
-def test_confidence_that_cannot_be_had(
-    evaluate: Run, run: Path, tmp_path: Path, arguments: list[str], sentence: str
+def test_what_cannot_be_had_is_told_before_the_photos_are_scored(
+    evaluate: Run, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
 ) -> None:
+    from handlens import evaluate as room
+
     (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(room, "score", lambda *_: pytest.fail("scored before it was told"))
     code, out, err = evaluate(run, *(str(tmp_path / "empty") if a == "EMPTY" else a for a in arguments), "--json")
     assert (code, out) == (2, "")
     assert sentence in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_photo_of_the_unknown_that_cannot_be_read(evaluate: Run, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "broken.jpg").write_bytes(b"no photo")
+    code, out, err = evaluate(run, "--unknown", tmp_path / "others")
+    assert (code, out) == (2, "")
+    assert "has no photo that can be read" in err

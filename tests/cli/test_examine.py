@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from handlens import cli, files
+from handlens import cli, files, photos
 from handlens.errors import HandlensError
 from handlens.evaluate import wrong_labels
 from handlens.photos import Photos, drawn
@@ -58,7 +58,7 @@ def test_json_table_report_and_list(folder: Path, tmp_path: Path) -> None:
     assert told["num_photos"] == 14
     kinds = {finding["kind"]: finding for finding in told["findings"]}
     assert set(told["findings"][0]) == {"kind", "photos", "detail"}
-    assert set(kinds) == {"zero-byte", "label-conflict", "near-duplicates", "few-photos", "rotated"}
+    assert set(kinds) == {"zero-byte", "label-conflict", "few-photos", "rotated"}
     assert kinds["label-conflict"]["photos"] == ["daisy/0.jpg", "tulips/small.jpg"]
     with (tmp_path / "out.csv").open() as file:
         assert {row["path"] for row in csv.DictReader(file)} == {"daisy/empty.jpg", "daisy/0.jpg", "tulips/small.jpg"}
@@ -75,10 +75,70 @@ def test_json_table_report_and_list(folder: Path, tmp_path: Path) -> None:
 
 def test_fix_copies_what_is_good(folder: Path, tmp_path: Path) -> None:
     shown = examine(folder, "--fix", tmp_path / "cleaned")
-    assert "11 of 14 photos were copied" in shown.stderr
+    assert "11 of 14 photos copied to" in shown.stderr
     after = json.loads(examine(tmp_path / "cleaned", "--json").stdout)
     assert {finding["kind"] for finding in after["findings"]} == {"few-photos"}
     assert len(list(folder.rglob("*.jpg"))) == 14
+
+
+def test_where_it_cannot_write_is_told_before_it_looks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photos, "examine", lambda *_: pytest.fail("looked"))
+    for option, place in (("--fix", "a.xlsx"), ("--fix", "photos/cleaned"), ("--report", "photos")):
+        with pytest.raises(HandlensError):
+            examine(folder, option, tmp_path / place)
+
+
+def test_a_class_without_photos_is_a_finding(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "roses").mkdir()
+    (folder / "roses" / "notes.txt").write_text("none yet")
+    shown = examine(folder, "--json", "--fix", tmp_path / "cleaned", "--report", tmp_path / "report.html")
+    assert shown.exit_code == 0
+    told = json.loads(shown.stdout)
+    assert {"kind": "empty-class", "photos": [], "detail": "roses: no photo"} in told["findings"]
+    assert [one["detail"] for one in told["findings"] if one["kind"] == "few-photos"] == ["daisy: 7", "tulips: 7"]
+    assert not [one for one in told["findings"] if one["kind"] == "imbalance"]
+    assert told["classes"] == {"daisy": 7, "roses": 0, "tulips": 7}
+    assert "there is no photo to train on in 'roses'" in told["not_trainable"]
+    assert sorted(path.name for path in (tmp_path / "cleaned").iterdir()) == ["daisy", "tulips"]
+    assert "roses: no photo" in (tmp_path / "report.html").read_text("utf-8")
+    assert "roses: no photo" in examine(folder).stdout
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr("handlens.cli.examine._features", lambda photos, *_: rng.normal(size=(len(photos), 3)))
+    monkeypatch.setattr(wrong_labels, "suspects", lambda *_: [wrong_labels.Suspect(-1, 0, 0.9, 0.1)])
+    told = json.loads(examine(folder, "--labels", "--json").stdout)  # the classes that there are keep their names
+    assert "said to be tulips (10%), looks like daisy (90%)" in [finding["detail"] for finding in told["findings"]]
+
+
+def test_where_nothing_is_left_the_findings_are_shown_before_the_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        drawn.picture("daisy", 0)[0].save(tmp_path / "photos" / name / "0.png")
+    given = [tmp_path / "photos", "--fix", tmp_path / "cleaned", "--report", tmp_path / "report.html"]
+    for more, shown in (([], "the same pixels: a, b"), (["--json"], '"kind": "label-conflict"')):
+        monkeypatch.setattr(sys, "argv", ["handlens", "examine", *map(str, given), *more])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert left.value.code == 2
+        assert shown in out
+        assert err.splitlines()[-1].startswith("handlens: of ") and "no photo would be left" in err
+        assert not (tmp_path / "cleaned").exists()
+    assert "2 photos in 2 classes" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_one_is_no_plural(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    photo = drawn.picture("daisy", 0)[0]
+    photo.save(tmp_path / "photos" / "a" / "0.png")
+    (tmp_path / "photos" / "a" / "1.png").write_bytes(b"")
+    assert "1 photo is better left out" in examine(tmp_path / "photos", "--report", tmp_path / "r.html").stderr
+    html = (tmp_path / "r.html").read_text("utf-8")
+    assert "2 photos in 1 class." in html and "1 of them is better left out" in html
+    assert "lists 1 photo to leave out" in examine(tmp_path / "photos", "--fix", tmp_path / "out.txt").stderr
 
 
 def test_what_cannot_be_done_is_one_sentence(
@@ -87,6 +147,16 @@ def test_what_cannot_be_done_is_one_sentence(
     assert "no photos were given" in refused(capsys, monkeypatch)
     assert "there is no folder" in refused(capsys, monkeypatch, tmp_path / "nowhere")
     assert "exists already" in refused(capsys, monkeypatch, folder, "--fix", folder)
+    (tmp_path / "mine.csv").write_text("mine")
+    assert "mine.csv exists already" in refused(capsys, monkeypatch, folder, "--fix", tmp_path / "mine.csv")
+    assert (tmp_path / "mine.csv").read_text() == "mine"
+    told = refused(capsys, monkeypatch, folder, "--fix", tmp_path / "foo.JSON")
+    assert "foo.JSON ends in .JSON, expected a new folder or a list in .csv or .txt" in told
+    assert not (tmp_path / "foo.JSON").exists()
+    below = tmp_path / "mine.csv" / "new" / "a"
+    assert "mine.csv is no folder" in refused(capsys, monkeypatch, folder, "--fix", below)
+    assert "mine.csv is no folder" in refused(capsys, monkeypatch, folder, "--report", below)
+    assert "is a folder, expected the name of a file" in refused(capsys, monkeypatch, folder, "--report", tmp_path)
     assert "lies within" in refused(capsys, monkeypatch, folder, "--fix", folder / "cleaned")
     (tmp_path / "none" / "a").mkdir(parents=True)
     assert "has no photos" in refused(capsys, monkeypatch, tmp_path / "none")
@@ -113,7 +183,7 @@ def test_one_photo_and_all_the_same(tmp_path: Path) -> None:
     assert "has one class only (a)" in json.loads(examine(tmp_path / "photos", "--json").stdout)["not_trainable"]
     for index in range(1, 5):
         photo.save(tmp_path / "photos" / "a" / f"{index}.png")
-    assert "; 4 were left out" in examine(tmp_path / "photos", "--fix", tmp_path / "one").stderr
+    assert "1 of 5 photos copied to" in examine(tmp_path / "photos", "--fix", tmp_path / "one").stderr
     assert [path.name for path in (tmp_path / "one").rglob("*.png")] == ["0.png"]
 
 

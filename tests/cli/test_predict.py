@@ -200,6 +200,55 @@ def test_sort_into(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Pa
     assert tree(out / "blue sky") == ["sky-2.jpg", "sky.jpg"]  # another of the same name overwrites nothing
 
 
+def test_what_is_sorted_lies_apart(
+    predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    from handlens import checkpoint
+
+    trained, holiday = tmp_path / "trained", tmp_path / "holiday"
+    shutil.copytree(tiny_photos, trained)
+    shutil.copytree(tiny_photos / "花朵", holiday / "may")
+    saved = checkpoint.load(tiny_run)
+    recipe = {**saved.recipe, "photos": str(trained)}
+    checkpoint.save(tmp_path / "run", dataclasses.replace(saved, recipe=recipe))
+    (tmp_path / "file").write_bytes(b"")
+    photo, run = holiday / "may" / "00.jpg", tmp_path / "run"
+    before = tree(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("handlens.run.load", lambda *_: pytest.fail("loaded before it was told"))
+        for photos, target, sentence in (
+            (photo, "file", "file is a file, expected a folder to sort photos into"),
+            (photo, "file/new", "file is no folder"),
+            (holiday, "holiday", f"lies within {holiday}, whose photos are to be sorted"),
+            (holiday, "holiday/new/sorted", f"lies within {holiday}, whose photos are to be sorted"),
+            (holiday / "may", "holiday", f"holds {photo}, which is to be sorted"),
+            (photo, "holiday/may", f"holds {photo}, which is to be sorted"),
+            (photo, "trained", f"lies within {trained}, which {run} was trained on"),
+            (photo, "trained/花朵", f"lies within {trained}, which {run} was trained on"),
+        ):
+            code, out, err = predict(run, photos, "--sort-into", tmp_path / target)
+            assert (code, out, len(err.splitlines())) == (2, "", 1)
+            assert sentence in err
+            assert str(tmp_path / target) in err
+        assert tree(tmp_path) == before
+    monkeypatch.chdir(tmp_path)
+    for photos in (photo, "holiday/may/0*.jpg", "holiday", trained):  # beside them, also once more
+        code, _, err = predict(run, photos, "--sort-into", "sorted")
+        assert code == 0, err
+    assert "1 photo is in" in predict(run, photo, "--sort-into", holiday / "may sorted")[2]
+
+
+def test_a_csv_that_cannot_be_written_is_told_first(
+    predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlens.run.load", lambda *_: pytest.fail("loaded before it was told"))
+    code, out, err = predict(tiny_run, tiny_photos, "--csv", tmp_path)
+    assert (code, out) == (2, "")
+    assert "is a folder, expected the name of a file" in err
+
+
 def test_those_under_min_probability_are_apart(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
     from PIL import Image
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import multinomial
 
 from handlens.errors import HandlensError
 from handlens.evaluate import Scores, conformal, paired
@@ -79,6 +80,28 @@ def test_mcnemar_by_hand() -> None:
     assert low < 0.3 < high
 
 
+def test_the_interval_of_a_difference_by_hand() -> None:
+    """Bonett and Price's of 21 pairs, of which 1 and 7 differ, and of 10 that are alike."""
+    assert paired.interval(7, 1, 21) == pytest.approx((-0.508, -0.013), abs=5e-4)
+    assert paired.interval(1, 7, 21) == pytest.approx((0.013, 0.508), abs=5e-4)
+    assert paired.interval(0, 0, 10) == pytest.approx((-1.96 * 2**0.5 / 12, 1.96 * 2**0.5 / 12))
+    assert paired.interval(0, 36, 36)[1] == 1.0
+    assert paired.interval(36, 0, 36)[0] == -1.0
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.005, 0.005), (0.02, 0.0), (0.05, 0.1), (0.1, 0.1), (0.02, 0.4)])
+def test_the_interval_holds_the_difference_as_often_as_it_says(first: float, second: float) -> None:
+    """All that 60 photos can show, weighted by how probable it is. The plain normal interval: 70 % for the second."""
+    share = [first, second, 1 - first - second]
+    held = sum(
+        multinomial.pmf([b, c, 60 - b - c], 60, share)
+        for b in range(61)
+        for c in range(61 - b)
+        if paired.interval(b, c, 60)[0] <= second - first <= paired.interval(b, c, 60)[1]
+    )
+    assert held > 0.935
+
+
 @pytest.mark.parametrize(("gain", "words"), [(1, "B is really better than A"), (-1, "B is really worse than A")])
 def test_a_real_difference_is_said_to_be_one(gain: int, words: str) -> None:
     some, more = right([1] * 5 + [0] * 15), right([1] * 17 + [0] * 3)
@@ -93,9 +116,11 @@ def test_the_same_answers() -> None:
     assert found["p_value"] == 1.0
     assert found["verdict"].startswith("A and B get the same photos right")
     assert found["verdict"].endswith("10 points with 60 photos")
+    assert found["difference_ci95"] == [-found["difference_ci95"][1], pytest.approx(0.0447, abs=1e-4)]
 
 
 def test_the_least_number_of_photos_that_can_tell() -> None:
+    assert paired.compare(right([0]), right([1]))["verdict"].startswith("1 photo is too few to tell")
     few = paired.compare(right([0] * 5), right([1] * 5))
     assert few["p_value"] > paired.SIGNIFICANT
     assert few["verdict"].startswith("5 photos are too few to tell")

@@ -140,6 +140,9 @@ def test_the_command(command: Any, tiny_photos: Path, tmp_path: Path, monkeypatc
     assert "left out: 500 photos a class" in err
     assert facts == json.loads((tmp_path / "curve" / "numbers.json").read_text("utf-8")) | {"out": facts["out"]}
     assert (tmp_path / "curve" / "figure.png").is_file()
+    kept = json.loads((tmp_path / "curve" / "answers.json").read_text("utf-8"))
+    assert set(kept) == {"of", "right"} and set(kept["right"]) == {"head 3 0", "head all 0"}
+    assert {path.name for path in (tmp_path / "curve").iterdir()} == {"figure.png", "numbers.json", "answers.json"}
     quick = recipe.choose
     monkeypatch.setattr(learning_curve, "choose", lambda counts, given: quick(counts, {**given, "epochs": 1}))
     few = ["--per-class", "3", "--mode", "last", "--mode", "full"]
@@ -148,6 +151,16 @@ def test_the_command(command: Any, tiny_photos: Path, tmp_path: Path, monkeypatc
     assert "linear probe" in out and "of 3 test photos" in out and "full less probe" in " ".join(out.split())
     stored = json.loads((tmp_path / "curve" / "answers.json").read_text("utf-8"))["right"]
     assert {len(stored[f"{mode} {size} 0"]) for mode in ("last", "full") for size in ("3", "all")} == {3}
+
+
+def test_a_place_that_cannot_be_written_is_told_first(
+    command: Any, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning_curve, "embed", lambda *_: pytest.fail("looked at photos"))
+    (tmp_path / "file").write_bytes(b"")
+    code, out, err = command(tiny_photos, "--out", tmp_path / "file")
+    assert (code, out) == (2, "")
+    assert "file is no folder" in err
 
 
 def test_a_mode_that_is_none(command: Any, tiny_photos: Path) -> None:

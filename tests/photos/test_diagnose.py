@@ -117,6 +117,34 @@ def test_classes(make_folder: Callable[..., Path]) -> None:
     assert not [finding for finding in found if finding.kind == "few-photos"]
 
 
+def test_classes_without_photos_to_train_on(make_folder: Callable[..., Path]) -> None:
+    photos = scan(make_folder({"train/a": 21, "train/b": 0, "test/a": 1, "test/c": 30}), keep_empty=True)
+    found = [finding for finding in diagnose(photos, examine(photos)) if not finding.photos]
+    assert found == [
+        Finding("empty-class", (), "b: no photo"),
+        Finding("empty-class", (), "c: no photo in train, 30 elsewhere"),
+    ]
+    ready = scan(make_folder({"train/a": 21, "train/c": 20, "test/a": 1}, root="ready"), keep_empty=True)
+    assert not [finding for finding in diagnose(ready, examine(ready)) if finding.kind == "empty-class"]
+
+
+def test_duplicates_in_two_classes_are_told_once(folder: Path) -> None:
+    data = (folder / "daisy" / "1.jpg").read_bytes()
+    (folder / "tulips" / "of-daisy.jpg").write_bytes(data)
+    (folder / "daisy" / "again.jpg").write_bytes((folder / "daisy" / "2.jpg").read_bytes())
+    Image.open(folder / "daisy" / "3.jpg").resize((90, 90)).save(folder / "tulips" / "small.png")
+    photos, findings, found = found_in(folder)
+    groups = {finding.photos: finding.kind for finding in found if len(finding.photos) > 1}
+    assert groups == {
+        ("daisy/1.jpg", "tulips/of-daisy.jpg"): "label-conflict",
+        ("daisy/3.jpg", "tulips/small.png"): "label-conflict",
+        ("daisy/2.jpg", "daisy/again.jpg"): "exact-duplicates",
+    }
+    assert len([finding for finding in found if len(finding.photos) > 1]) == 3
+    out = leave_out(photos, findings, found)
+    assert set(out) == {"daisy/1.jpg", "tulips/of-daisy.jpg", "daisy/3.jpg", "tulips/small.png", "daisy/again.jpg"}
+
+
 def test_statistics(folder: Path) -> None:
     Image.new("RGB", (400, 100)).save(folder / "daisy" / "long.png")
     told = statistics(examine(scan(folder)))

@@ -85,6 +85,18 @@ def test_train_alone_and_empty_classes_elsewhere(make_folder: Make) -> None:
     assert len(scan(make_folder({"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 0}, root="other"))) == 3
 
 
+def test_empty_classes_are_kept_where_that_is_wanted(make_folder: Make) -> None:
+    photos = scan(make_folder({"a": 2, "b": 0, "c": 3}), keep_empty=True)
+    assert (photos.classes, photos.counts().tolist()) == (("a", "b", "c"), [2, 0, 3])
+    root = make_folder({"train/a": 1, "train/b": 0, "test/a": 1, "test/c": 1, "test/d": 0}, root="splits")
+    photos = scan(root, keep_empty=True)
+    assert (photos.classes, photos.counts().tolist()) == (("a", "b", "c"), [2, 0, 1])
+    with pytest.raises(HandlensError, match="no photo to train on in 'b', 'c'"):
+        check_trainable(photos)
+    with pytest.raises(HandlensError, match="has no photos"):
+        scan(make_folder({"a": 0, "b": 0}, root="none"), keep_empty=True)
+
+
 def test_a_class_may_be_called_train(make_folder: Make) -> None:
     photos = scan(make_folder({"train": 2, "plane": 1, "ship/test": 1}))
     assert photos.classes == ("plane", "ship", "train")
@@ -230,7 +242,7 @@ CSVS = {
     "x/000.png,a\n": "first row of .* is 'x/000.png,a'",
     "path;label\nx/000.png;a\n": "first row of .* is 'path;label'",
     "path,label\n": "has no photos, only a header",
-    "path,label\nx/000.png\n": "row 2 of .* has 1 cells, expected 2",
+    "path,label\nx/000.png\n": "row 2 of .* has 1 cell, expected 2",
     "path,label\nx/000.png,a\nx/001.png,\n": "row 3 of .* has no label",
     "path,label\n,a\n": "row 2 of .* has no path",
     "path,label\nx/000.png,a\n\nx/009.png,a\n": "row 4 of .* names x/009.png, which does not exist",

@@ -88,9 +88,11 @@ def _show(found: Findings) -> None:
 
 
 def _sentence(path: str, found: Findings, wrong: list[Answer]) -> str:
+    from handlens.errors import counted
+
     worst = max(wrong, key=lambda answer: answer.difference)
     return (
-        f"{path} answers {len(wrong)} of {len(found.answers)} golden photos differently than the trained network:"
-        f" {worst.photo} is {worst.answered} {worst.answered_p:.1%}, was {worst.expected} {worst.expected_p:.1%},"
-        f" and probabilities differ by {worst.difference:.2g}"
+        f"{path} answers {len(wrong)} of {counted(len(found.answers), 'golden photo')} differently than the trained "
+        f"network: {worst.photo} is {worst.answered} {worst.answered_p:.1%}, was {worst.expected} "
+        f"{worst.expected_p:.1%}, and probabilities differ by {worst.difference:.2g}"
     )

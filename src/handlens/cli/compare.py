@@ -128,6 +128,7 @@ def _time(found: list[dict[str, Any]], threads: int | None, runs: int) -> None:
 
 def _show(found: list[dict[str, Any]]) -> None:
     from handlens.cli import screen
+    from handlens.errors import counted
 
     timed = "median_ms" in found[0]
     cells = [
@@ -149,4 +150,4 @@ def _show(found: list[dict[str, Any]]) -> None:
     if timed:
         runs = sorted({row["runs"] for row in found})
         counts = f"{runs[0]} to {runs[-1]}" if len(runs) > 1 else str(runs[0])
-        screen.say(f"measured with {found[0]['threads']} threads, {counts} runs each")
+        screen.say(f"measured with {counted(found[0]['threads'], 'thread')}, {counts} runs each")

@@ -31,27 +31,27 @@ def compare_runs(
     from handlens import evaluate as room
     from handlens import run as run_room
     from handlens.cli import evaluate, screen
-    from handlens.errors import HandlensError
+    from handlens.errors import HandlensError, counted
     from handlens.evaluate import paired
 
-    if bundle.is_bundle(a):
-        first, chosen, how = evaluate.from_bundle(a, photos, "", threads)
-    else:
-        first, chosen, how = evaluate.from_run(a, photos, "", threads)
-    second = run_room.load(b, threads)
+    first, second = run_room.load(a, threads), run_room.load(b, threads)
     if set(first.classes) != set(second.classes):
         other = ", ".join(sorted(set(first.classes) ^ set(second.classes)))
         raise HandlensError(f"{a} and {b} do not know the same classes: only one of them knows {other}")
+    if not photos and bundle.is_bundle(a):
+        raise HandlensError(f"{a} is a bundle, which has no photos", f"handlens compare-runs {a} {b} PHOTOS")
+    chosen, how = evaluate.labelled(a, photos)
     chosen = chosen.as_classes(first.classes)
-    seen = [path for run in (a, b) if not bundle.is_bundle(run) for path in evaluate.seen(Path(run), chosen)]
+    runs = [Path(run) for run in (a, b) if not bundle.is_bundle(run)]
+    seen = sorted({path for run in runs for path in evaluate.seen(run, chosen)})
+    new_ones = f"both can be asked about new photos: handlens compare-runs {a} {b} NEW_PHOTOS"
+    if len(seen) == len(chosen):
+        raise HandlensError("no photo is left that neither was trained on or chosen by", new_ones)
     if seen:
-        screen.note(f"left out {len(set(seen))} photos that one of them was trained on or chosen by")
-        chosen = chosen.without(sorted(set(seen)))
-        how += f", without {len(set(seen))} that one of them was trained on or chosen by"
-    if not len(chosen):
-        raise HandlensError(
-            "no photo is left that neither was trained on", "name other photos: compare-runs A B PHOTOS"
-        )
+        left_out = f"left out {counted(len(seen), 'photo')} that one of them was trained on or chosen by"
+        screen.note(left_out if photos else f"{left_out}; {new_ones}")
+        chosen = chosen.without(seen)
+        how += f", without {len(seen)} that one of them was trained on or chosen by"
     scores = []
     for name, classifier in ((a, first), (b, second)):
         with screen.progress(f"evaluating {Path(name).name}", len(chosen)) as update:
@@ -74,6 +74,6 @@ def compare_runs(
     low, high = result["difference_ci95"]
     screen.say(
         f"B minus A: {100 * result['difference']:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f}) "
-        f"by {result['num_photos']} photos; {how}"
+        f"by {counted(result['num_photos'], 'photo')}; {how}"
     )
     screen.say(result["verdict"])

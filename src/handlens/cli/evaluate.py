@@ -80,14 +80,20 @@ def evaluate(
       handlens evaluate flowers.zip new-photos --threads 2
       handlens evaluate mobilenet_v2 --weights v2.safetensors photos --json
     """
-    from handlens import bundle
+    from handlens import bundle, files
     from handlens import evaluate as room
+    from handlens import run as run_room
     from handlens.cli import screen
-    from handlens.errors import HandlensError, not_one_of
+    from handlens.errors import HandlensError, counted, not_one_of
     from handlens.evaluate import conformal
+    from handlens.evaluate import unknown as unknown_room
 
     if split not in ("", "all", *SPLITS):
         raise not_one_of("--split", split, (*SPLITS, "all"))
+    if not photos and not weights and bundle.is_bundle(run):
+        raise HandlensError("a bundle has no photos to be evaluated on", f"handlens evaluate {shlex.quote(run)} PHOTOS")
+    if not photos and not weights and split == "all":
+        raise HandlensError("--split all needs photos", f"handlens evaluate {shlex.quote(run)} PHOTOS --split all")
     if saliency and not report:
         raise HandlensError("--saliency is shown in the report", "add --report FILE")
     if saliency and not weights and bundle.is_bundle(run):
@@ -104,13 +110,16 @@ def evaluate(
         conformal.check(coverage)
     if coverage is not None and split == "validation":
         raise HandlensError("--coverage is fitted on the validation photos", "check it on others: leave out --split")
+    if unknown:
+        unknown_room.look(unknown)  # what cannot be used is told before long work
+    if report:
+        files.check_place(report)
     left_out: LeftOut = ()  # of the run's own photos, which tells of them itself
     if weights:
         classifier, chosen, how = _from_weights(run, weights, photos, split, threads)
-    elif bundle.is_bundle(run):
-        classifier, chosen, how = from_bundle(run, photos, split, threads)
     else:
-        classifier, chosen, how, left_out = _from_run(run, photos, split, threads)
+        classifier = run_room.load(run, threads)
+        chosen, how, left_out = _labelled(run, photos, split)
     if classifier.note:
         screen.note(classifier.note)
     chosen = chosen.as_classes(classifier.classes)
@@ -119,16 +128,27 @@ def evaluate(
     if not weights and bundle.is_bundle(run):
         caution = "a bundle has no split: photos that it was trained on may be among these, and the figures may flatter"
     elif num_seen and split not in ("train", "validation"):
-        caution = f"{num_seen} of these {len(chosen)} photos were trained on or chosen by: the figures flatter"
+        these = f"these {counted(len(chosen), 'photo')}"
+        caution = (
+            f"{num_seen} of {these} {'was' if num_seen == 1 else 'were'} trained on or chosen by: the figures flatter"
+        )
         if _are_the_runs_own(Path(run), chosen):
             caution += "; they are the run's own photos: --split test judges those that chose nothing"
     if caution:
         screen.note(caution)
+    validation, too_few = None, ""
+    if coverage is not None:
+        validation = _validation(run, photos).as_classes(classifier.classes)
+        try:
+            conformal.check(coverage, len(validation))
+        except HandlensError as error:  # no reason to withhold the rest
+            validation, too_few = None, str(error)
+            screen.note(too_few)
     with screen.progress("evaluating", len(chosen)) as update:
         scores = room.score(classifier.infer, chosen, classifier.preprocess, batch_size, update)
     unread, scores = scores.left_out, dataclasses.replace(scores, left_out=(*left_out, *scores.left_out))
     chosen = chosen.without([path for path, _ in unread])
-    more, too_few = _confidence(run, photos, classifier, scores, unknown, coverage, batch_size)
+    more = _confidence(run, classifier, scores, unknown, validation, coverage, batch_size)
     note = "; ".join(filter(None, (classifier.note, too_few)))
     if robustness:
         from handlens.evaluate import robustness as robustness_room
@@ -173,20 +193,16 @@ def evaluate(
 
 def _confidence(
     run: str,
-    source: str,
     classifier: Classifier,
     scores: Scores,
     outside: Path | None,
+    validation: Photos | None,
     coverage: float | None,
     batch_size: int,
-) -> tuple[dict[str, Any], str]:
-    """What is found of unknown photos, and of sets of classes, where that is asked for or follows from the scores.
-
-    Beside it, why there are no sets though they were asked for, or "".
-    """
+) -> dict[str, Any]:
+    """What is found of unknown photos, and of sets of classes, where that is asked for or follows from the scores."""
     from handlens import evaluate as room
     from handlens.cli import screen
-    from handlens.errors import HandlensError
     from handlens.evaluate import conformal, unknown
 
     found: dict[str, Any] = {"unknown": None, "coverage": None}
@@ -210,19 +226,12 @@ def _confidence(
             rejection = dataclasses.replace(chosen, threshold=unknown.threshold_of(own))
     if rejection:
         found["unknown"] = unknown.judge(rejection, scores, pair, caution)
-    if coverage is None:
-        return found, ""
-    validation = _validation(run, source).as_classes(classifier.classes)
-    try:
-        conformal.rank(len(validation), coverage)
-    except HandlensError as too_few:  # no reason to withhold the rest
-        screen.note(str(too_few))
-        return found, str(too_few)
-    with screen.progress("validation photos", len(validation)) as update:
-        known = room.score(classifier.infer, validation, classifier.preprocess, batch_size, update)
-    found["coverage"] = conformal.judge(known, scores, coverage)
-    found["coverage"]["sets"] = conformal.sets(scores, found["coverage"]["threshold"])
-    return found, ""
+    if coverage is not None and validation is not None:
+        with screen.progress("validation photos", len(validation)) as update:
+            known = room.score(classifier.infer, validation, classifier.preprocess, batch_size, update)
+        found["coverage"] = conformal.judge(known, scores, coverage)
+        found["coverage"]["sets"] = conformal.sets(scores, found["coverage"]["threshold"])
+    return found
 
 
 def _chose_threshold(run: str, outside: Path) -> bool:
@@ -258,9 +267,11 @@ def _sections(found: dict[str, Any]) -> list[Section]:
 def show(scores: Scores, how: str) -> None:
     """Print scores as a sentence and a table of the classes."""
     from handlens.cli import screen
+    from handlens.errors import counted
 
     low, high = scores.top1_ci95
-    screen.say(f"top-1 {scores.top1:.1%} (95 % interval {low:.1%} to {high:.1%}) on {scores.num_photos} photos; {how}")
+    photos = counted(scores.num_photos, "photo")
+    screen.say(f"top-1 {scores.top1:.1%} (95 % interval {low:.1%} to {high:.1%}) on {photos}; {how}")
     if scores.top5 is not None and scores.top5_ci95 is not None:
         low, high = scores.top5_ci95
         screen.say(f"top-5 {scores.top5:.1%} (95 % interval {low:.1%} to {high:.1%})")
@@ -285,17 +296,6 @@ def show(scores: Scores, how: str) -> None:
     )
 
 
-def from_bundle(path: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
-    """A bundle's classifier, labelled photos for it, and a sentence on how they were chosen."""
-    from handlens import run as run_room
-    from handlens.errors import HandlensError
-
-    if not source:
-        hint = f"handlens evaluate {shlex.quote(path)} PHOTOS"
-        raise HandlensError("a bundle has no photos to be evaluated on", hint)
-    return run_room.load(path, threads), *_own_split(_scan(source), split)
-
-
 def _from_weights(net: str, weights: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
     from handlens import run as run_room
     from handlens.cli import screen
@@ -309,24 +309,20 @@ def _from_weights(net: str, weights: str, source: str, split: str, threads: int)
     return classifier, *_own_split(found, split)
 
 
-def from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
-    """A run's classifier, labelled photos for it (by default its own test split), and a sentence on their choice."""
-    return _from_run(run, source, split, threads)[:3]
+def labelled(run: str, source: str, split: str = "") -> tuple[Photos, str]:
+    """Labelled photos for a run (by default its own test split) or a bundle, and a sentence on how they were chosen."""
+    return _labelled(run, source, split)[:2]
 
 
-def _from_run(run: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str, LeftOut]:
-    """As `from_run`, and which of the run's own photos were left out, as (path, reason), where these are judged."""
-    from handlens import run as run_room
-    from handlens.errors import HandlensError
+def _labelled(run: str, source: str, split: str) -> tuple[Photos, str, LeftOut]:
+    """As `labelled`, and which of the run's own photos were left out, as (path, reason), where these are judged."""
+    from handlens import bundle
 
-    if split == "all" and not source:
-        raise HandlensError("--split all needs photos", f"handlens evaluate {shlex.quote(run)} PHOTOS --split all")
-    classifier = run_room.load(run, threads)
     if source:
         found = _scan(source)
-        if split in ("", "all", *(found.splits or ())):
-            return classifier, *_own_split(found, split), ()
-    return classifier, *_runs_split(run, source, split, tell=True)
+        if bundle.is_bundle(run) or split in ("", "all", *(found.splits or ())):
+            return *_own_split(found, split), ()
+    return _runs_split(run, source, split, tell=True)
 
 
 def runs_split(run: str, source: str = "", split: str = "", tell: bool = True) -> tuple[Photos, str]:

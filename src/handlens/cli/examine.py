@@ -47,6 +47,7 @@ def examine(
       handlens examine photos --fix leave-out.csv --json
       handlens examine photos --run runs/flowers --report photos.html
     """
+    from handlens import files
     from handlens import photos as room
     from handlens.cli import screen
     from handlens.errors import HandlensError, NotHereError
@@ -57,8 +58,12 @@ def examine(
         photos = photos or _photos_of(run)
     elif not photos:
         raise HandlensError("no photos were given", "name a folder of photos, or --run RUN")
+    if report:
+        files.check_place(report)
     with screen.progress("downloading") as update:  # seen only for a published set that is not in the cache yet
-        found = room.scan(photos, update)
+        found = room.scan(photos, update, keep_empty=True)
+    if fix:
+        clean.check_target(fix, found)
     with screen.progress("looking at photos", len(found)) as update:
         findings = room.examine(found, update)
     if not findings.facts:
@@ -80,8 +85,6 @@ def examine(
         not_trainable = str(error)
         screen.note(f"these photos cannot be trained on: {error}")
     out = clean.leave_out(found, findings, listed, where)
-    if fix:
-        _fix(fix, found, findings, out)
     if report:
         from handlens.evaluate import examine_report
 
@@ -101,15 +104,18 @@ def examine(
         )
     else:
         _show(found, listed, statistics(findings), out, bool(fix), bool(report))
+    if fix:  # last, so that the findings are told where there is nothing to copy
+        _fix(fix, found, findings, out)
 
 
 def _show(
     photos: Photos, listed: list[Finding], sizes: dict[str, str], out: dict[str, str], fixed: bool, reported: bool
 ) -> None:
     from handlens.cli import screen
+    from handlens.errors import counted
     from handlens.photos.diagnose import KINDS
 
-    screen.say(f"{_count(len(photos), 'photo')} in {_count(len(photos.classes), 'class')}")
+    screen.say(f"{counted(len(photos), 'photo')} in {counted(len(photos.classes), 'class')}")
     for name, value in sizes.items():
         screen.say(f"{name}: {value}")
     rows = []
@@ -128,25 +134,22 @@ def _show(
     if not reported:
         screen.note("--report FILE shows all of them with thumbnails, --json lists them")
     if out and not fixed:
-        screen.note(f"{len(out)} photos are better left out: --fix DIR copies the others, --fix FILE.csv lists these")
-
-
-def _count(number: int, what: str) -> str:
-    plural = "es" if what.endswith("s") else "s"
-    return f"{number} {what}{plural if number != 1 else ''}"
+        better = f"{counted(len(out), 'photo')} {'is' if len(out) == 1 else 'are'} better left out"
+        screen.note(f"{better}: --fix DIR copies the others, --fix FILE.csv lists what to leave out")
 
 
 def _fix(target: Path, photos: Photos, findings: Findings, out: dict[str, str]) -> None:
     from handlens.cli import screen
+    from handlens.errors import counted
     from handlens.photos import clean
 
-    if target.suffix.lower() in (".csv", ".txt"):
+    if clean.is_list(target):
         clean.write_list(target, out)
-        screen.note(f"{len(out)} photos to leave out are listed in {target}")
+        screen.note(f"{target} lists {counted(len(out), 'photo')} to leave out")
         return
     with screen.progress("copying", len(photos)) as update:
         number = clean.write_copy(target, photos, findings, out, update)
-    screen.note(f"{number} of {len(photos)} photos were copied to {target}; {len(out)} were left out")
+    screen.note(f"{number:,} of {counted(len(photos), 'photo')} copied to {target}; {len(out):,} left out")
 
 
 def _photos_of(run: Path) -> str:
@@ -164,20 +167,23 @@ def _with_suspects(
     listed: list[Finding], photos: Photos, findings: Findings, run: Path | None, net: str, weights: str
 ) -> list[Finding]:
     """The findings with those photos added whose label a linear classifier, fitted to the others, speaks against."""
+    import numpy as np
+
     from handlens.evaluate import wrong_labels
     from handlens.photos.diagnose import KINDS, Finding
 
     whole = photos.without([path for path, _ in findings.broken])
-    features = _features(whole, findings, run, net, weights)
-    probabilities = wrong_labels.out_of_fold(features, whole.labels)
+    present, labels = np.unique(whole.labels, return_inverse=True)  # without the classes that have no photo
+    classes = [whole.classes[k] for k in present]
+    probabilities = wrong_labels.out_of_fold(_features(whole, findings, run, net, weights), labels)
     suspected = [
         Finding(
             "suspected-label",
             (whole.paths[one.photo],),
-            f"said to be {whole.classes[whole.labels[one.photo]]} ({one.own_probability:.0%}), "
-            f"looks like {whole.classes[one.probably]} ({one.probability:.0%})",
+            f"said to be {classes[labels[one.photo]]} ({one.own_probability:.0%}), "
+            f"looks like {classes[one.probably]} ({one.probability:.0%})",
         )
-        for one in wrong_labels.suspects(probabilities, whole.labels)
+        for one in wrong_labels.suspects(probabilities, labels)
     ]
     order = list(KINDS)
     return sorted([*listed, *suspected], key=lambda finding: order.index(finding.kind))

@@ -161,6 +161,7 @@ def bars() -> Iterator[Progress]:
 def show(made: Exported, of_a_site: bool = False) -> None:
     """The figures of an export as a table, and where the bundle is unless it is only a site's."""
     from handlens.cli import screen
+    from handlens.errors import counted
 
     card = made.bundle.card
     if "ladder" in card:
@@ -186,7 +187,7 @@ def show(made: Exported, of_a_site: bool = False) -> None:
         network, exported = card["test"]["network"], card["test"]["exported"]
         both = (("the network", network), (f"{made.bundle.runtime} {made.bundle.precision}", exported))
         screen.table(
-            f"{card['parity']['num_photos']} test photos",
+            counted(card["parity"]["num_photos"], "test photo"),
             ("", "top-1", "95 % interval"),
             [(name, f"{line['top1']:.1%}", "{:.1%} to {:.1%}".format(*line["top1_ci95"])) for name, line in both],
         )

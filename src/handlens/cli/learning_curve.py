@@ -22,7 +22,7 @@ def learning_curve(
     split_seed: int = typer.Option(0, min=0, help="Cuts the test photos, as `handlens train --seed` does."),
     out: Path = typer.Option(
         Path("learning-curve"),
-        help="Folder for figure.png and numbers.json, and for what has been trained.",
+        help="Folder for figure.png, numbers.json and answers.json, by which the same command goes on.",
     ),
     json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
 ) -> None:
@@ -30,7 +30,8 @@ def learning_curve(
 
     In mode head the network stays frozen, so that its features are computed once and each training takes seconds; in
     last and full each takes as long as `handlens train` would. All are judged on the same test photos, beside a plain
-    linear probe. What was trained is kept in --out: the same command again goes on.
+    linear probe. After each training answers.json, in --out, keeps which test photos it was right about (1 or 0 each):
+    stopped, the same command goes on with those that are missing. It can be removed when the curve is done.
 
     \b
     Examples:
@@ -60,6 +61,7 @@ def learning_curve(
     from handlens.experiments import finite
     from handlens.experiments import learning_curve as room
 
+    files.check_place(out / "answers.json")
     with screen.progress("features") as update:
         embedded = room.embed(photos, net, weights, split_seed, update)
     for note in embedded.data.notes:

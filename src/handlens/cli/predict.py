@@ -23,7 +23,9 @@ def predict(
     weights: str = typer.Option("", help="A weight file for the net named in place of a run, or `imagenet`."),
     top: int = typer.Option(3, min=1, help="Guesses a photo."),
     csv: Path | None = typer.Option(None, help="Write the guesses as a CSV file."),
-    sort_into: Path | None = typer.Option(None, help="Copy each photo into a folder of its answer here."),
+    sort_into: Path | None = typer.Option(
+        None, metavar="DIR", help="Copy each photo into a folder of its answer here, apart from the photos."
+    ),
     min_probability: float = typer.Option(
         0.0, min=0.0, max=1.0, help=f"Answers below this are sorted into `{UNSURE}`."
     ),
@@ -35,7 +37,8 @@ def predict(
     A run needs torch; a bundle, as `handlens export` makes it, needs the runtime that it was made for.
 
     A run or bundle that knows from which score on a photo is one of its classes says `unknown` below that; the guesses
-    are given all the same. --sort-into puts these photos into a folder `unknown`.
+    are given all the same. --sort-into puts these photos into a folder `unknown`. Its DIR may not hold the photos, nor
+    lie within them or within those that the run was trained on, where the copies would be sorted or trained on again.
 
     Photos that cannot be read are listed and the rest goes on; the exit code is 2 only if none could be read.
 
@@ -47,11 +50,16 @@ def predict(
       handlens predict flowers.zip garden.jpg --threads 2
       handlens predict mobilenet_v2 --weights v2.safetensors garden.jpg --json
     """
+    from handlens import files
     from handlens import run as run_room
     from handlens.cli import screen
-    from handlens.errors import PhotoError
+    from handlens.errors import PhotoError, counted
 
     photos = gather(photo)
+    if csv:
+        files.check_place(csv)
+    if sort_into:
+        _check_apart(sort_into, photo, photos, "" if weights else run)
     if weights:
         with screen.progress("downloading") as update:
             classifier = run_room.from_weights(run, weights, progress=update, threads=threads)
@@ -94,7 +102,8 @@ def predict(
         collect()
     if sort_into:
         each = ", ".join(f"{name} {number}" for name, number in sorted(copied.items()))
-        screen.note(f"{copied.total()} photos are in {sort_into}: {each}")
+        verb = "is" if copied.total() == 1 else "are"
+        screen.note(f"{counted(copied.total(), 'photo')} {verb} in {sort_into}: {each}")
     if csv:
         rows.write(csv)
     if json:
@@ -135,6 +144,39 @@ def gather(arguments: list[str]) -> list[Path]:
             )
         photos += found
     return list(dict.fromkeys(photos))
+
+
+def _check_apart(target: Path, arguments: list[str], photos: list[Path], run: str) -> None:
+    """Raise HandlensError where `target` is no folder to sort the arguments' photos into.
+
+    It may be new or hold what was sorted before. It may not hold the photos themselves, nor lie within a folder that is
+    sorted, or that `run` was trained on: the copies would be sorted, or trained on, the next time.
+    """
+    from handlens import checkpoint, files
+    from handlens.errors import HandlensError
+
+    if not target.is_dir():
+        if os.path.lexists(target):
+            raise HandlensError(f"{target} is a file, expected a folder to sort photos into", "choose another name")
+        files.check_place(target)
+    place = target.resolve()
+    for argument in arguments:
+        if os.path.isdir(argument) and place.is_relative_to(Path(argument).resolve()):
+            raise HandlensError(
+                f"{target} lies within {argument}, whose photos are to be sorted", "choose a folder outside it"
+            )
+    for photo in photos:
+        if photo.resolve().is_relative_to(place):
+            raise HandlensError(f"{target} holds {photo}, which is to be sorted", "choose a folder beside the photos")
+    if run and Path(run, checkpoint.FACTS).is_file():
+        recipe = checkpoint.read_facts(run)["recipe"]
+        for trained in (recipe.get("photos"), recipe.get("add")):
+            if trained and Path(trained).is_dir() and place.is_relative_to(Path(trained).resolve()):
+                raise HandlensError(
+                    f"{target} lies within {trained}, which {run} was trained on: what is sorted would become "
+                    "training photos",
+                    "choose a folder outside it",
+                )
 
 
 def _folders(classes: tuple[str, ...]) -> dict[str, str]:

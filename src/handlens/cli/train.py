@@ -206,13 +206,13 @@ def carry_out(plan: Plan, json: bool, **fabric: Any) -> None:
 def show(run: Run) -> None:
     """Print a finished run: its figures, and what to type next."""
     from handlens.cli import screen
+    from handlens.errors import counted
 
     test = run.metrics.get("test")
     if test:
         low, high = test["top1_ci95"]
-        screen.say(
-            f"top-1 {test['top1']:.1%} on {test['num_photos']} test photos (95 % interval {low:.1%} to {high:.1%})"
-        )
+        photos = counted(test["num_photos"], "test photo")
+        screen.say(f"top-1 {test['top1']:.1%} on {photos} (95 % interval {low:.1%} to {high:.1%})")
     else:
         screen.say("no photo was left for the test, so that nothing says how good it is: add photos that are different")
     if judged := run.metrics.get("unknown", {}).get("num_outside"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from handlens.errors import HandlensError, missing_extra, not_finite
+from handlens.errors import HandlensError, counted, missing_extra, not_finite
 
 BINS = 15  # of equal width, as Guo et al. 2017 have them
 FEWEST = 50  # photos; with fewer, the fitted temperature was no better than none on other photos (docs/confidence.md)
@@ -57,7 +57,8 @@ def fit(logits: np.ndarray, labels: np.ndarray) -> Calibration:
         raise not_finite("logits")
     if count < FEWEST:
         raise HandlensError(
-            f"{count} validation photos are too few to calibrate probabilities with, {FEWEST} are needed",
+            f"{counted(count, 'validation photo')} {'is' if count == 1 else 'are'} too few to calibrate probabilities "
+            f"with, {FEWEST} are needed",
             "until then they are uncalibrated (temperature 1)",
         )
     doubt = 1 / (count + 2)

@@ -6,14 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, counted
 from handlens.evaluate.metrics import Scores, wilson
 
 
-def check(coverage: float) -> None:
-    """Raise HandlensError for a coverage outside 0 to 1."""
+def check(coverage: float, num_validation: int | None = None) -> None:
+    """Raise HandlensError for a coverage outside 0 to 1, or one that so few validation photos cannot promise."""
     if not 0 < coverage < 1:
         raise HandlensError(f"coverage is {coverage}, expected a share above 0 and below 1", "--coverage 0.95")
+    if num_validation is not None and _rank(coverage, num_validation) < 1:
+        needed = int(np.ceil(1 / (1 - coverage) - 1e-9)) - 1
+        raise HandlensError(
+            f"{counted(num_validation, 'validation photo')} cannot promise a coverage of {coverage:g}, {needed} are "
+            "needed",
+            "use more photos, or a lower --coverage",
+        )
+
+
+def _rank(coverage: float, num_validation: int) -> int:
+    """So many of the right classes may be left out, and one."""
+    return int((1 - coverage) * (num_validation + 1) + 1e-9)
 
 
 def rank(num_validation: int, coverage: float) -> int:
@@ -37,9 +49,9 @@ def threshold(validation: Scores, coverage: float) -> float:
     That holds for photos like the validation photos, on average over such sets of photos, whatever the network is.
     Raises HandlensError for a coverage outside 0 to 1, or one that so few photos cannot promise.
     """
-    check(coverage)
+    check(coverage, validation.num_photos)
     own = np.sort(validation.probabilities[np.arange(validation.num_photos), validation.labels])
-    return float(own[rank(len(own), coverage) - 1])
+    return float(own[_rank(coverage, validation.num_photos) - 1])
 
 
 def judge(validation: Scores, scores: Scores, coverage: float) -> dict[str, Any]:

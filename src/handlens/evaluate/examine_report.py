@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from handlens import files
-from handlens.errors import missing_extra
+from handlens.errors import counted, missing_extra
 from handlens.evaluate.report import thumbnail
 from handlens.photos import Photos
 from handlens.photos.diagnose import BROKEN, KINDS, Finding
@@ -36,6 +36,7 @@ def write(
     counts = photos.counts().tolist()
     html = environment.from_string(template).render(
         title=f"The photos of {photos.root.resolve().name}",
+        counted=counted,
         num_photos=len(photos),
         kinds=[_kind(photos, kind, [one for one in found if one.kind == kind]) for kind in KINDS],
         classes=list(zip(photos.classes, counts, strict=True)),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import numpy as np
-
-from handlens.errors import HandlensError, missing_extra
+from handlens.errors import HandlensError, counted, missing_extra
 from handlens.evaluate.metrics import Scores
 
 SIGNIFICANT = 0.05
@@ -18,7 +17,7 @@ def compare(first: Scores, second: Scores) -> dict[str, Any]:
 
     only_first, only_second: photos that only one of them gets right. p_value: McNemar's exact test, two-sided: how
     often equally good classifiers would differ as much. difference: second's top-1 less first's, with a 95 % interval
-    by the normal approximation for paired shares. Raises HandlensError when photos or labels are not the same.
+    (see `interval`). Raises HandlensError when photos or labels are not the same.
     """
     try:
         from scipy.stats import binomtest
@@ -30,19 +29,29 @@ def compare(first: Scores, second: Scores) -> dict[str, Any]:
     only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     differing = only_first + only_second
     p_value = float(binomtest(only_second, differing).pvalue) if differing else 1.0
-    gaps = right[1].astype(np.float64) - right[0]
-    difference, error = float(gaps.mean()), float(gaps.std() / np.sqrt(len(gaps)))
     return {
         "num_photos": first.num_photos,
         "first": {"top1": first.top1, "top1_ci95": list(first.top1_ci95)},
         "second": {"top1": second.top1, "top1_ci95": list(second.top1_ci95)},
         "only_first": only_first,
         "only_second": only_second,
-        "difference": difference,
-        "difference_ci95": [difference - 1.96 * error, difference + 1.96 * error],
+        "difference": (only_second - only_first) / first.num_photos,
+        "difference_ci95": list(interval(only_first, only_second, first.num_photos)),
         "p_value": p_value,
         "verdict": _verdict(first.num_photos, only_first, only_second, p_value),
     }
+
+
+def interval(only_first: int, only_second: int, num_photos: int) -> tuple[float, float]:
+    """95 % interval of second's share of right answers less first's, within [-1, 1], by Bonett and Price (2012).
+
+    That is the normal approximation with one more photo that only first gets right and one that only second does, so
+    that it has width also where the two answer all photos alike.
+    """
+    total = num_photos + 2
+    middle = (only_second - only_first) / total
+    half = 1.96 * math.sqrt(((only_first + only_second + 2) / total - middle**2) / total)
+    return max(-1.0, middle - half), min(1.0, middle + half)
 
 
 def _verdict(num_photos: int, only_first: int, only_second: int, p_value: float) -> str:
@@ -50,7 +59,8 @@ def _verdict(num_photos: int, only_first: int, only_second: int, p_value: float)
     chance = f"p = {p_value:.2g}, McNemar's exact test"
     least = f"{LEAST} photos that only one gets right, all by the same one, are the least that can show a difference"
     if num_photos < LEAST:
-        return f"{num_photos} photos are too few to tell: {least}"
+        verb = "is" if num_photos == 1 else "are"
+        return f"{counted(num_photos, 'photo')} {verb} too few to tell: {least}"
     if p_value < SIGNIFICANT:
         better = "better" if only_second > only_first else "worse"
         return f"B is really {better} than A: {counts} ({chance})"

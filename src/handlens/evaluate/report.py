@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from handlens import files
-from handlens.errors import PhotoError, missing_extra
+from handlens.errors import PhotoError, counted, missing_extra
 from handlens.evaluate import calibration, figures
 from handlens.evaluate.metrics import Scores
 from handlens.evaluate.nearest import Nearest, words
@@ -67,6 +67,7 @@ def write(
         _add_nearest(mistakes, nearest, photos)
     html = environment.from_string(template).render(
         title=title,
+        counted=counted,
         scores=scores,
         split=split,
         confusion=_data_uri(figures.confusion(scores.confusion, scores.classes), "png"),

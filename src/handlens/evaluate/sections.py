@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from handlens.errors import counted
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
@@ -21,12 +23,12 @@ def unknown(found: dict[str, Any]) -> Section:
     """What `unknown.judge` found."""
     rows = [
         (
-            f"of {found['num_photos']} photos of the classes are taken as such",
+            f"of {counted(found['num_photos'], 'photo')} of the classes are taken as such",
             _share(found["true_accept"], found["true_accept_ci95"]),
         )
     ]
     if "num_outside" in found:
-        of = f"of {found['num_outside']} photos of none of them"
+        of = f"of {counted(found['num_outside'], 'photo')} of none of them"
         rows += [
             (f"{of} are taken for one", _share(found["false_accept"], found["false_accept_ci95"])),
             (f"{of} would be, where 95 % of the others are taken as such", f"{found['false_accept_at_95']:.1%}"),
@@ -57,7 +59,8 @@ def coverage(found: dict[str, Any]) -> Section:
     return Section(
         heading="Sets of classes",
         text=f"Every class with a probability of at least {found['threshold']:.4g} is in a photo's set. Promised to "
-        f"hold the right one: {found['promised']:.1%}, by {found['num_validation']} validation photos.",
+        f"hold the right one: {found['promised']:.1%}, by "
+        f"{counted(found['num_validation'], 'validation photo')}.",
         header=("figure", "value"),
         rows=[
             ("sets that hold the right class", _share(found["coverage"], found["coverage_ci95"])),

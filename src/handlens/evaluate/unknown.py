@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from handlens import photos as photos_room
-from handlens.errors import HandlensError, not_finite, not_one_of
+from handlens.errors import HandlensError, counted, not_finite, not_one_of
 from handlens.evaluate.metrics import Scores, wilson
 from handlens.photos import Photos
 from handlens.photos.scan import SUFFIXES
@@ -73,7 +73,8 @@ def fit(
         raise not_finite("logits")
     if len(logits) < FEWEST:
         raise HandlensError(
-            f"{len(logits)} validation photos are too few to tell what is none of the classes, {FEWEST} are needed",
+            f"{counted(len(logits), 'validation photo')} {'is' if len(logits) == 1 else 'are'} too few to tell what is "
+            f"none of the classes, {FEWEST} are needed",
             "until then no answer is called unknown",
         )
     if outside is None:

@@ -17,7 +17,7 @@ import handlens
 from handlens import bundle, export
 from handlens.checkpoint import Checkpoint
 from handlens.cost.latency import measure
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, counted
 from handlens.evaluate import Scores
 from handlens.export import parity
 from handlens.nets import Net
@@ -154,8 +154,8 @@ def _judge(found: parity.Parity, max_drop: float) -> None:
     allowed = max(max_drop, 1.96 * found.drop_standard_error)
     if found.drop > allowed:
         raise HandlensError(
-            f"on the {len(found.paths)} test photos the INT8 file is {100 * found.drop:.1f} points of top-1 below the "
-            f"network, where {100 * allowed:.1f} are allowed, and was not kept",
+            f"on {counted(len(found.paths), 'test photo')} the INT8 file is {100 * found.drop:.1f} points of top-1 "
+            f"below the network, where {100 * allowed:.1f} are allowed, and was not kept",
             "calibrate with more photos, or allow more with --max-drop",
         )
 

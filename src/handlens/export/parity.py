@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from handlens import photos as photos_room
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, counted
 from handlens.nets import Net
 from handlens.nets.pixels import FromPixels
 from handlens.photos import Photos
@@ -196,9 +196,9 @@ def gate(parity: Parity, reference: Classifier, exported: Classifier, net: Net, 
     more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
     where, hint = first_difference(photo, reference, exported, net, again, 10 * parity.tolerance)
     raise HandlensError(
-        f"the exported file answers {len(differing)} of {len(parity.paths)} photos otherwise than the network "
-        f"(probabilities may differ by {parity.tolerance:g}, they do by {parity.greatest:.2g}), and was not kept: "
-        f"{named}{more}; first to differ: {where}",
+        f"the exported file answers {len(differing)} of {counted(len(parity.paths), 'photo')} otherwise than the "
+        f"network (probabilities may differ by {parity.tolerance:g}, they do by {parity.greatest:.2g}), and was not "
+        f"kept: {named}{more}; first to differ: {where}",
         hint,
     )
 

@@ -12,7 +12,13 @@ from handlens import files
 from handlens.errors import HandlensError
 from handlens.photos.diagnose import BROKEN, Finding, suffix_of
 from handlens.photos.examine import Findings
-from handlens.photos.scan import Photos
+from handlens.photos.scan import SUFFIXES, Photos
+
+LISTS = (".csv", ".txt")
+_OTHER_FILES = (
+    *(".json", ".jsonl", ".html", ".htm", ".tsv", ".xls", ".xlsx", ".ods", ".md", ".pdf", ".xml", ".yaml", ".yml"),
+    *(".toml", ".parquet", ".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", *SUFFIXES),
+)
 
 
 def leave_out(
@@ -46,6 +52,30 @@ def leave_out(
     return out
 
 
+def is_list(target: str | os.PathLike[str]) -> bool:
+    """Whether what is to be left out is listed in a file of this name; else the rest is copied to a folder."""
+    return Path(target).suffix.lower() in LISTS
+
+
+def check_target(target: str | os.PathLike[str], photos: Photos) -> None:
+    """Raise HandlensError where neither a list nor a copy of the photos can be made, before they are looked at.
+
+    That is when something is there, when the name is that of another kind of file, when a copy would lie within the
+    photos, and when the place cannot be written.
+    """
+    target = Path(target)
+    if os.path.lexists(target):
+        raise HandlensError(f"{target} exists already", "choose another name or remove it")
+    if target.suffix.lower() in _OTHER_FILES:
+        raise HandlensError(
+            f"{target} ends in {target.suffix}, expected a new folder or a list in {' or '.join(LISTS)}",
+            "such as cleaned or leave-out.csv",
+        )
+    if not is_list(target) and target.resolve().is_relative_to(photos.root.resolve()):
+        raise HandlensError(f"{target} lies within {photos.root}", "choose a folder outside the photos")
+    files.check_place(target)
+
+
 def write_list(path: str | os.PathLike[str], out: Mapping[str, str]) -> None:
     """Write what to leave out: a CSV of path and reason, or, with a name that ends in .txt, a path a line."""
     with files.atomic(path, "w") as file:
@@ -67,17 +97,14 @@ def write_copy(
     """Copy all photos but those in `out` into a new folder, whole or not at all; gives how many.
 
     Paths stay as they are, but for an ending that names another format than the file has. Photos of a CSV are laid
-    out by split and class. Raises HandlensError when nothing would be left, when the folder exists or lies within the
-    photos, or when the disk is full.
+    out by split and class. Raises HandlensError where `check_target` does, when nothing would be left, or when the
+    disk is full.
     """
     kept = photos.without(list(out))
     target = Path(folder)
+    check_target(target, photos)
     if not len(kept):
-        raise HandlensError(f"of {photos.root}, no photo would be left", "see the findings")
-    if os.path.lexists(target):
-        raise HandlensError(f"{target} exists already", "choose another folder or remove it")
-    if target.resolve().is_relative_to(photos.root.resolve()):
-        raise HandlensError(f"{target} lies within {photos.root}", "choose a folder outside the photos")
+        raise HandlensError(f"of {photos.root}, no photo would be left", "mend what was found first")
     taken: set[str] = set()
     with files.atomic_folder(target) as temporary:
         for number, place in enumerate(_places(kept, findings), 1):

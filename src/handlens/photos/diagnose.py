@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ KINDS = {  # in the order in which they are told
     "exact-duplicates": "the same pixels",
     "near-duplicates": "resized, recompressed, mirrored, cropped a little, or brighter or darker",
     "suspected-label": "probably another class than it is said to be",
+    "empty-class": "a class without photos to train on",
     "few-photos": "a class with fewer than 20 photos",
     "imbalance": "classes that differ more than fivefold in photos",
     "similar-names": "class names that differ only by case, spacing or hyphens",
@@ -76,7 +77,7 @@ def diagnose(
     near: Iterable[Sequence[str]] = (),
     splits: Mapping[str, str] | None = None,
 ) -> list[Finding]:
-    """All that is to be said of photos, in the order of KINDS.
+    """All that is to be said of photos, in the order of KINDS. Duplicates in two classes are label conflicts only.
 
     near: `findings.near_duplicates()`. splits: the side of each photo by path, by default the photos' own.
     """
@@ -86,13 +87,14 @@ def diagnose(
     found = [_broken(photos.root, path, reason) for path, reason in findings.broken]
     alike = [tuple(group) for group in near]
     among_alike = {path for group in alike for path in group}
-    groups = [("the same pixels", tuple(group)) for group in findings.duplicates]
-    found += [Finding("exact-duplicates", group, _places(group, label, splits)) for _, group in groups]
-    found += [Finding("near-duplicates", group, _places(group, label, splits)) for group in alike]
-    groups = [pair for pair in groups if pair[1][0] not in among_alike]
-    groups += [("nearly the same", group) for group in alike]
-    for how, group in groups:
+    groups = [("exact-duplicates", "the same pixels", tuple(group)) for group in findings.duplicates]
+    groups += [("near-duplicates", "nearly the same", group) for group in alike]
+    for kind, how, group in groups:
         names, sides = ({of[path]: 0 for path in group if path in of} for of in (label, splits))
+        if len(names) == 1:
+            found.append(Finding(kind, group, _places(group, label, splits)))
+        if kind == "exact-duplicates" and group[0] in among_alike:  # the rest is said of the wider group
+            continue
         if len(names) > 1:
             found.append(Finding("label-conflict", group, f"{how}: {', '.join(names)}"))
         if len(sides) > 1:
@@ -154,9 +156,11 @@ def _is_cut(ends: bytes, size: int) -> bool:
 
 def _classes(photos: Photos) -> list[Finding]:
     counts = dict(zip(photos.classes, photos.counts().tolist(), strict=True))
-    found = [Finding("few-photos", (), f"{name}: {count}") for name, count in counts.items() if count < FEW]
-    most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-    if counts[most] > _IMBALANCE * max(1, counts[least]):
+    found = [Finding("empty-class", (), detail) for detail in _empty(photos)]
+    some = {name: count for name, count in counts.items() if count}
+    found += [Finding("few-photos", (), f"{name}: {count}") for name, count in some.items() if count < FEW]
+    most, least = max(counts, key=counts.__getitem__), min(some or counts, key=counts.__getitem__)
+    if counts[most] > _IMBALANCE * counts[least]:
         found.append(Finding("imbalance", (), f"{counts[most]} of {most}, {counts[least]} of {least}"))
     alike = collections.defaultdict(list)
     for name in counts:
@@ -164,6 +168,17 @@ def _classes(photos: Photos) -> list[Finding]:
         alike["".join(letter for letter in letters if not letter.isspace() and letter not in "_-")].append(name)
     found += [Finding("similar-names", (), ", ".join(map(repr, names))) for names in alike.values() if len(names) > 1]
     return found
+
+
+def _empty(photos: Photos) -> Iterator[str]:
+    """What is said of each class without photos or, where others have some in train, without any there."""
+    sides = zip(photos.labels, photos.splits or (), strict=False)
+    learned = {photos.classes[k] for k, side in sides if side == "train"}
+    for name, count in zip(photos.classes, photos.counts().tolist(), strict=True):
+        if not count:
+            yield f"{name}: no photo"
+        elif learned and name not in learned:
+            yield f"{name}: no photo in train, {count} elsewhere"
 
 
 def _single(root: Path, facts: Mapping[str, Facts]) -> list[Finding]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, counted
 from handlens.photos.published import PUBLISHED, fetch_published
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif")
@@ -93,7 +93,12 @@ class Photos:
         return dataclasses.replace(self, labels=to_new[self.labels], classes=tuple(classes))
 
 
-def scan(source: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Photos:
+def scan(
+    source: str | os.PathLike[str],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    keep_empty: bool = False,
+) -> Photos:
     """Find the photos of a folder, a CSV or a published set.
 
     - A folder with one subfolder a class: photos may be nested deeper in it. Hidden files and what is not a photo by
@@ -105,13 +110,14 @@ def scan(source: str | os.PathLike[str], progress: Callable[[int, int], None] | 
       the first time; `progress` is called with bytes (done, total).
 
     Raises HandlensError when there is no such source, no photos, an empty class, or a row that makes no sense.
+    keep_empty: a class folder without photos to train on is among the classes then, and no error.
     """
     path = Path(source)
     if str(source) in PUBLISHED and not path.exists():
         path = fetch_published(str(source), progress)
     if path.is_dir():
         try:
-            return _scan_folder(path)
+            return _scan_folder(path, keep_empty)
         except PermissionError as error:
             raise HandlensError(f"{error.filename} may not be read", "change its permissions") from error
     if path.is_file() and path.suffix.lower() == ".csv":
@@ -137,7 +143,7 @@ def check_trainable(photos: Photos, duplicates: Iterable[Sequence[str]] = ()) ->
         hint = f"did you mean {inner}?" if nested else "add a folder of photos that are something else"
         raise HandlensError(f"{photos.root} has one class only ({name}), expected at least two", hint)
     if len(photos) < len(photos.classes):
-        few = _count(len(photos), "photo")
+        few = counted(len(photos), "photo")
         raise HandlensError(f"{photos.root} has {few} for {len(photos.classes)} classes", "add photos")
     given = photos.splits or ("train",) * len(photos)
     train = photos.select([i for i, name in enumerate(given) if name == "train"])
@@ -158,17 +164,18 @@ def listed(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(map(repr, names[:most])) + more
 
 
-def _scan_folder(root: Path) -> Photos:
+def _scan_folder(root: Path, keep_empty: bool) -> Photos:
     folders = _subfolders(root)
     if _named_splits(root, folders):
-        return _scan_splits(root, folders)
+        return _scan_splits(root, folders, keep_empty)
     found = {name: _photos_below(root, name) for name in folders}
     if not any(found.values()):
         loose = sum(_is_photo(entry.name) for entry in root.iterdir())
         if loose:
-            raise HandlensError(f"{root} has {_count(loose, 'photo')} but no class folders with photos", _LAYOUT)
+            raise HandlensError(f"{root} has {counted(loose, 'photo')} but no class folders with photos", _LAYOUT)
         raise HandlensError(f"{root} has no photos: {_what_is_in(root)}", _LAYOUT)
-    _refuse_empty(root, found)
+    if not keep_empty:
+        _refuse_empty(root, found)
     return _photos(root, [(path, name, None) for name in folders for path in found[name]], folders)
 
 
@@ -186,17 +193,19 @@ def _named_splits(root: Path, folders: list[str]) -> bool:
     return not others
 
 
-def _scan_splits(root: Path, folders: list[str]) -> Photos:
+def _scan_splits(root: Path, folders: list[str], keep_empty: bool) -> Photos:
     rows: list[tuple[str, str, str | None]] = []
     by_class: dict[str, list[str]] = {}  # of the photos to train on
     for folder in sorted(folders, key=lambda name: SPLITS.index(_SPLIT_OF_FOLDER[name.lower()])):
         split = _SPLIT_OF_FOLDER[folder.lower()]
         if loose := sum(_is_photo(entry.name) for entry in (root / folder).iterdir()):
-            raise HandlensError(f"{root / folder} has {_count(loose, 'photo')} in no class folder", _LAYOUT)
+            raise HandlensError(f"{root / folder} has {counted(loose, 'photo')} in no class folder", _LAYOUT)
         for name in _subfolders(root / folder):
             paths = _photos_below(root, f"{folder}/{name}")
             if split == "train":
                 by_class[name] = paths
+            elif paths and name not in by_class and keep_empty:
+                by_class[name] = []
             elif paths and name not in by_class:
                 raise HandlensError(
                     f"{root / folder} has the class {name!r}, of which there are no photos to train on",
@@ -205,7 +214,8 @@ def _scan_splits(root: Path, folders: list[str]) -> Photos:
             rows += [(path, name, split) for path in paths]
     if not rows:
         raise HandlensError(f"{root} has no photos: {_what_is_in(root)}", _LAYOUT)
-    _refuse_empty(root / "train", by_class)
+    if not keep_empty:
+        _refuse_empty(root / "train", by_class)
     return _photos(root, rows, sorted(by_class))
 
 
@@ -229,7 +239,9 @@ def _scan_csv(file: Path) -> Photos:
             if not any(cells):
                 continue
             if len(cells) != len(columns):
-                raise HandlensError(f"row {number} of {file} has {len(cells)} cells, expected {len(columns)}")
+                raise HandlensError(
+                    f"row {number} of {file} has {counted(len(cells), 'cell')}, expected {len(columns)}"
+                )
             row = dict(zip(columns, map(str.strip, cells), strict=True))
             path, label, split = _csv_path(file.parent, row["path"]), row["label"], None
             if not row["path"] or not label:
@@ -282,7 +294,7 @@ def _photos(root: Path, rows: list[tuple[str, str, str | None]], classes: Sequen
 def _refuse_empty(root: Path, found: dict[str, list[str]]) -> None:
     num_photos = sum(map(len, found.values()))
     if empty := [name for name, paths in found.items() if not paths]:
-        few = f"{_count(num_photos, 'photo')} in {len(found)} class folders: " if num_photos < len(found) else ""
+        few = f"{counted(num_photos, 'photo')} in {len(found)} class folders: " if num_photos < len(found) else ""
         raise HandlensError(
             f"{root} has {few}no photo in {listed(empty)}"
             if few
@@ -322,10 +334,6 @@ def _visible(name: str) -> bool:
 
 def _is_photo(name: str) -> bool:
     return _visible(name) and name.lower().endswith(SUFFIXES)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _what_is_in(root: Path) -> str:

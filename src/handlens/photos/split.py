@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, counted
 from handlens.files import read_json, write_json
 from handlens.photos.scan import SPLITS, Photos, listed
 
@@ -71,7 +71,7 @@ def folds(
     for label, name in enumerate(photos.classes):
         if len(by_class[label]) < max(3, count):
             raise HandlensError(
-                f"class {name!r} has {len(by_class[label])} different photos, too few for {count} folds",
+                f"class {name!r} has {counted(len(by_class[label]), 'different photo')}, too few for {count} folds",
                 f"give each class {max(3, count)} or more, or fewer --folds",
             )
     found = []

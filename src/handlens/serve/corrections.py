@@ -9,6 +9,7 @@ from pathlib import Path
 
 from handlens import files
 from handlens.bundle import strip
+from handlens.errors import counted
 from handlens.serve.limits import RefusedError
 
 LONGEST_PX = 1024  # longer side of a photo that is kept
@@ -38,7 +39,9 @@ class Corrections:
             return
         if self.count >= self.most:
             raise RefusedError(
-                507, f"{self.most:,} corrected photos are kept already", "train with them, and empty the folder"
+                507,
+                f"the limit of {counted(self.most, 'corrected photo')} is reached",
+                "train with them, and empty the folder",
             )
         jpeg = strip(photo, LONGEST_PX)
         with files.atomic(path) as file:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, counted
 
 LOOPBACK = "127.0.0.1"
 MIN_KEY = 16  # characters of an API key: fewer can be guessed
@@ -46,7 +46,7 @@ class Limits:
                 raise HandlensError(f"{field.name} is {value}, expected a positive number")
         if self.photos < self.files:
             raise HandlensError(
-                f"a request may have {self.files} photos, but only {self.photos} are taken on at once",
+                f"a request may have {counted(self.files, 'photo')}, but only {self.photos} at once are taken on",
                 "raise --queue or lower --max-files",
             )
         if self.held_bytes < self.body_bytes:

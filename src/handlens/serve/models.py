@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from handlens import bundle as bundle_room
 from handlens.bundle import MANIFEST, Bundle
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, counted
 from handlens.run import Classifier, bundles
 from handlens.serve.batching import Batcher, best_size
 from handlens.serve.limits import RefusedError
@@ -73,8 +73,8 @@ def load(name: str, path: Path, threads: int = 0) -> Model:
             f"{a.photo} ({a.answered} {a.answered_p:.1%}, was {a.expected} {a.expected_p:.1%})" for a in wrong
         )
         raise HandlensError(
-            f"{path} answers {len(wrong)} of its {len(found.answers)} golden photos differently than the trained"
-            f" network, and is not served: {named}",
+            f"{path} answers {len(wrong)} of its {counted(len(found.answers), 'golden photo')} differently than the "
+            f"trained network, and is not served: {named}",
             "export it again, or use another runtime",
         )
     classifier = bundles.load(path, threads)

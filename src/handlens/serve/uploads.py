@@ -14,6 +14,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from handlens.errors import counted
 from handlens.serve.limits import Limits, RefusedError, busy
 
 FIELD = "photos"
@@ -189,7 +190,9 @@ def _json(body: bytes, limits: Limits) -> Uploads:
 
 def too_many(limits: Limits) -> RefusedError:
     """The refusal of a request with more photos than the limit."""
-    return RefusedError(413, f"the request has more than {limits.files} photos", "send them in several requests")
+    return RefusedError(
+        413, f"the request has more than {counted(limits.files, 'photo')}", "send them in several requests"
+    )
 
 
 def _name(given: bytes | None) -> str | None:

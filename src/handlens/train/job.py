@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 
 from handlens import __version__, checkpoint, evaluate, files, run
 from handlens.checkpoint import Checkpoint
-from handlens.errors import HandlensError, not_one_of
+from handlens.errors import HandlensError, counted, not_one_of
 from handlens.evaluate import Scores, calibration, report, sections, unknown
 from handlens.evaluate.unknown import Rejection
 from handlens.nets import weights
@@ -251,7 +251,7 @@ def _plan(
     }[recipe.mode]
     return (
         f"{recipe.net} at {recipe.image_px} px, mode {recipe.mode} ({why}), {begun.note}; "
-        f"{len(data.classes)} classes, {sizes}; {recipe.epochs} epoch{'s' * (recipe.epochs > 1)} of "
+        f"{len(data.classes)} classes, {sizes}; {counted(recipe.epochs, 'epoch')} of "
         f"{recipe.batch_size} a batch in {recipe.precision} on {_device_name(fabric.device)}: "
         f"about {_duration(seconds)}"
         + (", less if the features of these photos are in the cache" if recipe.mode == "head" else "")
@@ -260,7 +260,7 @@ def _plan(
 
 def _why(mode: str, counts: list[int]) -> str:
     """Why a mode was chosen where none was given."""
-    each = f"{sum(counts) / len(counts):.0f} training photos a class"
+    each = f"{counted(round(sum(counts) / len(counts)), 'training photo')} a class"
     measured = f"up to {FEW_A_CLASS} it did at least as well as full when both were measured, in less time"
     return f"mode last is chosen for {each}: {measured}" if mode == "last" else f"mode full is chosen for {each}"
 
@@ -274,7 +274,7 @@ def _duration(seconds: float) -> str:
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+    return f"{device.type} ({platform.machine()}, {counted(torch.get_num_threads(), 'thread')})"
 
 
 _TRIED = 4  # photos
@@ -351,7 +351,8 @@ def _judge(
             scores,
             photos,
             title=f"{recipe.net} on {len(data.classes)} classes of photos",
-            split=f"{len(photos)} test photos, cut with seed {recipe.seed}, which chose nothing in the training",
+            split=f"{counted(len(photos), 'test photo')}, cut with seed {recipe.seed}, which chose nothing in the "
+            "training",
             facts={
                 "Recipe": dataclasses.asdict(recipe),
                 "Pixels": preprocess.to_dict(),

@@ -15,7 +15,7 @@ from torch import nn
 
 from handlens import checkpoint, files, nets
 from handlens import photos as photos_room
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, counted
 from handlens.nets import Net, weights
 from handlens.photos import Findings, Photos
 from handlens.photos.published import PUBLISHED
@@ -81,13 +81,13 @@ def _told(what: str, groups: Sequence[Sequence[str]], splits: Mapping[str, Photo
     if not groups:
         return []
     side = {path: name for name, photos in splits.items() for path in photos.paths}
-    found = f"{len(groups)} group{'s' if len(groups) > 1 else ''} of {what} ({' ~ '.join(groups[0][:2])} ...)"
+    found = f"{counted(len(groups), 'group')} of {what} ({' ~ '.join(groups[0][:2])} ...)"
     across = sum(len({side[path] for path in group if path in side}) > 1 for group in groups)
     if across:
         kept = f"{across} of them across the photos' own splits, which are kept"
     else:
         kept = "each on one side of the split"
-        kept += f", for which {num_moved} photo{'s' if num_moved > 1 else ''} changed sides" if num_moved else ""
+        kept += f", for which {counted(num_moved, 'photo')} changed sides" if num_moved else ""
     return [f"{found}, {kept}: `handlens examine PHOTOS` shows them"]
 
 
@@ -109,7 +109,7 @@ def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], 
     if stored:
         splits = photos_room.read_split(stored, whole, findings.sha256)
         if later := len(whole) - sum(map(len, splits.values())):
-            notes.append(f"{later} photos of {whole.root} are in no split of {stored}: they came later")
+            notes.append(f"{counted(later, 'photo')} of {whole.root} came later: in no split of {stored}")
     else:
         splits = photos_room.split(whole, findings.sha256, recipe.seed, duplicates=findings.duplicates)
         splits, more = together(splits, findings, own_splits=bool(whole.splits))
@@ -144,7 +144,7 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
     sides = ((kept["train"].root, old.sha256, old.pixels), (new.root, findings.sha256, findings.pixels))
     sha256 = {_below(root, own, path): value for own, hashes, _ in sides for path, value in hashes.items()}
     pixels = {_below(root, own, path): value for own, _, hashes in sides for path, value in hashes.items()}
-    notes.append(f"{len(kept['test'])} test photos of {recipe.continue_run} are kept as they were")
+    notes.append(f"kept as they were: {counted(len(kept['test']), 'test photo')} of {recipe.continue_run}")
     if stored:  # more may have been added since
         everything = functools.reduce(lambda one, other: _joined(one, other, classes), splits.values())
         splits = photos_room.read_split(stored, everything, sha256)
