@@ -133,7 +133,7 @@ def test_no_bundle(handlens: Run, tmp_path: Path, argument: str) -> None:
 
 # ---- predict and evaluate --------------------------------------------------------------------------------------------
 def test_predict(handlens: Run, tiny: ModuleType, tmp_path: Path) -> None:
-    bundle.write(tmp_path / "b.zip", tiny.bundle("litert"))
+    bundle.write(tmp_path / "b.zip", tiny.bundle("litert", calibration={"temperature": 1.0}))
     for index in range(3):
         (tmp_path / f"{index}.png").write_bytes(tiny.photo(index))
     photos = [tmp_path / f"{index}.png" for index in range(3)]
