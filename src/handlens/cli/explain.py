@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -70,13 +69,13 @@ def explain(
       handlens explain efficientnet_lite0 --weights imagenet
     """
     from handlens.cli import screen
-    from handlens.errors import HandlensError
+    from handlens.errors import HandlensError, quoted
 
     given = list(photos or [])
     if layer and (what not in (None, *WITH_LAYER) or (what is None and not given)):
         raise HandlensError("--layer is for gradcam, feature-maps and gates", "leave it out, or change --what")
     if what in OF_PHOTOS and not given:
-        hint = f"handlens explain {shlex.quote(run)} PHOTO"
+        hint = f"handlens explain {quoted(run)} PHOTO"
         raise HandlensError(f"--what {what} looks at photos, and none is named", hint)
     if given and what in (What.kernels, What.dead_kernels, What.positions):
         raise HandlensError(f"--what {what} looks at no photos", f"leave out {given[0]}")

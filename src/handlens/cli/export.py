@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,11 +95,11 @@ def export_site(
 
     from handlens import bundle
     from handlens.cli import screen
-    from handlens.errors import HandlensError
+    from handlens.errors import HandlensError, quoted
     from handlens.export import job, web
 
     if out.suffix.lower() == ".zip":
-        folder = shlex.quote(str(out.with_suffix("")))
+        folder = quoted(out.with_suffix(""))
         raise HandlensError(f"--to web makes a folder, and {out} names a zip", f"give one: --out {folder}")
     job.check_out(out)
     runtime = web.runtime_files(runtime_files)  # first: it takes a connection, what comes next takes minutes
@@ -118,7 +117,7 @@ def export_site(
     mb = {part: f"{size / 1e6:.2f} MB" for part, size in site.size_bytes.items()}
     screen.say(f"{out}: page {mb['page']}, model {mb['model']}, onnxruntime-web {mb['runtime']}")
     screen.say(
-        f"\nnext    python -m http.server --bind 127.0.0.1 --directory {shlex.quote(str(out))}\n"
+        f"\nnext    python -m http.server --bind 127.0.0.1 --directory {quoted(out)}\n"
         "        open http://127.0.0.1:8000/"
     )
 
@@ -161,7 +160,7 @@ def bars() -> Iterator[Progress]:
 def show(made: Exported, of_a_site: bool = False) -> None:
     """The figures of an export as a table, and where the bundle is unless it is only a site's."""
     from handlens.cli import screen
-    from handlens.errors import counted
+    from handlens.errors import counted, quoted
 
     card = made.bundle.card
     if "ladder" in card:
@@ -202,7 +201,7 @@ def show(made: Exported, of_a_site: bool = False) -> None:
     screen.say(f"{made.path}: {card['size_bytes'] / 1e6:.2f} MB, {share:.0%} of the float32 weights")
     if warning := slower(card, made.bundle.runtime):
         screen.say(warning)
-    path = shlex.quote(str(made.path))
+    path = quoted(made.path)
     screen.say(f"\nnext    handlens check {path}\n        handlens predict {path} PHOTO")
 
 

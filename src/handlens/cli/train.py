@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +92,7 @@ def train(
     """
     given = _given(locals())
     from handlens.cli import screen
-    from handlens.errors import HandlensError
+    from handlens.errors import HandlensError, quoted
 
     if resume and (repeats > 1 or folds):
         raise HandlensError(
@@ -128,9 +127,7 @@ def train(
         except KeyboardInterrupt:
             folder = watching.folder or (out if resume else None)
             screen.note(
-                f"\nsaved; go on with: handlens train --resume --out {shlex.quote(str(folder))}"
-                if folder
-                else "\nstopped"
+                f"\nsaved; go on with: handlens train --resume --out {quoted(folder)}" if folder else "\nstopped"
             )
             raise typer.Exit(130) from None
     if not watching.folder:  # one of several processes, of which the first speaks
@@ -168,6 +165,7 @@ def carry_out(plan: Plan, json: bool, **fabric: Any) -> None:
     """Do what a plan has still to do, and print each run, the mean and the spread."""
     from handlens import files
     from handlens.cli import screen
+    from handlens.errors import quoted
     from handlens.train import several as room
 
     runs: list[dict[str, Any]] = []
@@ -178,7 +176,7 @@ def carry_out(plan: Plan, json: bool, **fabric: Any) -> None:
             try:
                 runs.append(room.train(plan, number, watching, **fabric))
             except KeyboardInterrupt:
-                screen.note(f"\nstopped; go on with: handlens train --resume --out {shlex.quote(str(plan.folder))}")
+                screen.note(f"\nstopped; go on with: handlens train --resume --out {quoted(plan.folder)}")
                 raise typer.Exit(130) from None
     found = room.summary(plan, runs)
     files.write_json(plan.folder / f"{plan.kind}.json", found)
@@ -206,7 +204,7 @@ def carry_out(plan: Plan, json: bool, **fabric: Any) -> None:
 def show(run: Run) -> None:
     """Print a finished run: its figures, and what to type next."""
     from handlens.cli import screen
-    from handlens.errors import counted
+    from handlens.errors import counted, quoted
 
     test = run.metrics.get("test")
     if test:
@@ -223,7 +221,7 @@ def show(run: Run) -> None:
             f"AUROC {found['auroc']:.3f}"
         )
     report = f"report  {run.folder / 'report.html'}\n" if test else ""
-    screen.say(f"run     {run.folder}\n{report}next    handlens predict {shlex.quote(str(run.folder))} PHOTO")
+    screen.say(f"run     {run.folder}\n{report}next    handlens predict {quoted(run.folder)} PHOTO")
 
 
 _RECIPE_OPTIONS = (

@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 
 from handlens import __version__, checkpoint, evaluate, files, run
 from handlens.checkpoint import Checkpoint
-from handlens.errors import HandlensError, counted, not_one_of
+from handlens.errors import HandlensError, counted, not_one_of, quoted
 from handlens.evaluate import Scores, calibration, report, sections, unknown
 from handlens.evaluate.unknown import Rejection
 from handlens.nets import weights
@@ -86,7 +86,7 @@ def fit(
         if not out or not (folder / RECIPE).is_file():
             raise HandlensError(f"{out or 'no folder'} is no interrupted run", "name its folder: --resume --out RUN")
         if is_finished(folder):
-            raise HandlensError(f"{folder} is finished", f"`handlens evaluate {folder}` shows its figures")
+            raise HandlensError(f"{folder} is finished", f"`handlens evaluate {quoted(folder)}` shows its figures")
         recipe = Recipe.read(folder / RECIPE)
         if recipe.unknown:
             unknown.check_halves(recipe.unknown, counter(watcher, "looking at unknown photos"))

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from handlens import checkpoint, files
 from handlens import photos as photos_room
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, quoted
 from handlens.evaluate.metrics import wilson
 from handlens.train import job
 from handlens.train.watcher import Watcher, counter
@@ -53,7 +53,11 @@ def begin(
     watcher = watcher or Watcher()
     out, given = Path(out), job.settled({**given, "photos": photos} if photos else given)
     if os.path.lexists(out):
-        hint = f"go on with: handlens train --resume --out {out}" if (out / PLAN).is_file() else "choose another --out"
+        hint = (
+            f"go on with: handlens train --resume --out {quoted(out)}"
+            if (out / PLAN).is_file()
+            else "choose another --out"
+        )
         raise HandlensError(f"{out} exists already", f"{hint}, or remove it")
     job.checked(given, watcher)
     source, first = given.pop("photos"), given.pop("seed", 0)
