@@ -1,11 +1,11 @@
 """How much of a photo's shorter side a trained network should be shown, asked of the validation photos of runs.
 
-    python benchmarks/crop_share.py PHOTOS RUN... [--but-test-of RUN]
+    python benchmarks/crop_share.py PHOTOS RUN... [--but-test-of RUN] [--split test]
 
 Each run judges its own validation photos (found in PHOTOS by content) with 7/8, 15/16 and all of the shorter side cut
 to its input size: top-1, and the loss after a temperature is fitted. Runs of one network and mode, such as folds, are
 joined. Photos that are for the test of the run after --but-test-of choose nothing. `benchmarks/results/crop_share.json`
-keeps one row for each network and mode.
+keeps one row for each network and mode. `--split test` asks the test photos, once the share is chosen.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("photos")
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--but-test-of", default="")
+    parser.add_argument("--split", default="validation", choices=("validation", "test"))
     given = parser.parse_args()
     found = photos_room.scan(given.photos)
     sha256 = photos_room.examine(found).sha256
@@ -40,19 +41,21 @@ def main() -> None:
     answers: dict[str, dict[float, list[tuple[np.ndarray, np.ndarray]]]] = {}
     for folder in given.runs:
         classifier, recipe = run.load(folder), checkpoint.read_facts(folder)["recipe"]
-        own = set(split_of(folder, "validation")) - kept_out
+        own = set(split_of(folder, given.split)) - kept_out
         chosen = found.select([i for i, path in enumerate(found.paths) if sha256[path] in own])
         chosen = chosen.as_classes(classifier.classes)
-        by_share = answers.setdefault(f"{recipe['net']}, {recipe['mode']}", {share: [] for share in SHARES})
+        by_share = answers.setdefault(
+            f"{recipe['net']}, {recipe['mode']}, {given.split}", {share: [] for share in SHARES}
+        )
         for share in SHARES:
             px = classifier.preprocess.image_px
             contract = dataclasses.replace(classifier.preprocess, resize="crop", resize_px=round(px / share))
             scores = evaluate.score(classifier.infer, chosen, contract)
             assert scores.logits is not None
             by_share[share].append((scores.logits, scores.labels))
-        print(f"{folder}: {len(chosen)} validation photos", file=sys.stderr, flush=True)
+        print(f"{folder}: {len(chosen)} {given.split} photos", file=sys.stderr, flush=True)
     rows = files.read_json(RESULTS)["rows"] if RESULTS.is_file() else {}
-    table = Table("network", "validation photos", "share shown", "top-1", "loss", "gained", "lost")
+    table = Table("network, mode, photos", "number", "share shown", "top-1", "loss", "gained", "lost")
     for name, by_share in answers.items():
         rows[name] = {"machine": machine(), "num_runs": len(by_share[1.0]), "shares": judged(by_share)}
         for share, row in rows[name]["shares"].items():
