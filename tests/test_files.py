@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,19 @@ def test_an_error_that_is_not_about_the_disk_comes_back_as_it_is() -> None:
     error = OSError(errno.EIO, "Input/output error")
     assert files.disk_error(error, "x") is error
     assert "may not be written" in str(files.disk_error(PermissionError(errno.EACCES, "no"), "x"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_folder_that_takes_no_new_files() -> None:
+    with pytest.raises(HandlensError, match=r"/proc/a.json cannot be written: its folder takes no new files"):
+        files.write_json("/proc/a.json", {})
+    with pytest.raises(HandlensError, match="takes no new files"), files.atomic_folder("/proc/a"):
+        pass
+
+
+def test_a_file_that_is_missed_while_another_is_written_is_no_error_of_the_place(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), files.atomic(tmp_path / "a"):
+        (tmp_path / "below" / "nothing").read_bytes()
 
 
 def test_a_name_that_windows_does_not_take_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,8 @@ def disk_error(error: OSError, path: str | os.PathLike[str]) -> Exception:
         return HandlensError(f"{path} may not be written", "choose another place or change its permissions")
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         return HandlensError(f"{path} cannot be written: a file or folder of that name is in the way", "choose another")
+    if error.errno == errno.ENOENT and Path(error.filename or "").parent == Path(path).parent:
+        return HandlensError(f"{path} cannot be written: its folder takes no new files", "choose another place")
     if error.errno == errno.EINVAL and WINDOWS:
         return HandlensError(f"{path} is no name that Windows takes", 'choose one without < > : " | ? *')
     return error

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from handlens import bundle, checkpoint, cli, photos
+from handlens import bundle, checkpoint, cli, files, photos
 from handlens.run import UNCALIBRATED
 from handlens.train import start
 
@@ -407,15 +407,44 @@ def test_unknown_photos_that_chose_the_threshold_do_not_judge_it(
     evaluate: Run, run: Path, grey_photos: Path, tmp_path: Path
 ) -> None:
     saved = checkpoint.load(run)
-    recipe = {**saved.recipe, "unknown": str(grey_photos)}
-    checkpoint.save(run, dataclasses.replace(saved, rejection={"kind": "energy", "threshold": 6.0}, recipe=recipe))
+    checkpoint.save(run, dataclasses.replace(saved, rejection={"kind": "energy", "threshold": 6.0}))
+    contents = [files.sha256_of(path) for path in sorted(grey_photos.iterdir())]
+    grey_photos = grey_photos.rename(grey_photos.with_name("elsewhere"))  # they are known by content
+    (run / "unknown.json").write_text(json.dumps({"chose": contents[::2]}), "utf-8")
     (grey_photos / "broken.jpg").write_bytes(b"no photo")
     code, out, err = evaluate(run, "--unknown", grey_photos, "--json")
     assert code == 0, err
     found = json.loads(out)["unknown"]
     assert (found["num_outside"], found["caution"]) == (3, "")
-    assert "the other half is judged" in err
+    assert f"3 of the 6 photos in {grey_photos} chose the threshold in training: the others are judged" in err
     assert "left out of the unknown photos: broken.jpg is not a photo that can be read" in err
+    (run / "unknown.json").write_text(json.dumps({"chose": contents}), "utf-8")
+    code, out, err = evaluate(run, "--unknown", grey_photos, "--json")
+    assert (code, out) == (2, "")
+    assert "none is left to judge by" in err
+
+
+def test_a_class_that_came_later_is_no_matter_to_the_runs_own_split(
+    evaluate: Run, run: Path, tiny_photos: Path, grey_photos: Path, tmp_path: Path
+) -> None:
+    before = json.loads(evaluate(run, "--json")[1])
+    root = Path(shutil.copytree(tiny_photos, tmp_path / "photos"))
+    shutil.copytree(grey_photos, root / "another")
+    (root / "empty").mkdir()
+    (root / "ruin").mkdir()
+    (root / "ruin" / "a.jpg").write_bytes(b"no photo")
+    saved = checkpoint.load(run)
+    checkpoint.save(run, dataclasses.replace(saved, recipe={**saved.recipe, "photos": str(root)}))
+    code, out, err = evaluate(run, "--json")
+    assert code == 0, err
+    assert f"6 photos of {root} came later" in err
+    after = json.loads(out)
+    assert (after["num_photos"], after["top1"], after["classes"]) == (
+        before["num_photos"], before["top1"], before["classes"]
+    )  # fmt: skip
+    code, out, err = evaluate(run, root, "--split", "test", "--json")
+    assert code == 0, err
+    assert json.loads(out)["top1"] == before["top1"]
 
 
 def test_photos_of_a_run_that_were_moved(evaluate: Run, run: Path, tmp_path: Path) -> None:

@@ -163,6 +163,10 @@ def test_what_cannot_be_done_is_one_sentence(
     (tmp_path / "none" / "a" / "1.jpg").write_bytes(b"")
     assert "none of the photos" in refused(capsys, monkeypatch, tmp_path / "none")
     Image.new("RGB", (40, 40)).save(tmp_path / "none" / "a" / "1.jpg")
+    told = refused(capsys, monkeypatch, folder, "--labels", "--weights", "none")
+    assert "need features, and --weights is none" in told
+    told = refused(capsys, monkeypatch, folder, "--fix", tmp_path / "x", "--report", tmp_path / "a" / ".." / "x")
+    assert "--fix and --report are both" in told and not (tmp_path / "x").exists()
     assert "suspected labels need two classes" in refused_labels(capsys, monkeypatch, tmp_path / "none")
 
 

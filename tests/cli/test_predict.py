@@ -233,6 +233,16 @@ def test_what_is_sorted_lies_apart(
             assert sentence in err
             assert str(tmp_path / target) in err
         assert tree(tmp_path) == before
+    rows = "".join(f"{path},a\n" for path in sorted(trained.rglob("*.jpg")))
+    (tmp_path / "fold-1.csv").write_text("path,label\n" + rows, "utf-8")
+    recipe["photos"] = str(tmp_path / "fold-1.csv")
+    checkpoint.save(run, dataclasses.replace(saved, recipe=recipe))
+    code, _, err = predict(run, photo, "--sort-into", trained / "花朵" / "new")
+    assert code == 2 and "was trained on" in err
+    (tmp_path / "plan.json").write_text(json.dumps({"photos": str(trained)}), "utf-8")  # the run is one of its folds
+    code, _, err = predict(run, photo, "--sort-into", trained / "new")
+    assert code == 2 and f"lies within {trained}" in err
+    assert not (trained / "new").exists()
     monkeypatch.chdir(tmp_path)
     for photos in (photo, "holiday/may/0*.jpg", "holiday", trained):  # beside them, also once more
         code, _, err = predict(run, photos, "--sort-into", "sorted")

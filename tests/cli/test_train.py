@@ -283,6 +283,20 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(
     assert "is finished" in err
 
 
+def test_ctrl_c_in_a_head_does_not_say_that_it_is_saved(
+    call: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(photos: str, *, watcher: Any, **_: Any) -> None:
+        watcher.started(tmp_path / "run")  # which keeps features, not the state of its quick epochs
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "fit", interrupted)
+    code, out, err = call("photos", "--mode", "head")
+    assert (code, out) == (130, "")
+    again = f"handlens train --resume --out {tmp_path / 'run'}"
+    assert err.splitlines()[-1] == f"stopped; begin its epochs again with: {again}"
+
+
 def test_ctrl_c_before_there_is_a_run(
     call: Train, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

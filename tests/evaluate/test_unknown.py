@@ -130,7 +130,8 @@ def test_photos_below_a_folder(tmp_path: Path) -> None:
         ("broken.jpg", "is not a photo that can be read"),
         ("b/again.jpg", "is a copy of 3.jpg"),
     ]
-    (_, one), (_, two) = found.half(False), found.half(True)
+    one, two = found.half(False).logits, found.half(True).logits
+    assert sorted(found.half(False).contents + found.half(True).contents) == sorted(found.contents)
     assert len(one) == 2 and len(two) == 1
     assert np.array_equal(np.sort(np.concatenate([one, two])[:, 0]), np.sort(found.logits[:, 0]))
     (tmp_path / "empty").mkdir()

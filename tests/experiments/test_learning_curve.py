@@ -117,6 +117,17 @@ def test_a_power_law_is_found_again() -> None:
     assert perfect and perfect["gain"] == pytest.approx(0)
 
 
+@pytest.mark.parametrize(("top1", "num_test", "guess"), [
+    (8 / 9, 9, "By 1 mistake on 9 test photos all of this is a guess"),
+    (1.0, 30, "By 0 mistakes on 30 test photos all of this is a guess"),
+    (0.9, 50, ""),
+])  # fmt: skip
+def test_few_mistakes_are_said_to_tell_nothing(top1: float, num_test: int, guess: str) -> None:
+    row = {"photos_per_class": 4.0, "head_top1": top1, "head_ci95": [top1, top1], "head_less_probe_ci95": [0.0, 0.0]}
+    said = learning_curve._words([row], ["head"], "head", None, num_test)
+    assert guess in said and ("is a guess" in said) == bool(guess)
+
+
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def call(*arguments: object) -> tuple[int, str, str]:

@@ -237,7 +237,7 @@ def test_missing_and_changed_photos_are_named(written: Written) -> None:
     path, photos, sha256, _ = written
     fewer = photos.without(["b/0003.jpg"])
     changed = {name: content for name, content in sha256.items() if name != "b/0003.jpg"} | {"a 花/0001.jpg": "0" * 64}
-    with pytest.raises(HandlensError, match="2 are not in photos as they were") as caught:
+    with pytest.raises(HandlensError, match="2 are not in photos as before") as caught:
         read_split(path, fewer, changed)
     assert "'a 花/0001.jpg (changed)'" in caught.value.message
     assert "'b/0003.jpg (missing)'" in caught.value.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 import handlens
-from handlens import checkpoint
+from handlens import checkpoint, files
 from handlens import photos as photos_room
 from handlens.errors import HandlensError
 from handlens.evaluate import calibration, unknown
@@ -117,6 +118,8 @@ def test_a_run_carries_its_temperature_and_threshold(
     assert loaded.rejection is not None and loaded.rejection.to_dict() == stored.rejection
     judged = json.loads(json.dumps(run.metrics["unknown"]))
     assert (judged["num_photos"], judged["num_outside"]) == (3, 5)
+    chose = json.loads((run.folder / "unknown.json").read_text("utf-8"))["chose"]
+    assert len(chose) == 5 and set(chose) <= {files.sha256_of(path) for path in others.iterdir()}
     assert "None of the classes" in (run.folder / "report.html").read_text("utf-8")
     assert "before" in run.metrics["test"]["calibration"]
 
@@ -161,3 +164,16 @@ def test_photos_of_other_things_need_validation_photos(validation: Photos, other
     found = confidence.fit(classifier(validation), validation.select(range(0, 36, 6)), str(others))
     assert found.outside is None and found.rejection is None
     assert f"the photos in {others} were not used" in found.notes[1]
+
+
+def test_photos_of_the_classes_are_no_others(tiny_photos: Path, others: Path, tmp_path: Path) -> None:
+    shutil.copy(next((tiny_photos / "花朵").iterdir()), others / "flower.jpg")
+    with pytest.raises(HandlensError, match=r"1 photo that is also among those of the classes \(flower.jpg\)"):
+        handlens.fit(tiny_photos, out=tmp_path / "run", weights="none", epochs=1, unknown=str(others))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_is_no_folder_of_photos(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path,label\n", "utf-8")
+    with pytest.raises(HandlensError, match=r"a.csv is a file, expected a folder"):
+        unknown.check_halves(tmp_path / "a.csv")

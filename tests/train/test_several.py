@@ -13,7 +13,7 @@ from handlens.train import several
 
 
 def planned(kind: str) -> several.Plan:
-    return several.Plan(Path("runs"), "folds" if kind == "folds" else "repeats", {}, ())
+    return several.Plan(Path("runs"), "folds" if kind == "folds" else "repeats", "photos", {}, ())
 
 
 def row(right: int, num_photos: int) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def test_a_plan_is_read_as_it_was_begun(tiny_photos: Path, tmp_path: Path) -> No
     assert (moved / several.read(moved).trainings[0].photos).is_file()  # beside the plan, wherever that lies
 
 
-@pytest.mark.parametrize("value", [{}, [], {"kind": "folds", "given": {}, "trainings": [{"name": "a"}]}])
+@pytest.mark.parametrize("value", [{}, [], {"kind": "folds", "photos": "p", "given": {}, "trainings": [{"name": "a"}]}])
 def test_a_plan_that_is_none(value: Any, tmp_path: Path) -> None:
     (tmp_path / several.PLAN).write_text(json.dumps(value), "utf-8")
     with pytest.raises(HandlensError, match="is no plan of trainings"):

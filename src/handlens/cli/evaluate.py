@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 FEW = 3  # photos left out that are named each
 LeftOut = tuple[tuple[str, str], ...]  # (path, reason)
-SPLIT_FILE, CURVES_FILE = "split.json", "curves.png"  # of a run's folder
+SPLIT_FILE, CURVES_FILE, UNKNOWN_FILE = "split.json", "curves.png", "unknown.json"  # of a run's folder
 
 
 def evaluate(
@@ -202,6 +202,7 @@ def _confidence(
     """What is found of unknown photos, and of sets of classes, where that is asked for or follows from the scores."""
     from handlens import evaluate as room
     from handlens.cli import screen
+    from handlens.errors import HandlensError
     from handlens.evaluate import conformal, unknown
 
     found: dict[str, Any] = {"unknown": None, "coverage": None}
@@ -211,10 +212,14 @@ def _confidence(
             given = unknown.answers(classifier.infer, classifier.preprocess, outside, update)
         for path, reason in given.left_out:
             screen.note(f"left out of the unknown photos: {path} {reason}")
-        pair = given.probabilities, given.logits
-        if rejection and _chose_threshold(run, outside) and len(given.logits) > 1:
-            screen.note(f"half of the photos in {outside} chose the threshold in training: the other half is judged")
-            pair = given.half(True)
+        chose = _chose_threshold(run)
+        others = [index for index, content in enumerate(given.contents) if content not in chose]
+        if num_chose := len(given.contents) - len(others):
+            these = f"{num_chose} of the {len(given.contents)} photos in {outside} chose the threshold in training"
+            if not others:
+                raise HandlensError(f"{these}, and none is left to judge by", "name a folder of other photos")
+            screen.note(f"{these}: the others are judged")
+        pair = given.select(others).pair
         if rejection is None:
             caution = "no threshold came with it, so that `handlens predict` calls nothing unknown; this one is chosen "
             caution += "on the photos that it is judged on, and flatters"
@@ -233,14 +238,12 @@ def _confidence(
     return found
 
 
-def _chose_threshold(run: str, outside: Path) -> bool:
-    """Whether a run's training was given this folder of unknown photos."""
-    from handlens import checkpoint
+def _chose_threshold(run: str) -> frozenset[str]:
+    """The SHA-256 of the photos of other things by which a run's threshold was chosen; none of a bundle."""
+    from handlens import files
 
-    if not Path(run, checkpoint.FACTS).is_file():
-        return False
-    named = checkpoint.read_facts(run)["recipe"].get("unknown", "")
-    return bool(named) and Path(named).resolve() == outside.resolve()
+    stored = Path(run, UNKNOWN_FILE)
+    return frozenset(files.read_json(stored).get("chose", ())) if stored.is_file() else frozenset()
 
 
 def _validation(run: str, source: str) -> Photos:
@@ -317,10 +320,8 @@ def _labelled(run: str, source: str, split: str) -> tuple[Photos, str, LeftOut]:
     """As `labelled`, and which of the run's own photos were left out, as (path, reason), where these are judged."""
     from handlens import bundle
 
-    if source:
-        found = _scan(source)
-        if bundle.is_bundle(run) or split in ("", "all", *(found.splits or ())):
-            return *_own_split(found, split), ()
+    if source and (bundle.is_bundle(run) or split in ("", "all") or split in _named_splits(source)):
+        return *_own_split(_scan(source), split), ()
     return _runs_split(run, source, split, tell=True)
 
 
@@ -422,6 +423,13 @@ def _scan(source: str) -> Photos:
 
     with screen.progress("downloading") as update:  # seen only for a published set that is not in the cache yet
         return photos_room.scan(source, update)
+
+
+def _named_splits(source: str) -> tuple[str, ...]:
+    """The splits that folders or a CSV name themselves, whatever classes they have."""
+    from handlens import photos as photos_room
+
+    return photos_room.scan(source, keep_empty=True).splits or ()
 
 
 def _own_split(found: Photos, split: str) -> tuple[Photos, str]:

@@ -58,8 +58,12 @@ def examine(
         photos = photos or _photos_of(run)
     elif not photos:
         raise HandlensError("no photos were given", "name a folder of photos, or --run RUN")
+    if labels and weights == "none":
+        raise HandlensError("suspected labels need features, and --weights is none", "give imagenet or a file's path")
     if report:
         files.check_place(report)
+        if fix and fix.resolve() == report.resolve():
+            raise HandlensError(f"--fix and --report are both {report}", "name two files")
     with screen.progress("downloading") as update:  # seen only for a published set that is not in the cache yet
         found = room.scan(photos, update, keep_empty=True)
     if fix:

@@ -169,14 +169,36 @@ def _check_apart(target: Path, arguments: list[str], photos: list[Path], run: st
         if photo.resolve().is_relative_to(place):
             raise HandlensError(f"{target} holds {photo}, which is to be sorted", "choose a folder beside the photos")
     if run and Path(run, checkpoint.FACTS).is_file():
-        recipe = checkpoint.read_facts(run)["recipe"]
-        for trained in (recipe.get("photos"), recipe.get("add")):
-            if trained and Path(trained).is_dir() and place.is_relative_to(Path(trained).resolve()):
+        for trained in _trained_on(run):
+            if place.is_relative_to(trained.resolve()):
                 raise HandlensError(
                     f"{target} lies within {trained}, which {run} was trained on: what is sorted would become "
                     "training photos",
                     "choose a folder outside it",
                 )
+
+
+def _trained_on(run: str) -> list[Path]:
+    """The folders of a run's photos, where they still are; of a fold those that were cut, of a CSV those in it."""
+    from handlens import checkpoint, files
+    from handlens import photos as photos_room
+    from handlens.cli.train import PLAN_FILE
+    from handlens.errors import HandlensError
+
+    recipe = checkpoint.read_facts(run)["recipe"]
+    named = {str(recipe.get("photos", "")), str(recipe.get("add", ""))}
+    plan = Path(run).resolve().parent / PLAN_FILE
+    if plan.is_file():
+        named.add(str(files.read_json(plan).get("photos", "")))
+    folders = [Path(name) for name in named if name and Path(name).is_dir()]
+    for name in named:
+        if Path(name).is_file():
+            try:
+                found = photos_room.scan(name)
+            except HandlensError:  # it is no longer what it was
+                continue
+            folders += {found.path(index).parent for index in range(len(found))}
+    return folders
 
 
 def _folders(classes: tuple[str, ...]) -> dict[str, str]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from handlens.train.several import Plan
 
 
-PLAN_FILE = "plan.json"  # of a folder with several runs
+STATE_FILE, PLAN_FILE = "state.pt", "plan.json"  # of a run that is being trained, of a folder with several
 
 
 def train(
@@ -126,9 +126,9 @@ def train(
             run = handlens.fit(photos or in_recipe, out=out, resume=resume, watcher=watching, **fabric, **given)
         except KeyboardInterrupt:
             folder = watching.folder or (out if resume else None)
-            screen.note(
-                f"\nsaved; go on with: handlens train --resume --out {quoted(folder)}" if folder else "\nstopped"
-            )
+            saved = folder is not None and Path(folder, STATE_FILE).is_file()
+            how = "saved; go on with" if saved else "stopped; begin its epochs again with"
+            screen.note(f"\n{how}: handlens train --resume --out {quoted(folder)}" if folder else "\nstopped")
             raise typer.Exit(130) from None
     if not watching.folder:  # one of several processes, of which the first speaks
         return

@@ -28,9 +28,9 @@ def unknown(found: dict[str, Any]) -> Section:
         )
     ]
     if "num_outside" in found:
-        of = f"of {counted(found['num_outside'], 'photo')} of none of them"
+        of = f"of {counted(found['num_outside'], 'photo')} of other things"
         rows += [
-            (f"{of} are taken for one", _share(found["false_accept"], found["false_accept_ci95"])),
+            (f"{of} are taken for one of the classes", _share(found["false_accept"], found["false_accept_ci95"])),
             (f"{of} would be, where 95 % of the others are taken as such", f"{found['false_accept_at_95']:.1%}"),
             ("AUROC: 100 % tells all of them apart, 50 % is chance", f"{found['auroc']:.1%}"),
         ]

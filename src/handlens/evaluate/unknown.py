@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -163,10 +163,20 @@ class Outside(NamedTuple):
     contents: list[str]
     left_out: list[tuple[str, str]]
 
-    def half(self, second: bool) -> tuple[np.ndarray, np.ndarray]:
-        """(probabilities, logits) of the half that chooses a threshold, or of the one that judges it: by content."""
-        order = np.argsort(self.contents, kind="stable")[int(second) :: 2]
-        return self.probabilities[order], self.logits[order]
+    @property
+    def pair(self) -> tuple[np.ndarray, np.ndarray]:
+        """(probabilities, logits)."""
+        return self.probabilities, self.logits
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> Outside:
+        """The answers to these photos."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        contents = [self.contents[index] for index in chosen]
+        return self._replace(probabilities=self.probabilities[chosen], logits=self.logits[chosen], contents=contents)
+
+    def half(self, second: bool) -> Outside:
+        """The half that chooses a threshold, or the one that judges it: by content."""
+        return self.select(np.argsort(self.contents, kind="stable")[int(second) :: 2])
 
 
 class Others(NamedTuple):
@@ -184,7 +194,8 @@ def look(folder: str | os.PathLike[str], progress: Callable[[int, int], None] | 
     """Find the photos anywhere below a folder. Raises HandlensError when none of them can be read."""
     root = Path(folder)
     if not root.is_dir():
-        raise HandlensError(f"there is no folder {folder}", "name a folder of photos of none of the classes")
+        what = f"{folder} is a file, expected a folder" if root.exists() else f"there is no folder {folder}"
+        raise HandlensError(what, "name a folder of photos of none of the classes")
     paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("[!.]*") if p.suffix.lower() in SUFFIXES)
     found = Photos(root, tuple(paths), np.zeros(len(paths), np.int64), ("unknown",))
     findings = photos_room.examine(found, progress)
@@ -198,11 +209,25 @@ def look(folder: str | os.PathLike[str], progress: Callable[[int, int], None] | 
     return Others(found, findings.sha256, left_out)
 
 
-def check_halves(folder: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> None:
-    """Raises HandlensError unless the photos in a folder can be cut into two halves, one to choose, one to judge."""
-    if len(look(folder, progress).photos) < 2:
+def check_halves(
+    folder: str | os.PathLike[str],
+    progress: Callable[[int, int], None] | None = None,
+    known: Collection[str] = (),
+) -> None:
+    """Raises HandlensError unless the photos in a folder can be cut into two halves, one to choose, one to judge.
+
+    Also where one of them is among the photos of the classes, whose SHA-256 are `known`.
+    """
+    found = look(folder, progress)
+    if len(found.photos) < 2:
         raise HandlensError(
             f"{folder} has one photo that can be read, which cannot be cut in two halves", "give some tens"
+        )
+    if same := [path for path in found.photos.paths if found.sha256[path] in known]:
+        raise HandlensError(
+            f"{folder} has {counted(len(same), 'photo')} that {'are' if len(same) > 1 else 'is'} also among those of "
+            f"the classes ({same[0]})",
+            "name a folder of photos of none of the classes",
         )
 
 

@@ -31,6 +31,7 @@ from handlens.train.recipe import Recipe, choose
 
 SIZES = (5, 10, 20, 50)  # training photos a class
 _DRAWS = 2000  # of the bootstrap
+_FEWEST_MISTAKES = 5  # on the test photos: draws from fewer hardly differ, whatever the truth is
 _FITTED = 3  # sizes, from the greatest down, that the forecast follows
 
 
@@ -344,6 +345,12 @@ def _words(
         )
         if low <= 0 <= high:
             said.append("That cannot be told from nothing: more test photos would tell.")
+    mistakes = round((1 - last[f"{best}_top1"]) * num_test)
+    if mistakes < _FEWEST_MISTAKES:
+        said.append(
+            f"By {counted(mistakes, 'mistake')} on {counted(num_test, 'test photo')} all of this is a guess, and the "
+            "intervals are too narrow: more test photos would tell."
+        )
     for mode in modes:
         ends = f"{mode}_less_probe_ci95"
         sides = {"better": [r for r in rows if r[ends][0] > 0], "worse": [r for r in rows if r[ends][1] < 0]}

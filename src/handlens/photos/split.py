@@ -191,7 +191,8 @@ def read_split(path: str | os.PathLike[str], photos: Photos, sha256: Mapping[str
             lost.append(f"{photo} ({'changed' if photo in index_of else 'missing'})")
     if lost:
         raise HandlensError(
-            f"of the photos in {path}, {len(lost)} are not in {photos.root} as they were: {listed(lost)}",
+            f"of the photos in {path}, {len(lost)} {'is' if len(lost) == 1 else 'are'} not in {photos.root} as before: "
+            f"{listed(lost)}",
             "bring them back, or split anew",
         )
     return {name: photos.select(indices) for name, indices in found.items()}

@@ -20,7 +20,8 @@ class Confidence:
     """What validation photos settle, as a checkpoint keeps it, and a sentence on what they were too few for.
 
     validation: their scores, with the calibrated probabilities; None without such photos. outside: the calibrated
-    (probabilities, logits) of the half of the unknown photos that chose nothing; None without.
+    (probabilities, logits) of the half of the unknown photos that chose nothing; None without. chose: the SHA-256 of
+    those in the other half.
     """
 
     calibration: dict[str, Any] | None
@@ -28,6 +29,7 @@ class Confidence:
     validation: Scores | None
     outside: tuple[np.ndarray, np.ndarray] | None
     notes: tuple[str, ...]
+    chose: tuple[str, ...] = ()
 
 
 def fit(
@@ -68,23 +70,32 @@ def fit(
     if scores:
         scores = dataclasses.replace(scores, probabilities=calibration.softmax(logits, temperature).astype(np.float32))
     unused = outside and len(logits) < unknown.FEWEST  # nothing can be chosen by them
-    halves = _halves(classifier, outside, temperature, count, notes) if outside and not unused else (None, None)
+    found = _outside(classifier, outside, temperature, count, notes) if outside and not unused else None
+    choosing, judging = (found.half(False), found.half(True)) if found else (None, None)
     rejection = None
     try:
-        rejection = unknown.fit(calibration.softmax(logits, temperature), logits, halves[0]).to_dict()
+        pair = choosing.pair if choosing else None
+        rejection = unknown.fit(calibration.softmax(logits, temperature), logits, pair).to_dict()
     except HandlensError as error:
         notes.append(f"{error}; the photos in {outside} were not used" if unused else str(error))
-    return Confidence(calibrated.to_dict() if calibrated else None, rejection, scores, halves[1], tuple(notes))
+    return Confidence(
+        calibrated.to_dict() if calibrated else None,
+        rejection,
+        scores,
+        judging.pair if judging else None,
+        tuple(notes),
+        tuple(choosing.contents) if choosing else (),
+    )
 
 
-def _halves(
+def _outside(
     classifier: Classifier,
     outside: str,
     temperature: float,
     count: Callable[[str, int, int], None],
     notes: list[str],
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """(probabilities, logits) of one half of the photos in a folder and of the other, cut by their content."""
+) -> unknown.Outside:
+    """The answers to the photos in a folder, with calibrated probabilities."""
     unknown.check_halves(outside)
     found = unknown.answers(
         classifier.infer,
@@ -93,5 +104,4 @@ def _halves(
         lambda done, total: count("judging unknown photos", done, total),
     )
     notes.extend(f"left out of the unknown photos: {path} {reason}" for path, reason in found.left_out)
-    found = found._replace(probabilities=calibration.softmax(found.logits, temperature))
-    return found.half(False), found.half(True)
+    return found._replace(probabilities=calibration.softmax(found.logits, temperature))

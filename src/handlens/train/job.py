@@ -36,6 +36,7 @@ from handlens.train.recipe import FEW_A_CLASS, Recipe, choose, mode_for
 from handlens.train.watcher import Watcher, counter
 
 RECIPE = "recipe.toml"
+UNKNOWN = "unknown.json"  # which photos of other things chose the threshold
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -109,6 +110,9 @@ def fit(
     for note in data.notes:
         watcher.note(note)
     start.check_unseen(recipe, data)
+    if recipe.unknown:
+        own = {data.sha256[path] for photos in data.splits.values() for path in photos.paths}
+        unknown.check_halves(recipe.unknown, known=own)
     begun = start.start_of(recipe, data.classes)
     if recipe.mode != "head":  # a head's extra layer comes after the features are computed
         begun = modes.with_hidden(recipe, begun)
@@ -336,6 +340,8 @@ def _judge(
     metrics["notes"] = [*metrics["notes"], *found.notes]
     kept = dataclasses.replace(kept, calibration=found.calibration, rejection=found.rejection)
     checkpoint.save(folder, kept)
+    if found.chose:
+        files.write_json(folder / UNKNOWN, {"chose": found.chose})
     if found.validation:
         metrics["validation"] = found.validation.to_dict()
     photos = data.splits["test"]

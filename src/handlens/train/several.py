@@ -28,10 +28,11 @@ class Training(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is trained in `folder`: each of `trainings`, with the same fields of `Recipe` given."""
+    """What is trained in `folder` on `photos`: each of `trainings`, with the same fields of `Recipe` given."""
 
     folder: Path
     kind: Literal["folds", "repeats"]
+    photos: str
     given: dict[str, Any]
     trainings: tuple[Training, ...]
 
@@ -71,8 +72,12 @@ def begin(
         trainings = [Training(f"seed-{seed}", source, seed) for seed in range(first, first + repeats)]
         files.make_folder(out)
     kind: Literal["folds", "repeats"] = "folds" if folds else "repeats"
-    files.write_json(out / PLAN, {"kind": kind, "given": given, "trainings": [one._asdict() for one in trainings]})
-    return Plan(out, kind, given, tuple(trainings))
+    plan = Plan(out, kind, source, given, tuple(trainings))
+    files.write_json(
+        out / PLAN,
+        {"kind": kind, "photos": source, "given": given, "trainings": [one._asdict() for one in trainings]},
+    )
+    return plan
 
 
 def read(out: str | os.PathLike[str]) -> Plan:
@@ -80,7 +85,7 @@ def read(out: str | os.PathLike[str]) -> Plan:
     stored = files.read_json(Path(out, PLAN))
     try:
         trainings = tuple(Training(**one) for one in stored["trainings"])
-        return Plan(Path(out), stored["kind"], dict(stored["given"]), trainings)
+        return Plan(Path(out), stored["kind"], stored["photos"], dict(stored["given"]), trainings)
     except (KeyError, TypeError) as error:
         raise HandlensError(f"{Path(out, PLAN)} is no plan of trainings ({error!r})", "begin anew") from None
 

@@ -47,11 +47,17 @@ class Data:
         return self.splits["train"].classes
 
 
-def look(source: str, progress: Callable[[int, int], None] | None) -> tuple[Photos, Findings, list[str]]:
-    """Scan and examine photos: the usable ones, the findings, and a sentence on each thing that was found."""
-    found = photos_room.scan(source)
+def look(
+    source: str, progress: Callable[[int, int], None] | None, *, is_split: bool = False
+) -> tuple[Photos, Findings, list[str]]:
+    """Scan and examine photos: the usable ones, the findings, and a sentence on each thing that was found.
+
+    A class without any is an error, unless `is_split`: then it came after the photos were split, and is no matter.
+    """
+    found = photos_room.scan(source, keep_empty=is_split)
     findings = photos_room.examine(found, progress)
-    whole = photos_room.usable(found, findings)
+    broken = [path for path, _ in findings.broken]
+    whole = found.without(broken) if is_split else photos_room.usable(found, findings)
     notes = [f"left out {path}: {reason}" for path, reason in findings.broken]
     label = dict(zip(found.paths, found.labels.tolist(), strict=True))
     torn = [group for group in findings.duplicates if len({label[path] for path in group}) > 1]
@@ -104,17 +110,27 @@ def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], 
             f"the photos of the run {stored.parent} are no longer in {recipe.photos}",
             "name where they are now as PHOTOS, or put them back",
         )
-    whole, findings, notes = look(recipe.photos, progress)
-    photos_room.check_trainable(whole, findings.duplicates)
+    whole, findings, notes = look(recipe.photos, progress, is_split=stored is not None)
     if stored:
-        splits = photos_room.read_split(stored, whole, findings.sha256)
+        splits = _without_later_classes(photos_room.read_split(stored, whole, findings.sha256))
         if later := len(whole) - sum(map(len, splits.values())):
             notes.append(f"{counted(later, 'photo')} of {whole.root} came later: in no split of {stored}")
     else:
+        photos_room.check_trainable(whole, findings.duplicates)
         splits = photos_room.split(whole, findings.sha256, recipe.seed, duplicates=findings.duplicates)
         splits, more = together(splits, findings, own_splits=bool(whole.splits))
         notes += more
     return Data(splits, findings.sha256, findings.pixels, tuple(notes), tuple(findings.broken))
+
+
+def _without_later_classes(splits: dict[str, Photos]) -> dict[str, Photos]:
+    """Splits with those classes only that one of their photos is in."""
+    labels = sorted({label for photos in splits.values() for label in photos.labels.tolist()})
+    names = tuple(next(iter(splits.values())).classes[label] for label in labels)
+    return {
+        name: dataclasses.replace(photos, labels=np.searchsorted(labels, photos.labels), classes=names)
+        for name, photos in splits.items()
+    }
 
 
 def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], None] | None) -> Data:
