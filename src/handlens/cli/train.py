@@ -191,7 +191,7 @@ def carry_out(plan: Plan, json: bool, **fabric: Any) -> None:
     if found["standard_deviation"] is not None:
         screen.say(
             f"mean {found['mean']:.1%}, standard deviation {100 * found['standard_deviation']:.1f} points, "
-            f"{found['lowest']:.1%} to {found['highest']:.1%} over {len(runs)} "
+            f"{found['lowest']:.1%} to {found['highest']:.1%} over {sum(x['top1'] is not None for x in runs)} "
             f"{'folds' if plan.kind == 'folds' else 'seeds, each with a split of its own'}"
         )
     if whole := found.get("all_photos"):

@@ -28,21 +28,6 @@ def _rank(coverage: float, num_validation: int) -> int:
     return int((1 - coverage) * (num_validation + 1) + 1e-9)
 
 
-def rank(num_validation: int, coverage: float) -> int:
-    """Which of so many validation photos sets the limit, from 1 on: the least probability of the right class first.
-
-    Raises HandlensError for a coverage that so few photos cannot promise.
-    """
-    found = int((1 - coverage) * (num_validation + 1) + 1e-9)
-    if found < 1:
-        needed = int(np.ceil(1 / (1 - coverage) - 1e-9)) - 1
-        raise HandlensError(
-            f"{num_validation} validation photos cannot promise a coverage of {coverage:g}, {needed} are needed",
-            "use more photos, or a lower --coverage",
-        )
-    return found
-
-
 def threshold(validation: Scores, coverage: float) -> float:
     """The probability from which on a class is in a photo's set, so that a share `coverage` of sets hold the right one.
 
