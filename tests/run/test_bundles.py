@@ -323,9 +323,10 @@ def test_one_class_only(tiny: ModuleType) -> None:
     assert bundles.compare("p", Golden(photo=b"", probabilities=(1.0,)), np.ones(1, np.float32), alone).ok
 
 
-def test_very_many_photos_go_by_threads_that_share_a_network(tiny: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runtime", ["onnx", "litert"])
+def test_very_many_photos_go_by_threads_that_each_answer(tiny: ModuleType, tmp_path: Path, runtime: str) -> None:
     """Each thread reads and answers; order, errors and answers are those of one photo at a time."""
-    bundle.write(tmp_path / "tiny.zip", tiny.bundle())
+    bundle.write(tmp_path / "tiny.zip", tiny.bundle(runtime))
     classifier = run.load(tmp_path / "tiny.zip")
     photos = []
     for number in range(run.MANY + 5):

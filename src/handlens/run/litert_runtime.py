@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,20 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
         return np.concatenate(answers[0]), np.concatenate(answers[1])
 
     return infer, _facts(artifact[FILE])
+
+
+def start_shared(artifact: Mapping[str, bytes]) -> tuple[Infer, str | None]:
+    """As `start`, for several threads that may call the function at once: each has an interpreter of its own."""
+    own, loading = threading.local(), threading.Lock()
+
+    def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not hasattr(own, "infer"):
+            with loading:  # shuts standard error for the whole process
+                own.infer = start(artifact, 1)[0]
+        answers: tuple[np.ndarray, np.ndarray] = own.infer(photos)
+        return answers
+
+    return infer, embedded(artifact)
 
 
 def predictor(artifact: Mapping[str, bytes], threads: int = 0) -> Infer:

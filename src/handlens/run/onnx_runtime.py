@@ -37,6 +37,11 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
     return infer, facts
 
 
+def start_shared(artifact: Mapping[str, bytes]) -> tuple[Infer, str | None]:
+    """As `start`, for several threads that may call the function at once, each computing alone."""
+    return start(artifact, 1)
+
+
 def predictor(artifact: Mapping[str, bytes], threads: int = 0) -> Infer:
     """uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K).
 
