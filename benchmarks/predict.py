@@ -25,9 +25,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from handlens import bundle, checkpoint, export, files
+from handlens.compress import litert as litert_int8
 from handlens.compress import onnx as onnx_int8
 from handlens.nets import keys
-from handlens.run import onnx_runtime
+from handlens.run import bundles
 from side_by_side import ROOT, best_settings, have_peers, in_turn, machine, own, peer, photos_below
 
 RESULT = ROOT / "benchmarks" / "results" / "predict.json"
@@ -86,13 +87,19 @@ def one_net(run: str, sets: dict[str, list[str]], work: Path, rounds: int) -> di
     plain = export.convert(folded, contract, "onnx", facts)
     images = np.stack([contract.load(path) for path in sets["small"][:64]])
     small = onnx_int8.quantizer(folded, contract, facts, images)("minmax")
+    made: dict[str, tuple[str, str, Any]] = {
+        "float32": ("onnx", "float32", plain),
+        "int8": ("onnx", "int8", small),
+        "float32, LiteRT": ("litert", "float32", export.convert(folded, contract, "litert", facts)),
+        "int8, LiteRT": ("litert", "int8", litert_int8.quantizer(folded, contract, facts, images)("minmax")),
+    }
     paths = {}
-    for precision, artifact in (("float32", plain), ("int8", small)):
-        paths[precision] = work / f"{run}-{precision}.zip"
+    for kind, (runtime, precision, artifact) in made.items():
+        paths[kind] = work / f"{run}-{runtime}-{precision}.zip"
         bundle.write(
-            paths[precision],
+            paths[kind],
             bundle.Bundle(
-                runtime="onnx", precision=precision, artifact=artifact, net=found.name, classes=found.classes,
+                runtime=runtime, precision=precision, artifact=artifact, net=found.name, classes=found.classes,
                 preprocess=contract, card={},
             ),
         )  # fmt: skip
@@ -126,10 +133,10 @@ def one_net(run: str, sets: dict[str, list[str]], work: Path, rounds: int) -> di
     }
     for label, photos in sets.items():
         kinds: dict[str, Any] = {
-            f"handlens {precision}": lambda precision=precision, photos=photos: own(
-                "ours_predict.py", {"bundle": str(paths[precision]), "photos": photos, "csv": settings["csv"]}
+            f"handlens {kind}": lambda kind=kind, photos=photos: own(
+                "ours_predict.py", {"bundle": str(paths[kind]), "photos": photos, "csv": settings["csv"]}
             )
-            for precision in paths
+            for kind in paths
         }
         for kind, script in others:
             workers, threads = chosen[script]
@@ -145,7 +152,7 @@ def one_net(run: str, sets: dict[str, list[str]], work: Path, rounds: int) -> di
             },
             "settings": {kind: chosen[script] for kind, script in others},
         }  # fmt: skip
-    answer["floors"] = floors(contract, sets["small"][:200], {"float32": plain, "int8": small}, found.net)
+    answer["floors"] = floors(contract, sets["small"][:200], made, found.net)
     return answer
 
 
@@ -167,9 +174,9 @@ def floors(contract: Any, photos: list[str], artifacts: dict[str, Any], net: Any
     opened = [open_photo(content) for content in contents]
     images = np.stack([contract.fit(photo) for photo in opened[:8]])
     result = {"decode_ms": each_ms(open_photo, contents), "resize_ms": each_ms(contract.fit, opened)}
-    for precision, artifact in artifacts.items():
-        infer = onnx_runtime.predictor(artifact, 1)
-        result[f"network_{precision}_ms"] = each_ms(infer, [images] * 20) / len(images)
+    for kind, (runtime, _, artifact) in artifacts.items():
+        infer = bundles.runtime_of(runtime).predictor(artifact, 1)
+        result[f"network_{kind}_ms"] = each_ms(infer, [images] * 20) / len(images)
     from handlens import cost
 
     threads = torch.get_num_threads()

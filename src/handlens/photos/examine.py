@@ -24,7 +24,7 @@ from handlens.photos.batches import in_threads
 from handlens.photos.scan import Photos, listed
 from handlens.preprocess import open_photo
 
-_VERSION = 1  # of what is kept of a photo
+_VERSION = 2  # of what is kept of a photo
 
 
 class Facts(NamedTuple):
