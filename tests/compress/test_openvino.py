@@ -1,0 +1,54 @@
+"""The INT8 form of an OpenVINO file: how its weights are stored, and what stays float."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from handlens import bundle
+from handlens.compress.observe import Quantize
+from handlens.export import fold_batch_norm
+from handlens.preprocess import Preprocess
+
+pytest.importorskip("nncf", reason="nncf is not installed")
+
+CONTRACT = Preprocess(image_px=32, resize_px=36)
+FACTS = bundle.facts("mobilenet_v3_small", ("a", "b", "c", "d", "e"), CONTRACT)
+PHOTOS = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def quantize(shaken: Any) -> Quantize:
+    from handlens.compress import openvino as quantising
+
+    net = fold_batch_norm(shaken("mobilenet_v3_small", width=0.25))
+    return quantising.quantizer(net, CONTRACT, FACTS, PHOTOS)
+
+
+def floats(artifact: dict[str, bytes]) -> list[tuple[int, ...]]:
+    """The shapes of the weights that are stored in float32: of four or two dimensions, with more than one value each."""
+    import openvino
+
+    model = openvino.Core().read_model(artifact["model.xml"], artifact["model.bin"])
+    constants = [op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"]
+    shapes = [tuple(op.shape) for op in constants if op.get_element_type() == openvino.Type.f32]
+    return [shape for shape in shapes if len(shape) in (2, 4) and min(shape[:2]) > 1]
+
+
+def test_all_weights_are_stored_in_eight_bits(quantize: Quantize) -> None:
+    """Those of squeeze-and-excite too, which compute in float."""
+    from handlens.run import openvino_runtime
+
+    artifact = quantize("minmax", ())
+    assert floats(artifact) == []
+    assert openvino_runtime.embedded(artifact) == FACTS
+    probabilities, _ = openvino_runtime.predictor(artifact, 1)(PHOTOS)
+    assert np.isfinite(probabilities).all() and np.allclose(probabilities.sum(1), 1, atol=1e-5)
+
+
+def test_layers_that_are_kept_stay_float(quantize: Quantize) -> None:
+    kept = floats(quantize("minmax", ("features.1",)))
+    assert kept  # the first block's squeeze-and-excite and projection
+    assert len(kept) < 5
