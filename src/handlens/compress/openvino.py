@@ -59,7 +59,7 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray) 
                 ignored_scope=left,
                 advanced_parameters=AdvancedQuantizationParameters(activations_range_estimator_params=ranges),
             )
-            # NNCF computes squeeze-and-excite in float; its weights, a third of MobileNetV3's, are stored in eight bits.
+            # NNCF leaves squeeze-and-excite in float: its weights, a third of MobileNetV3's, are stored in eight bits.
             made = nncf.compress_weights(made, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=left)
             made.set_rt_info(facts, FACTS_KEY)
             openvino.save_model(made, Path(folder, FILE), compress_to_fp16=False)
