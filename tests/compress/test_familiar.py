@@ -20,8 +20,13 @@ NEEDS = {"onnx": "onnx", "litert": "ai_edge_quantizer", "executorch": "executorc
 CENTRES = torch.nn.functional.normalize(torch.randn(40, 1280, generator=torch.Generator().manual_seed(0)), dim=1)
 
 
+MADE: dict[str, dict[str, bytes]] = {}
+
+
 def quantised(to: str, shaken: Any) -> dict[str, bytes]:
     pytest.importorskip(NEEDS[to])
+    if to in MADE:
+        return MADE[to]
     net = export.fold_batch_norm(shaken("mobilenet_v2", width=0.1))
     net.familiar = Familiar(depth=0, centres=CENTRES, slope=5.0, offset=-3.0)
     facts = bundle.facts("mobilenet_v2", ("a", "b", "c", "d", "e"), CONTRACT)
@@ -29,6 +34,7 @@ def quantised(to: str, shaken: Any) -> dict[str, bytes]:
     made: dict[str, bytes] = quantise("minmax", ())
     probabilities, logits = export.runner(to, 1)(made)(PHOTOS)
     assert np.isfinite(logits).all() and probabilities.shape == (8, 5)
+    MADE[to] = made
     return made
 
 

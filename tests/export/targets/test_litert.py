@@ -46,8 +46,7 @@ def metadata(data: bytes) -> dict[str, str]:
 
 
 SMALL = [
-    ("mobilenet_v3_small", 64, {}, {"width": 0.35}),
-    ("shufflenet_v2_x0_5", 64, {"channels": "bgr"}, {}),
+    ("mobilenet_v3_small", 64, {"channels": "bgr"}, {"width": 0.35}),
     ("mobilenet_v1", 64, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, {"width": 0.25, "padding": "tensorflow"}),
 ]
 

@@ -35,8 +35,7 @@ def runner(artifact: Mapping[str, bytes]) -> Callable[[np.ndarray], list[np.ndar
 
 
 SMALL = [
-    ("mobilenet_v3_small", 64, {}, {"width": 0.35}),
-    ("shufflenet_v2_x0_5", 64, {"channels": "bgr"}, {}),
+    ("mobilenet_v3_small", 64, {"channels": "bgr"}, {"width": 0.35}),
     ("mobilenet_v1", 64, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, {"width": 0.25, "padding": "tensorflow"}),
     ("vit_ti_32", 64, {"normalisation": "z-score"}, {"image_px": 64}),
 ]
