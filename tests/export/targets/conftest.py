@@ -196,7 +196,7 @@ class Odd(nn.Module):
 @pytest.fixture(scope="session")
 def odd(settled: Any) -> Settled:
     """A network with an operation that the targets cannot express."""
-    net, preprocess = settled("mobilenet_v2", 64, width=0.25)
+    net, preprocess = settled("mobilenet_v1", 64, width=0.25)
     net = copy.deepcopy(net)
     net.classifier.insert(0, Odd())
     return net, preprocess

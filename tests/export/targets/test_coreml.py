@@ -66,7 +66,7 @@ def test_halves_and_as_the_page_says(settled: Any, page: Any) -> None:
 
 
 def test_an_unknown_operation_is_named(odd: Any) -> None:
-    with pytest.raises(HandlensError, match=r"coreml cannot express special_bessel_j0.*MobileNetV2"):
+    with pytest.raises(HandlensError, match=r"coreml cannot express special_bessel_j0.*MobileNetV1"):
         coreml.convert(*odd, FACTS)
 
 

@@ -102,7 +102,7 @@ def test_halves_are_refused(settled: Any, facts: str) -> None:
 
 
 def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:
-    with pytest.raises(HandlensError, match=r"executorch cannot express aten\.special_bessel_j0.*MobileNetV2"):
+    with pytest.raises(HandlensError, match=r"executorch cannot express aten\.special_bessel_j0.*MobileNetV1"):
         executorch.convert(*odd, facts)
 
 

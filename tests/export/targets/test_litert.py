@@ -69,7 +69,7 @@ def test_equal_to_the_network(
 
 
 def test_loaded_it_takes_one_photo_and_is_as_the_page_says(settled: Any, facts: str, page: Any) -> None:
-    net, preprocess = settled("mobilenet_v2", 64, width=0.25)
+    net, preprocess = settled("mobilenet_v1", 64, width=0.25)
     artifact = litert.convert(net, preprocess, facts)
     page("LiteRT", artifact, net, preprocess)
     interpreter = Interpreter(model_content=artifact["model.tflite"])
@@ -89,7 +89,7 @@ def test_halves(settled: Any, halved: Any, differences: Any, facts: str) -> None
 
 
 def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:
-    with pytest.raises(HandlensError, match=r"litert cannot express aten\.special_bessel_j0.*MobileNetV2"):
+    with pytest.raises(HandlensError, match=r"litert cannot express aten\.special_bessel_j0.*MobileNetV1"):
         litert.convert(*odd, facts)
 
 

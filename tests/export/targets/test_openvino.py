@@ -75,7 +75,7 @@ def test_halves(settled: Any, differences: Any, facts: str) -> None:
 
 
 def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:
-    with pytest.raises(HandlensError, match=r"openvino cannot express aten\.special_bessel_j0.*MobileNetV2"):
+    with pytest.raises(HandlensError, match=r"openvino cannot express aten\.special_bessel_j0.*MobileNetV1"):
         convert(*odd, facts)
 
 
