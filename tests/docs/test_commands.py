@@ -77,7 +77,7 @@ def test_there_are_commands_to_check() -> None:
         "phone-apps.md", "recipes.md", "serve.md", "tour.md", "web.md", "your-photos.md",
     }  # fmt: skip
     assert told == {page.name for page in STORIES}
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
 
 
 @pytest.mark.parametrize(("translated", "original"), TRANSLATED.items())
@@ -118,7 +118,8 @@ def place(tmp_path: Path, tiny_photos: Path, tiny: ModuleType, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     classes = [folder for folder in sorted(tiny_photos.iterdir()) if folder.is_dir()]
     shutil.copytree(tiny_photos, tmp_path / "photos")
-    bundle.write(tmp_path / "flowers-int8.zip", tiny.bundle())
+    for name in ("flowers.zip", "flowers-int8.zip"):
+        bundle.write(tmp_path / name, tiny.bundle())
     rows = [f"photos/{path.parent.name}/{path.name},{path.parent.name}" for path in sorted(tiny_photos.rglob("*.jpg"))]
     (tmp_path / "photos.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
     (tmp_path / "recipe.toml").write_text("mixup_alpha = 0.2\n")

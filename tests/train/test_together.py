@@ -1,4 +1,4 @@
-"""Before a training, near-duplicates come to one side of the split; a clean set is split as it always was."""
+"""What is made of photos before a training: near-duplicates on one side of the split, odd folders told of."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from handlens import photos
+from handlens.cli.predict import UNKNOWN, UNSURE
 from handlens.photos import drawn
 from handlens.train import start
 from handlens.train.recipe import choose
@@ -34,6 +35,13 @@ def test_a_clean_set_is_split_as_before(folder: Path) -> None:
         name: part.paths for name, part in plain.items()
     }
     assert made.notes == ()
+
+
+@pytest.mark.parametrize("name", [UNSURE, UNKNOWN])
+def test_a_folder_that_sorting_made_is_told(name: str, folder: Path) -> None:
+    (folder / "tulips").rename(folder / name)
+    (note,) = data(folder).notes
+    assert note.startswith(f"{name!r} is learned as a class: remove its folder")
 
 
 def test_near_duplicates_of_test_photos_leave_training(folder: Path) -> None:

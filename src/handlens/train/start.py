@@ -25,6 +25,7 @@ from handlens.train.prune import shrink
 from handlens.train.recipe import Recipe
 
 SPLIT = "split.json"
+_SORTED_APART = ("unsure", "unknown")  # the folders that `handlens predict --sort-into` makes beside the classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,11 @@ def look(
             f"{len(torn)} photo{'s lie' if len(torn) > 1 else ' lies'} in two classes, and both are learned "
             f"({' = '.join(torn[0][:2])}{' ...' if len(torn) > 1 else ''}): `handlens examine PHOTOS` shows them"
         )
+    notes += [
+        f"{name!r} is learned as a class: remove its folder if `handlens predict --sort-into` made it"
+        for name in whole.classes
+        if name in _SORTED_APART
+    ]
     return whole, findings, notes
 
 
