@@ -24,7 +24,10 @@ from handlens.preprocess import Preprocess, Source
 from handlens.run.artifact import Infer
 
 MANY = 64  # photos for which a network is started once more where that makes them faster
-UNCALIBRATED = f"its probabilities are uncalibrated: its training had fewer than {calibration.FEWEST} validation photos"
+UNCALIBRATED = (
+    f"its probabilities are uncalibrated: it was trained with fewer than {calibration.FEWEST} validation photos, "
+    "or by an early version"
+)
 
 __all__ = ["Answer", "Classifier", "Guess", "from_weights", "load"]
 
