@@ -219,7 +219,7 @@ _FOR_MODE: dict[str, dict[str, Any]] = {
         "warmup_epochs": 2.0,
     },
     "scratch": {
-        "lr": 4e-3,
+        "lr": 1.5e-3,
         "backbone_lr_ratio": 1.0,
         "warmup_epochs": 5.0,
         "weight_decay": 0.05,
