@@ -18,9 +18,7 @@ CONTRACT = Preprocess(image_px=32, resize_px=36)
 PHOTOS = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
 NEEDS = {"onnx": "onnx", "litert": "ai_edge_quantizer", "executorch": "executorch.exir", "openvino": "nncf"}
 CENTRES = torch.nn.functional.normalize(torch.randn(40, 1280, generator=torch.Generator().manual_seed(0)), dim=1)
-
-
-MADE: dict[str, dict[str, bytes]] = {}
+MADE: dict[str, dict[str, bytes]] = {}  # by target: quantising takes seconds
 
 
 def quantised(to: str, shaken: Any) -> dict[str, bytes]:
