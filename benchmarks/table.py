@@ -1,7 +1,8 @@
-"""Write the README's table of results from benchmarks/results/*.json: python benchmarks/table.py
+"""Write the tables of results from benchmarks/results: python benchmarks/table.py
 
-A file holds one measurement: the keys in KEYS, and "to_beat" where there is an earlier figure. Accuracies are
-fractions. A file with neither "epochs" nor "test" measures something else and is passed over.
+The README has those of the folder itself, docs/recipes.md those of `earlier`: runs with a recipe or a split that has
+since been changed. A file holds one measurement: the keys in KEYS, and "to_beat" where there is an earlier figure.
+Accuracies are fractions. A file with neither "epochs" nor "test" measures something else and is passed over.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+FOLDERS = {"README.md": "benchmarks/results", "docs/recipes.md": "../benchmarks/results/earlier"}  # as linked
 KEYS = (
     "command", "net", "mode", "weights", "image_px", "epochs", "test", "validation", "seconds", "device", "date",
     "commit", "versions",
@@ -38,15 +40,15 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return sorted(results, key=lambda result: (MODES.index(result["mode"]), result["net"], result["file"]))
 
 
-def table(results: Iterable[Mapping[str, Any]]) -> str:
-    """The measurements as Markdown, each network's name linked to its file."""
+def table(results: Iterable[Mapping[str, Any]], folder: str) -> str:
+    """The measurements as Markdown, each network's name linked to its file in `folder`, as the page sees it."""
     rows = []
     for result in results:
         test = result["test"]
         low, high = test["top1_ci95"]
         to_beat = result.get("to_beat")
         cells = (
-            f"[{result['net']}](benchmarks/results/{result['file']})",
+            f"[{result['net']}]({folder}/{result['file']})",
             result["mode"],
             result["weights"],
             result["image_px"],
@@ -76,7 +78,13 @@ def between(page: str, begin: str, end: str, text: str) -> str:
     return f"{before}{begin}\n{text}{end}{after}"
 
 
+def written(page: Path, folder: str) -> str:
+    """The text of a page with its table brought up to date from `folder`, a path as the page links it."""
+    results = read(page.parent / folder)
+    return between(page.read_text(encoding="utf-8"), BEGIN, END, table(results, folder))
+
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    page = between(readme.read_text(encoding="utf-8"), BEGIN, END, table(read(ROOT / "benchmarks" / "results")))
-    readme.write_text(page, encoding="utf-8", newline="\n")
+    for name, folder in FOLDERS.items():
+        page = ROOT / name
+        page.write_text(written(page, folder), encoding="utf-8", newline="\n")

@@ -310,6 +310,24 @@ def test_ctrl_c_before_there_is_a_run(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_end_of_another_process_is_one_sentence_and_a_bug_stays_one(
+    call: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:18121.")
+
+    def wrong(*_: Any, **__: Any) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(train, "fit", ended)
+    code, out, err = call("photos", "--devices", 2)
+    assert (code, out) == (2, "")
+    assert "another process of this training has ended" in err
+    monkeypatch.setattr(train, "fit", wrong)
+    with pytest.raises(RuntimeError, match="mat1"):
+        call("photos", "--devices", 2)
+
+
 # ---- errors ----------------------------------------------------------------------------------------------------------
 def fails(call: Train, run: Path, *arguments: object) -> str:
     """The sentence on standard error of a call that fails and leaves no run."""

@@ -1,4 +1,4 @@
-"""The README's table of results says what benchmarks/results says."""
+"""The tables of results say what benchmarks/results says."""
 
 from __future__ import annotations
 
@@ -39,22 +39,23 @@ def write(folder: Path, name: str, **changes: Any) -> None:
     (folder / name).write_text(json.dumps(result), encoding="utf-8")
 
 
-def test_the_readme_is_current(table: ModuleType) -> None:
-    page = (ROOT / "README.md").read_text("utf-8")
-    written = table.table(table.read(ROOT / "benchmarks" / "results"))
-    assert table.between(page, table.BEGIN, table.END, written) == page, "make docs brings it up to date"
+@pytest.mark.parametrize("page", ["README.md", "docs/recipes.md"])
+def test_the_pages_are_current(table: ModuleType, page: str) -> None:
+    text = table.written(ROOT / page, table.FOLDERS[page])
+    assert text == (ROOT / page).read_text("utf-8"), "make docs brings it up to date"
+    assert text.count("](" + table.FOLDERS[page] + "/flowers_") >= 5
 
 
 def test_a_row(table: ModuleType, tmp_path: Path) -> None:
     write(tmp_path, "v2-full.json", to_beat=0.9)
-    header, rule, row = table.table(table.read(tmp_path)).splitlines()
-    assert row == f"| [mobilenet_v2](benchmarks/results/v2-full.json) | full | v2.safetensors | 224 | 8 {ROW}"
+    header, rule, row = table.table(table.read(tmp_path), "results").splitlines()
+    assert row == f"| [mobilenet_v2](results/v2-full.json) | full | v2.safetensors | 224 | 8 {ROW}"
     assert header.count("|") == rule.count("|") == row.count("|")
 
 
 def test_without_a_figure_to_beat_its_cell_is_empty(table: ModuleType, tmp_path: Path) -> None:
     write(tmp_path, "v2-full.json")
-    assert " of 292 |  | 16 min |" in table.table(table.read(tmp_path))
+    assert " of 292 |  | 16 min |" in table.table(table.read(tmp_path), "results")
 
 
 def test_rows_are_in_order_of_mode_and_network(table: ModuleType, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -594,24 +595,60 @@ def test_the_folder_of_a_run_counts_as_finished_when_it_is_judged(full_run: Run,
     assert not job.is_finished(tmp_path)
 
 
+@pytest.fixture
+def command(tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path) -> list[str]:
+    """A quick training on the CPU, without its mode and the number of its processes."""
+    options = {"--net": NET, "--weights": weight_file, "--out": tmp_path / "run", "--device": "cpu"}
+    options |= {"--" + name.replace("_", "-"): value for name, value in quick.items()}
+    parts = [sys.executable, "-m", "handlens", "train", tiny_photos, "--json"]
+    return [str(part) for part in (*parts, *(part for pair in options.items() for part in pair))]
+
+
+def check_one_run(folder: Path, stdout: str, tiny_photos: Path) -> None:
+    assert json.loads(stdout)["metrics"]["photos"] == {"train": 30, "validation": 3, "test": 3}  # one process speaks
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert len((folder / "log.csv").read_text().splitlines()) == 3
+    assert handlens.load(folder).classes == photos.scan(tiny_photos).classes
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["full", "last", "head"])
-def test_two_processes_give_one_run(
-    mode: str, tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path
-) -> None:
-    options = {"--net": NET, "--weights": weight_file, "--mode": mode, "--out": tmp_path / "run", "--device": "cpu"}
-    options |= {"--" + name.replace("_", "-"): value for name, value in quick.items()} | {"--devices": 2}
-    command = [sys.executable, "-m", "handlens", "train", tiny_photos, "--json"]
-    command += [part for pair in options.items() for part in pair]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+def test_two_processes_give_one_run(mode: str, command: list[str], tiny_photos: Path, tmp_path: Path) -> None:
+    command += ["--mode", mode, "--devices", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    value = json.loads(done.stdout)  # one of the processes speaks
-    assert value["metrics"]["photos"] == {"train": 30, "validation": 3, "test": 3}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
-    lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
-    assert len(lines) == 3
-    found = photos.scan(tiny_photos)
-    assert handlens.load(tmp_path / "run").classes == found.classes
+    check_one_run(tmp_path / "run", done.stdout, tiny_photos)
+
+
+@pytest.mark.slow
+def test_where_the_first_process_fails_the_second_shows_no_traceback(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    command += ["--mode", "full", "--devices", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "run exists already; choose another --out" in done.stderr
+    assert "another process of this training has ended" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.slow
+def test_two_machines_give_one_run(command: list[str], tiny_photos: Path, tmp_path: Path) -> None:
+    """Each "machine" is a process that is told its rank by its environment, as docs/your-photos.md says."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command += ["--mode", "full", "--num-nodes", "2"]
+    machines = []
+    for rank in range(2):
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(rank)}
+        machines.append(
+            subprocess.Popen(command, env=os.environ | told, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    said = [machine.communicate() for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert said[1][0] == ""
+    check_one_run(tmp_path / "run", said[0][0], tiny_photos)
 
 
 def test_lightning_fabric_says_nothing_of_its_own() -> None:

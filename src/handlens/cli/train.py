@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ def train(
     ),
     device: str = typer.Option("auto", help="auto, cpu, cuda or mps."),
     devices: int = typer.Option(1, min=1, help="How many devices, or processes on the CPU."),
-    num_nodes: int = typer.Option(1, min=1, help="How many machines (start the command on each, as torchrun does)."),
+    num_nodes: int = typer.Option(1, min=1, help="How many machines: start it on each, MASTER_ADDR, NODE_RANK set."),
     json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
 ) -> None:
     """Train an image classifier on labelled photos, and judge it on photos that chose nothing.
@@ -130,6 +131,10 @@ def train(
             how = "saved; go on with" if saved else "stopped; begin its epochs again with"
             screen.note(f"\n{how}: handlens train --resume --out {quoted(folder)}" if folder else "\nstopped")
             raise typer.Exit(130) from None
+        except RuntimeError as error:  # of several processes, one that has failed has said why
+            if not re.search("[Cc]onnection (closed|reset) by peer", str(error)):
+                raise
+            raise HandlensError("another process of this training has ended", "its own message tells why") from None
     if not watching.folder:  # one of several processes, of which the first speaks
         return
     if json:
