@@ -50,7 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     found = checkpoint.load(RUN)
     contract = found.preprocess.at(224)
-    folded, facts = export.fold_batch_norm(found.net), bundle.facts(found.name, found.classes, contract)
+    folded, facts = export.folded(found.net), bundle.facts(found.name, found.classes, contract)
     plain = export.convert(folded, contract, "onnx", facts)
     small = onnx_int8.quantizer(folded, contract, facts, np.repeat(contract.load(given.photo)[None], 8, 0))("minmax")
     result: dict[str, Any] = {"command": "python benchmarks/one_photo.py PHOTO", **machine()}

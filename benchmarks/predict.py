@@ -82,7 +82,7 @@ def one_net(run: str, sets: dict[str, list[str]], work: Path, rounds: int) -> di
     found = checkpoint.load(ROOT / "benchmarks" / "runs" / run)
     # as a training in mode full or scratch makes it today: all of the shorter side
     contract = dataclasses.replace(found.preprocess.at(PX), resize_px=PX)
-    folded = export.fold_batch_norm(found.net)
+    folded = export.folded(found.net)
     facts = bundle.facts(found.name, found.classes, contract)
     plain = export.convert(folded, contract, "onnx", facts)
     images = np.stack([contract.load(path) for path in sets["small"][:64]])

@@ -56,7 +56,7 @@ def main() -> None:
     facts = bundle.facts(found.name, found.classes, found.preprocess)
     rows = []
     for net in (found.net, without_familiar(found.net)):
-        folded = export.fold_batch_norm(net)
+        folded = export.folded(net)
         exact = torch_runtime.predictor(net, found.preprocess)
         threshold = threshold_of(scores(exact, validation))
         known = {name: scores(exact, own) >= threshold for name, own in images.items()}

@@ -25,7 +25,7 @@ def quantised(to: str, shaken: Any) -> dict[str, bytes]:
     pytest.importorskip(NEEDS[to])
     if to in MADE:
         return MADE[to]
-    net = export.fold_batch_norm(shaken("mobilenet_v2", width=0.1))
+    net = export.folded(shaken("mobilenet_v2", width=0.1))
     net.familiar = Familiar(depth=0, centres=CENTRES, slope=5.0, offset=-3.0)
     facts = bundle.facts("mobilenet_v2", ("a", "b", "c", "d", "e"), CONTRACT)
     quantise = importlib.import_module(f"handlens.compress.{to}").quantizer(net, CONTRACT, facts, PHOTOS)

@@ -11,7 +11,7 @@ import pytest
 from handlens import bundle
 from handlens.compress import onnx as quantising
 from handlens.compress.observe import Quantize
-from handlens.export import fold_batch_norm
+from handlens.nets.fold import fold_batch_norm
 from handlens.preprocess import Preprocess
 from handlens.run import onnx_runtime
 

@@ -10,7 +10,7 @@ import torch
 
 from handlens import bundle
 from handlens.compress.observe import Quantize
-from handlens.export import fold_batch_norm
+from handlens.nets.fold import fold_batch_norm
 from handlens.preprocess import Preprocess
 
 pytest.importorskip("nncf", reason="nncf is not installed")

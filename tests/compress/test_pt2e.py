@@ -10,7 +10,8 @@ import torch
 
 from handlens import nets
 from handlens.compress import executorch as quantising
-from handlens.export import executorch, fold_batch_norm
+from handlens.export import executorch
+from handlens.nets.fold import fold_batch_norm
 from handlens.nets.pixels import FromPixels
 from handlens.preprocess import Preprocess
 

@@ -16,7 +16,7 @@ from handlens.checkpoint import Checkpoint
 from handlens.compress import fake, qat
 from handlens.compress.fake import Rounded, ranges_of
 from handlens.errors import HandlensError
-from handlens.export import fold_batch_norm
+from handlens.nets.fold import fold_batch_norm
 from handlens.photos import Photos
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from handlens.compress.fake import round_weight
 from handlens.compress.repair import correct_bias, equalise, pairs
-from handlens.export import fold_batch_norm
 from handlens.nets import Net
+from handlens.nets.fold import fold_batch_norm
 
 Build = Callable[..., Net]
 NETS = {

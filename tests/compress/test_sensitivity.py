@@ -11,8 +11,8 @@ from torch import nn
 from handlens.compress.fake import Rounded, ranges_of
 from handlens.compress.sensitivity import rank, units
 from handlens.errors import HandlensError
-from handlens.export import fold_batch_norm
 from handlens.nets import Net
+from handlens.nets.fold import fold_batch_norm
 
 Build = Callable[..., Net]
 

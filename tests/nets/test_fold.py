@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from handlens import nets
-from handlens.export import fold_batch_norm
+from handlens.nets.fold import fold_batch_norm
 from handlens.nets.layers import modules_of
 
 SMALL = {

@@ -50,9 +50,10 @@ def export(
     splits, calibration = own_splits(run, found, photos)
     source = Source.of(Path(run).name, found, splits)
     if precision != "int8":
-        artifact = export_room.convert(
-            source.folded, found.preprocess, to, source.facts, float16=precision == "float16"
-        )
+        if precision == "float32":
+            artifact = source.float32(to)
+        else:
+            artifact = export_room.convert(source.folded, found.preprocess, to, source.facts, float16=True)
         return job.finish(source, artifact, to, precision, out, threads=threads, licence=licence, progress=progress)
     climbed = ladder.climb(
         source,

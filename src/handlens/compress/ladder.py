@@ -15,7 +15,7 @@ import numpy as np
 from handlens import photos as photos_room
 from handlens.compress.observe import Observer, Quantize
 from handlens.errors import HandlensError, NotHereError
-from handlens.export import fold_batch_norm, job, parity
+from handlens.export import folded, job, parity
 from handlens.export.job import Progress, Source, named
 from handlens.nets import Net
 from handlens.photos import Photos
@@ -203,21 +203,23 @@ def _rungs(
     contract = source.checkpoint.preprocess
 
     def quantizer(net: Net) -> Quantize:
-        extra = {"reduce_range": True} if reduce_range else {}
+        extra: dict[str, Any] = {"reduce_range": True} if reduce_range else {}
+        if to != "executorch":  # which quantises the program, not a file
+            extra["plain"] = functools.partial(source.float32, to, net)
         found: Quantize = target.quantizer(net, contract, source.facts, images, **extra)
         return found
 
-    folded = source.folded
-    plain = quantizer(folded)
+    unchanged = source.folded
+    plain = quantizer(unchanged)
     observers: Sequence[Observer] = target.OBSERVERS
     for observer in observers:
-        yield f"per channel, {observer}", folded, (), functools.partial(plain, observer)
+        yield f"per channel, {observer}", unchanged, (), functools.partial(plain, observer)
     observer = observers[_best(done)]
 
     from handlens.compress import qat, repair, sensitivity
 
     inputs = _inputs(images[:CORRECTING_PHOTOS], contract)
-    equal = repair.equalise(folded)
+    equal = repair.equalise(unchanged)
     repaired = repair.correct_bias(equal, inputs)
     yield f"equalised and bias corrected, {observer}", repaired, (), functools.partial(quantizer(repaired), observer)
     corrected = _best(done) == len(done) - 1
@@ -225,7 +227,7 @@ def _rungs(
     @functools.cache
     def ranking(corrected: bool) -> tuple[str, ...]:
         """The most sensitive first, without those that would make the file large, if there are others."""
-        judged = equal if corrected else folded
+        judged = equal if corrected else unchanged
         room_bytes = SIZE_SHARE * 4 * _weights(judged) - done[_best(done)].size_bytes
         left = room_bytes / 3  # weights: in float each takes three bytes more
         small: list[str] = []
@@ -241,7 +243,7 @@ def _rungs(
     for count in sorted({min(count, len(ranked)) for count in SENSITIVE}):
         kept = ranked[:count]
         # What stays in float needs no correction, and what follows it another one.
-        net = repair.correct_bias(equal, inputs, kept) if corrected else folded
+        net = repair.correct_bias(equal, inputs, kept) if corrected else unchanged
         start = quantizer(net) if corrected else plain
         yield f"{count} layers in float, {observer}", net, kept, functools.partial(start, observer, kept)
 
@@ -256,13 +258,13 @@ def _rungs(
         after_repair = done[-1].divergence
     corrected = after_repair < before
     kept = ranking(corrected)[:MANY_LAYERS]
-    net = repair.correct_bias(equal, inputs, kept) if corrected else folded
+    net = repair.correct_bias(equal, inputs, kept) if corrected else unchanged
     make = functools.partial(quantizer(net) if corrected else plain, observer, kept)
     name = f"{len(kept)} layers in float, {observer}"
     yield f"{name}, equalised and bias corrected" if corrected else name, net, kept, make
 
     parts = source.splits
-    trained = fold_batch_norm(
+    trained = folded(
         qat.train(
             source.checkpoint.net,
             parts["train"],

@@ -11,7 +11,7 @@ import numpy as np
 from handlens import export
 from handlens.compress import observe
 from handlens.compress.calls import inside
-from handlens.compress.observe import Observer, Quantize, Ranges
+from handlens.compress.observe import Observer, Plain, Quantize, Ranges
 from handlens.errors import missing_extra
 from handlens.export.converting import converting
 from handlens.export.litert import FILE, OUTPUTS
@@ -34,26 +34,28 @@ _INT8 = {
 _PIXELS = r"handlens\.nets\.pixels\.FromPixels;\d+"  # the scaling of pixels, before the network
 
 
-def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray) -> Quantize:
+def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, plain: Plain | None = None) -> Quantize:
     """What makes INT8 files of one folded network: (observer, names of modules kept in float32) -> artifact.
 
     photos: uint8 (N, H, W, 3) to calibrate with. Activations are signed and asymmetric, weights symmetric with a scale
     for each output channel.
+    plain: what gives the float artifact where it need not be converted here.
     """
     try:
         import ai_edge_quantizer  # noqa: F401
     except ImportError:
         raise missing_extra("export-litert", "ai-edge-quantizer") from None
-    plain = export.convert(net, preprocess, "litert", facts)[FILE]
-    seen = Ranges(lambda: activations(plain, photos))
+    artifact = plain() if plain else export.convert(net, preprocess, "litert", facts)
+    content = artifact[FILE]
+    seen = Ranges(lambda: activations(content, photos))
 
     def quantize(observer: Observer, keep_float: Collection[str] = ()) -> dict[str, bytes]:
         ranges = seen.by(observer)
         with converting("litert", net):
             from ai_edge_quantizer.quantizer import Quantizer
 
-            maker = Quantizer(bytearray(plain), _recipe(plain, keep_float))
-            found = maker.calibrate({_signature(plain): [{"photos": photos[:1]}]})  # for its names and shapes
+            maker = Quantizer(bytearray(content), _recipe(content, keep_float))
+            found = maker.calibrate({_signature(content): [{"photos": photos[:1]}]})  # for its names and shapes
             values: dict[str, Any] = {
                 name: {key: np.full_like(old, ranges[name][key == "max"]) for key, old in limits.items()}
                 if name in ranges

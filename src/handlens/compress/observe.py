@@ -21,6 +21,9 @@ Activations = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 Quantize = Callable[[Observer, Collection[str]], dict[str, bytes]]
 """(observer, names of the network's modules that stay in float) -> the INT8 artifact of a target."""
 
+Plain = Callable[[], Mapping[str, bytes]]
+"""() -> the float artifact that a quantiser begins with."""
+
 
 class Ranges:
     """The ranges of tensors by each observer, from one run of the photos for the extremes and one for histograms."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from handlens import export
 from handlens.compress import observe
-from handlens.compress.observe import Observer, Quantize, Ranges
+from handlens.compress.observe import Observer, Plain, Quantize, Ranges
 from handlens.errors import missing_extra
 from handlens.export.onnx import FILE
 from handlens.nets import Net
@@ -22,27 +22,36 @@ BATCH = 8  # photos whose activations are held at once
 OBSERVERS = observe.OBSERVERS
 
 
-def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, reduce_range: bool = False) -> Quantize:
+def quantizer(
+    net: Net,
+    preprocess: Preprocess,
+    facts: str,
+    photos: np.ndarray,
+    reduce_range: bool = False,
+    plain: Plain | None = None,
+) -> Quantize:
     """What makes INT8 files of one folded network: (observer, names of modules kept in float32) -> artifact.
 
     photos: uint8 (N, H, W, 3) to calibrate with. reduce_range: 7-bit weights, for x86 processors without VNNI, whose
     8-bit products saturate. Operations that onnxruntime has no integer kernel for (hard-swish, hard-sigmoid, softmax)
     stay float, and so does what is around the network.
+    plain: what gives the float artifact where it need not be converted here.
     """
     try:
         import onnx
         import onnxruntime.quantization  # noqa: F401
     except ImportError:
         raise missing_extra("export-onnx", "onnx and onnxruntime") from None
-    plain = export.convert(net, preprocess, "onnx", facts)[FILE]
-    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(plain))
+    artifact = plain() if plain else export.convert(net, preprocess, "onnx", facts)
+    content = artifact[FILE]
+    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(content))
     nodes = list(model.graph.node)
     first = next(index for index, node in enumerate(nodes) if node.op_type in ("Conv", "MatMul", "Gemm"))
     candidates = [node for node in nodes[first:] if node.op_type in OPS and node.name.startswith("net")]
     constants = {initializer.name for initializer in model.graph.initializer}
     names = {name for node in candidates for name in (*node.input, *node.output)} - constants - {""}
     names |= {node.output[0] for node in nodes if node.op_type in ("Relu", "Clip")}
-    seen = Ranges(lambda: activations(plain, sorted(names), photos))
+    seen = Ranges(lambda: activations(content, sorted(names), photos))
 
     def quantize(observer: Observer, keep_float: Collection[str] = ()) -> dict[str, bytes]:
         wanted = [node.name for node in candidates if not _inside(node.name, keep_float)]

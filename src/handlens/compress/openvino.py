@@ -14,7 +14,7 @@ from torch import nn
 
 from handlens import export
 from handlens.bundle import FACTS_KEY
-from handlens.compress.observe import Observer, Quantize
+from handlens.compress.observe import Observer, Plain, Quantize
 from handlens.errors import missing_extra
 from handlens.export.converting import converting
 from handlens.export.openvino import FILE, WEIGHTS
@@ -24,18 +24,19 @@ from handlens.preprocess import Preprocess
 OBSERVERS: tuple[Observer, ...] = ("minmax", "mse")  # those that NNCF has; it corrects biases by itself
 
 
-def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray) -> Quantize:
+def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, plain: Plain | None = None) -> Quantize:
     """What makes INT8 files of one folded network: (observer, names of modules kept in float32) -> artifact.
 
     photos: uint8 (N, H, W, 3) to calibrate with. Weights are symmetric with a scale for each output channel,
     activations asymmetric where they have both signs.
+    plain: what gives the float artifact where it need not be converted here.
     """
     try:
         import nncf
         import openvino
     except ImportError:
         raise missing_extra("export-openvino", "openvino and nncf") from None
-    plain = export.convert(net, preprocess, "openvino", facts)
+    artifact = plain() if plain else export.convert(net, preprocess, "openvino", facts)
     order = _convolutions(net, preprocess.image_px)
 
     def quantize(observer: Observer, keep_float: Collection[str] = ()) -> dict[str, bytes]:
@@ -46,8 +47,8 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray) 
             ranges = (
                 RangeEstimatorParametersSet.MINMAX if observer == "minmax" else RangeEstimatorParametersSet.HISTOGRAM
             )
-            weights = openvino.Tensor(np.frombuffer(plain[WEIGHTS], np.uint8).copy())
-            model = openvino.Core().read_model(plain[FILE], weights)
+            weights = openvino.Tensor(np.frombuffer(artifact[WEIGHTS], np.uint8).copy())
+            model = openvino.Core().read_model(artifact[FILE], weights)
             left = nncf.IgnoredScope(
                 names=[*_kept(model, order, keep_float), *(_behind(model) if net.familiar else [])]
             )

@@ -19,7 +19,7 @@ from handlens.checkpoint import Checkpoint
 from handlens.cost.latency import measure
 from handlens.errors import HandlensError, counted
 from handlens.evaluate import Scores
-from handlens.export import parity
+from handlens.export import onnx, parity
 from handlens.nets import Net
 from handlens.photos import Photos
 from handlens.run import Classifier, torch_runtime
@@ -46,6 +46,7 @@ class Source:
     splits: Mapping[str, Photos]
     folded: Net
     reference: Classifier
+    _float32: dict[str, dict[str, bytes]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, name: str, checkpoint: Checkpoint, splits: Mapping[str, Photos]) -> Source:
@@ -55,7 +56,7 @@ class Source:
             name=name,
             checkpoint=checkpoint,
             splits=splits,
-            folded=export.fold_batch_norm(net),
+            folded=export.folded(net),
             reference=Classifier(
                 classes=checkpoint.classes,
                 preprocess=contract,
@@ -68,6 +69,19 @@ class Source:
     def facts(self) -> str:
         """What every artifact carries inside itself."""
         return bundle.facts(self.checkpoint.name, self.checkpoint.classes, self.checkpoint.preprocess)
+
+    def float32(self, to: str, net: Net | None = None) -> dict[str, bytes]:
+        """The float artifact of the folded network, made once, or of another `net` with the same layers.
+
+        For ONNX the latter is the former with other weights.
+        """
+        contract = self.checkpoint.preprocess
+        if net is not None and net is not self.folded:
+            alike = onnx.exchanged(self.float32(to), self.folded, net) if to == "onnx" else None
+            return alike or export.convert(net, contract, to, self.facts)
+        if to not in self._float32:
+            self._float32[to] = export.convert(self.folded, contract, to, self.facts)
+        return self._float32[to]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,7 +271,7 @@ def beside_float(source: Source, exported: Classifier, threads: int) -> dict[str
     Both are measured by turns, so that a slow moment of the machine slows both; of the turns the middle one is told.
     """
     to = exported.runtime
-    artifact = export.convert(source.folded, source.checkpoint.preprocess, to, source.facts)
+    artifact = source.float32(to)
     plain = classifier(source, artifact, to, "float32", threads)
     assert plain is not None
     turns = [[latency(each, threads, LATENCY_RUNS // TURNS) for each in (exported, plain)] for _ in range(TURNS)]

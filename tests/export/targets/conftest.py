@@ -72,7 +72,7 @@ def settled() -> Callable[..., Settled]:
         if key not in made:
             preprocess = Preprocess(**{"image_px": px, "resize_px": px, **(contract or {})})
             torch.manual_seed(0)
-            made[key] = export.fold_batch_norm(settle(nets.create(name, 5, **arguments), preprocess)), preprocess
+            made[key] = export.folded(settle(nets.create(name, 5, **arguments), preprocess)), preprocess
         return made[key]
 
     return make
@@ -114,7 +114,7 @@ def family(request: pytest.FixtureRequest) -> Settled:
     preprocess = Preprocess(image_px=px, resize_px=px)
     torch.manual_seed(0)
     net = nets.create(request.param.partition(" ")[0], 5, **arguments)
-    return export.fold_batch_norm(settle(net, preprocess)), preprocess
+    return export.folded(settle(net, preprocess)), preprocess
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,116 @@
+"""ONNX files on onnxruntime: equal to the network, any batch, the facts where others find them; weights exchanged."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from handlens import nets
+from handlens.errors import HandlensError
+from handlens.export.onnx import convert, exchanged
+from handlens.run.onnx_runtime import embedded, predictor
+
+SMALL = [
+    ("mobilenet_v3_small", 64, {"channels": "bgr"}, {"width": 0.35}),
+    ("mobilenet_v1", 64, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, {"width": 0.25, "padding": "tensorflow"}),
+    ("vit_ti_32", 64, {"normalisation": "z-score"}, {"image_px": 64}),
+]
+
+
+def other_weights(net: nets.Net) -> nets.Net:
+    """A copy whose every weight is a little different."""
+    other = copy.deepcopy(net)
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for value in other.parameters():
+            value += (0.1 * value.abs().mean() + 1e-3) * torch.randn(value.shape, generator=draw)
+    return other
+
+
+@pytest.mark.parametrize("small", SMALL)
+def test_equal_to_the_network(small: Any, settled: Any, differences: Any, facts: str, untouched: Any) -> None:
+    import onnx
+
+    name, px, contract, arguments = small
+    net, preprocess = settled(name, px, contract, **arguments)
+    before = copy.deepcopy(net.state_dict())
+    artifact = untouched(lambda: convert(net, preprocess, facts))
+    assert set(artifact) == {"model.onnx"}
+    for count in (1, 5):
+        probabilities, logits = differences(predictor(artifact, 1), net, preprocess, count)
+        assert probabilities < 1e-4 and logits < 3e-3
+    assert embedded(artifact) == facts
+    model = onnx.load_model_from_string(artifact["model.onnx"])
+    assert [value.name for value in model.graph.input] == ["photos"]
+    assert [value.name for value in model.graph.output] == ["probabilities", "logits"]
+    assert not any(node.metadata_props for node in model.graph.node)
+    assert not net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_as_the_page_says(settled: Any, facts: str, page: Any) -> None:
+    net, preprocess = settled("mobilenet_v1", 64, width=0.25)
+    page("ONNX", convert(net, preprocess, facts), net, preprocess)
+
+
+def test_halves(settled: Any, differences: Any, facts: str) -> None:
+    net, preprocess = settled("vit_ti_32", 64, {"normalisation": "z-score"}, image_px=64)
+    half = convert(net, preprocess, facts, float16=True)
+    assert len(half["model.onnx"]) < 0.55 * 4 * sum(parameter.numel() for parameter in net.parameters())
+    assert 1e-6 < differences(predictor(half, 1), net, preprocess, 5)[0] < 1e-2
+
+
+def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:
+    with pytest.raises(HandlensError, match=r"onnx cannot express prims\.bessel_j0, an operation of MobileNetV1"):
+        convert(*odd, facts)
+
+
+def test_other_weights_of_the_same_layers(settled: Any, differences: Any, facts: str) -> None:
+    net, preprocess = settled("mobilenet_v3_small", 64, {"channels": "bgr"}, width=0.35)
+    net = other_weights(net)  # none of whose biases is 0
+    artifact, other = convert(net, preprocess, facts), other_weights(net)
+    made = exchanged(artifact, net, other)
+    assert made is not None
+    assert differences(predictor(made, 1), other, preprocess, 5)[0] < 1e-4
+    assert differences(predictor(made, 1), net, preprocess, 5)[0] > 1e-3
+    assert differences(predictor(artifact, 1), net, preprocess, 5)[0] < 1e-4  # which is as it was
+    assert embedded(made) == facts
+
+
+def test_weights_are_not_exchanged_where_the_file_does_not_hold_them(settled: Any, facts: str) -> None:
+    net, preprocess = settled("mobilenet_v1", 64, width=0.25)
+    artifact = convert(net, preprocess, facts)
+    wider, _ = settled("mobilenet_v1", 64, width=0.5)
+    other_padding, _ = settled("mobilenet_v1", 64, width=0.25, padding="tensorflow")
+    assert exchanged(artifact, net, wider) is None
+    assert exchanged(artifact, net, other_padding) is None
+    assert exchanged(artifact, other_weights(net), net) is None  # the file is not that of the old one
+
+
+def test_weights_that_the_file_leaves_out_are_not_exchanged(settled: Any, facts: str) -> None:
+    net, preprocess = settled("mobilenet_v1", 64, width=0.25)
+    empty = copy.deepcopy(net)
+    with torch.no_grad():
+        for name, value in empty.named_parameters():
+            if name.endswith("bias"):
+                value.zero_()  # a convolution without a bias is the same
+    assert exchanged(convert(empty, preprocess, facts), empty, other_weights(net)) is None
+
+
+@pytest.mark.slow
+def test_every_family(family: Any, differences: Any, facts: str) -> None:
+    net, preprocess = other_weights(family[0]), family[1]
+    artifact = convert(net, preprocess, facts)
+    found = [differences(predictor(artifact, 1), net, preprocess, count) for count in (1, 5)]
+    print(f"{len(artifact['model.onnx'])} bytes, differences {found}")
+    assert max(probabilities for probabilities, _ in found) < 1e-4
+    other = other_weights(net)
+    made = exchanged(artifact, net, other)
+    print("weights exchanged" if made else "to be converted anew")
+    if made is not None:
+        assert differences(predictor(made, 1), other, preprocess, 5)[0] < 1e-4
