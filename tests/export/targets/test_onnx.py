@@ -33,6 +33,13 @@ def other_weights(net: nets.Net) -> nets.Net:
     return other
 
 
+@pytest.fixture(scope="module")
+def plain(settled: Any, facts: str) -> Any:
+    """A MobileNet V1, its contract and its artifact. Not to be changed."""
+    net, preprocess = settled("mobilenet_v1", 64, width=0.25)
+    return net, preprocess, convert(net, preprocess, facts)
+
+
 @pytest.mark.parametrize("small", SMALL)
 def test_equal_to_the_network(small: Any, settled: Any, differences: Any, facts: str, untouched: Any) -> None:
     import onnx
@@ -53,11 +60,12 @@ def test_equal_to_the_network(small: Any, settled: Any, differences: Any, facts:
     assert not net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-def test_as_the_page_says(settled: Any, facts: str, page: Any) -> None:
-    net, preprocess = settled("mobilenet_v1", 64, width=0.25)
-    page("ONNX", convert(net, preprocess, facts), net, preprocess)
+def test_as_the_page_says(plain: Any, page: Any) -> None:
+    net, preprocess, artifact = plain
+    page("ONNX", artifact, net, preprocess)
 
 
+@pytest.mark.slow
 def test_halves(settled: Any, differences: Any, facts: str) -> None:
     net, preprocess = settled("vit_ti_32", 64, {"normalisation": "z-score"}, image_px=64)
     half = convert(net, preprocess, facts, float16=True)
@@ -82,9 +90,8 @@ def test_other_weights_of_the_same_layers(settled: Any, differences: Any, facts:
     assert embedded(made) == facts
 
 
-def test_weights_are_not_exchanged_where_the_file_does_not_hold_them(settled: Any, facts: str) -> None:
-    net, preprocess = settled("mobilenet_v1", 64, width=0.25)
-    artifact = convert(net, preprocess, facts)
+def test_weights_are_not_exchanged_where_the_file_does_not_hold_them(settled: Any, plain: Any) -> None:
+    net, _, artifact = plain
     wider, _ = settled("mobilenet_v1", 64, width=0.5)
     other_padding, _ = settled("mobilenet_v1", 64, width=0.25, padding="tensorflow")
     assert exchanged(artifact, net, wider) is None
