@@ -19,7 +19,7 @@ from handlens.run.onnx_runtime import embedded, predictor
 SMALL = [
     ("mobilenet_v3_small", 64, {"channels": "bgr"}, {"width": 0.35}),
     ("mobilenet_v1", 64, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, {"width": 0.25, "padding": "tensorflow"}),
-    ("vit_ti_32", 64, {"normalisation": "z-score"}, {"image_px": 64}),
+    pytest.param(("vit_ti_32", 64, {"normalisation": "z-score"}, {"image_px": 64}), marks=pytest.mark.slow),
 ]
 
 
@@ -99,6 +99,7 @@ def test_weights_are_not_exchanged_where_the_file_does_not_hold_them(settled: An
     assert exchanged(artifact, other_weights(net), net) is None  # the file is not that of the old one
 
 
+@pytest.mark.slow
 def test_weights_that_the_file_leaves_out_are_not_exchanged(settled: Any, facts: str) -> None:
     net, preprocess = settled("mobilenet_v1", 64, width=0.25)
     empty = copy.deepcopy(net)
