@@ -46,7 +46,10 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     )
     found = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(3)]
     assert all(run.returncode == 0 and run.stderr.startswith("[] ") for run in found), found[0].stderr
-    assert min(float(run.stderr.split()[-1]) for run in found) < 0.15  # the quickest: the machine may be busy
+    bare = [sys.executable, "-c", "import time, typer; print(time.process_time())"]
+    typer_s = min(float(subprocess.run(bare, capture_output=True, text=True).stdout) for _ in range(3))
+    seconds = min(float(run.stderr.split()[-1]) for run in found)  # the quickest: the machine may be busy
+    assert seconds < max(0.15, 2 * typer_s)  # or slow: most of it is typer
 
 
 @pytest.mark.parametrize("policy", ["", "active"])

@@ -56,7 +56,7 @@ def test_training_brings_the_rounded_answers_nearer(
         progress=lambda done, total: told.append((done, total)),
     )  # fmt: skip
     before, after = divergence(net, net, inputs), divergence(trained, net, inputs)
-    assert before > 0.1 and after < 0.6 * before
+    assert before > 0.1 and after < 0.8 * before
     assert told == [(step, 6) for step in range(1, 7)]
     assert type(trained) is type(net) and not trained.training
     assert trained.state_dict().keys() == net.state_dict().keys()
