@@ -60,7 +60,7 @@ def exchanged(artifact: Mapping[str, bytes], old: Net, new: Net) -> dict[str, by
     import onnx
 
     before, after = old.state_dict(), new.state_dict()
-    if str(old) != str(new) or before.keys() != after.keys():
+    if str(old) != str(new) or before.keys() != after.keys() or _behind(old) != _behind(new):
         return None
     model = onnx.load_model_from_string(artifact[FILE])
     stored = {entry.name: entry for entry in model.graph.initializer}
@@ -70,6 +70,12 @@ def exchanged(artifact: Mapping[str, bytes], old: Net, new: Net) -> dict[str, by
             return None
         entry.CopyFrom(onnx.numpy_helper.from_array(value.numpy(), entry.name))
     return {FILE: model.SerializeToString()}
+
+
+def _behind(net: Net) -> Any:
+    """What of a network is in the graph behind its logits, and not among its weights."""
+    like = net.familiar
+    return net.temperature, like and (like.depth, like.centres.tolist(), like.slope, like.offset)
 
 
 def _name_nodes(nodes: Iterable[Any]) -> None:

@@ -97,6 +97,9 @@ def test_weights_are_not_exchanged_where_the_file_does_not_hold_them(settled: An
     assert exchanged(artifact, net, wider) is None
     assert exchanged(artifact, net, other_padding) is None
     assert exchanged(artifact, other_weights(net), net) is None  # the file is not that of the old one
+    warmer = copy.deepcopy(net)
+    warmer.temperature = 2.0
+    assert exchanged(artifact, net, warmer) is None
 
 
 @pytest.mark.slow
