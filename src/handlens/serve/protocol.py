@@ -15,10 +15,15 @@ from handlens.serve.limits import Limits, RefusedError, busy
 HEADER_BYTES = 32_768  # of a request's first line and headers together
 
 
+def limited(limits: Limits) -> type[Protocol]:
+    """The class of one server's connections: uvicorn makes them itself, and would pass no limits on."""
+    return type("Protocol", (Protocol,), {"limits": limits})
+
+
 class Protocol(H11Protocol):
     """One connection."""
 
-    limits = Limits()  # of this process, set before it serves
+    limits: Limits
     _due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -19,7 +19,7 @@ from handlens.serve import lan, logs
 from handlens.serve.app import create
 from handlens.serve.limits import Settings
 from handlens.serve.models import Models
-from handlens.serve.protocol import HEADER_BYTES, Protocol
+from handlens.serve.protocol import HEADER_BYTES, limited
 
 BACKLOG = 256
 
@@ -54,10 +54,9 @@ def make(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
         if cert and key:
             _check(cert, key)
         models = Models(settings.bundles, settings.threads)
-        Protocol.limits = settings.limits
         config = uvicorn.Config(
             create(settings, models, authority),
-            http=Protocol,
+            http=limited(settings.limits),
             ws="none",
             log_config=None,
             access_log=False,
