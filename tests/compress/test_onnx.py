@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from handlens import bundle
+from handlens import bundle, export
 from handlens.compress import onnx as quantising
 from handlens.compress.observe import Quantize
 from handlens.nets.fold import fold_batch_norm
@@ -21,9 +23,16 @@ PHOTOS = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint
 
 
 @pytest.fixture(scope="module")
-def quantize(shaken: Any) -> Quantize:
+def quantizer(shaken: Any) -> Callable[..., Quantize]:
+    """Of one network, converted once."""
     net = fold_batch_norm(shaken("mobilenet_v2", width=0.1))
-    return quantising.quantizer(net, CONTRACT, FACTS, PHOTOS)
+    plain = export.convert(net, CONTRACT, "onnx", FACTS)
+    return functools.partial(quantising.quantizer, net, CONTRACT, FACTS, PHOTOS, plain=lambda: plain)
+
+
+@pytest.fixture(scope="module")
+def quantize(quantizer: Callable[..., Quantize]) -> Quantize:
+    return quantizer()
 
 
 def model_of(artifact: dict[str, bytes]) -> Any:
@@ -83,9 +92,8 @@ def test_layers_that_are_kept_stay_float(quantize: Quantize) -> None:
     ]
 
 
-def test_a_reduced_range_uses_seven_bits(shaken: Any) -> None:
-    net = fold_batch_norm(shaken("mobilenet_v2", width=0.1))
-    model = model_of(quantising.quantizer(net, CONTRACT, FACTS, PHOTOS, reduce_range=True)("minmax", ()))
+def test_a_reduced_range_uses_seven_bits(quantizer: Callable[..., Quantize]) -> None:
+    model = model_of(quantizer(reduce_range=True)("minmax", ()))
     import onnx
 
     weights = [onnx.numpy_helper.to_array(held) for held in model.graph.initializer if held.data_type == 3]

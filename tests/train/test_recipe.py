@@ -239,8 +239,8 @@ def test_the_networks_own_size_is_used_and_trained_on_smaller_crops(
 @pytest.mark.parametrize("name", nets.names())
 def test_every_network_can_be_trained_on_the_crops_that_are_chosen(name: str) -> None:
     recipe = choose([500] * 5, {"net": name})
+    net = nets.on_meta(name, num_classes=5).train()
     with torch.device("meta"):
-        net = nets.create(name, num_classes=5).train()
         for px in {recipe.crop_px(epoch) for epoch in range(recipe.epochs)}:
             logits, _ = net.forward_train(torch.zeros(2, 3, px, px))
             assert logits.shape == (2, 5)

@@ -11,6 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from handlens import nets
 
+# What they give out has the shape of what they are given: on the meta device they take two thirds of the time.
+_SAME_SHAPE = (
+    nn.BatchNorm2d, nn.Dropout, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.Sigmoid, nn.GELU,
+)  # fmt: skip
+
 
 class Cost(NamedTuple):
     """What one photo costs.
@@ -37,6 +42,9 @@ def count(net: str | nets.Net, image_px: int | None = None, **arguments: Any) ->
         raise TypeError("a network that is built already is counted at a given image_px, without other arguments")
     nets.check_input(net, image_px)
     shapes = _on_meta(net).eval()
+    for module in shapes.modules():
+        if type(module) in _SAME_SHAPE:
+            module.forward = nn.Identity().forward
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         shapes(torch.empty(1, 3, image_px, image_px, device="meta"))
     return Cost(count_params(net), counter.get_total_flops() // 2)
