@@ -70,11 +70,12 @@ def as_input(preprocess: Preprocess, photos: np.ndarray) -> Tensor:
 
 def find(net: Net, layer: str) -> nn.Module:
     """The module of a name. Raises HandlensError, naming near ones, when there is none."""
-    modules = {name: module for name, module in net.named_modules() if name}
-    if layer not in modules:
-        hint = did_you_mean(layer, modules, f"its parts are {', '.join(dict(net.named_children()))}")
-        raise HandlensError(f"{type(net).__name__} has no layer {layer!r}", hint)
-    return modules[layer]
+    with contextlib.suppress(AttributeError):
+        if layer:
+            return net.get_submodule(layer)
+    modules = [name for name, _ in net.named_modules() if name]
+    hint = did_you_mean(layer, modules, f"its parts are {', '.join(dict(net.named_children()))}")
+    raise HandlensError(f"{type(net).__name__} has no layer {layer!r}", hint)
 
 
 def output(net: Net, images: Tensor, layer: str) -> Tensor:
