@@ -19,7 +19,8 @@ from handlens.checkpoint import Checkpoint
 from handlens.cost.latency import measure
 from handlens.errors import HandlensError, counted
 from handlens.evaluate import Scores
-from handlens.export import onnx, parity
+from handlens.export import parity
+from handlens.export.exchange import exchanged
 from handlens.nets import Net
 from handlens.photos import Photos
 from handlens.run import Classifier, torch_runtime
@@ -73,11 +74,11 @@ class Source:
     def float32(self, to: str, net: Net | None = None) -> dict[str, bytes]:
         """The float artifact of the folded network, made once, or of another `net` with the same layers.
 
-        For ONNX the latter is the former with other weights.
+        The latter is the former with other weights where the files hold each weight as it is.
         """
         contract = self.checkpoint.preprocess
         if net is not None and net is not self.folded:
-            alike = onnx.exchanged(self.float32(to), self.folded, net) if to == "onnx" else None
+            alike = exchanged(self.float32(to), self.folded, net)
             return alike or export.convert(net, contract, to, self.facts)
         if to not in self._float32:
             self._float32[to] = export.convert(self.folded, contract, to, self.facts)

@@ -118,6 +118,21 @@ def family(request: pytest.FixtureRequest) -> Settled:
 
 
 @pytest.fixture(scope="session")
+def other_weights() -> Callable[[nets.Net], nets.Net]:
+    """other_weights(net): a copy whose every weight is a little different, and not 0."""
+
+    def make(net: nets.Net) -> nets.Net:
+        other = copy.deepcopy(net)
+        draw = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for value in other.parameters():
+                value += (0.1 * value.abs().mean() + 1e-3) * torch.randn(value.shape, generator=draw)
+        return other
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def facts() -> str:
     """A string with characters that formats have to escape."""
     return FACTS

@@ -11,9 +11,9 @@ import torch
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from handlens import nets
 from handlens.errors import HandlensError
-from handlens.export.onnx import convert, exchanged
+from handlens.export.exchange import exchanged
+from handlens.export.onnx import convert
 from handlens.run.onnx_runtime import embedded, predictor
 
 SMALL = [
@@ -21,16 +21,6 @@ SMALL = [
     ("mobilenet_v1", 64, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, {"width": 0.25, "padding": "tensorflow"}),
     pytest.param(("vit_ti_32", 64, {"normalisation": "z-score"}, {"image_px": 64}), marks=pytest.mark.slow),
 ]
-
-
-def other_weights(net: nets.Net) -> nets.Net:
-    """A copy whose every weight is a little different."""
-    other = copy.deepcopy(net)
-    draw = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for value in other.parameters():
-            value += (0.1 * value.abs().mean() + 1e-3) * torch.randn(value.shape, generator=draw)
-    return other
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +68,7 @@ def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:
         convert(*odd, facts)
 
 
-def test_other_weights_of_the_same_layers(settled: Any, differences: Any, facts: str) -> None:
+def test_other_weights_of_the_same_layers(settled: Any, other_weights: Any, differences: Any, facts: str) -> None:
     net, preprocess = settled("mobilenet_v3_small", 64, {"channels": "bgr"}, width=0.35)
     net = other_weights(net)  # none of whose biases is 0
     artifact, other = convert(net, preprocess, facts), other_weights(net)
@@ -90,7 +80,9 @@ def test_other_weights_of_the_same_layers(settled: Any, differences: Any, facts:
     assert embedded(made) == facts
 
 
-def test_weights_are_not_exchanged_where_the_file_does_not_hold_them(settled: Any, plain: Any) -> None:
+def test_weights_are_not_exchanged_where_the_file_does_not_hold_them(
+    settled: Any, other_weights: Any, plain: Any
+) -> None:
     net, _, artifact = plain
     wider, _ = settled("mobilenet_v1", 64, width=0.5)
     other_padding, _ = settled("mobilenet_v1", 64, width=0.25, padding="tensorflow")
@@ -103,7 +95,7 @@ def test_weights_are_not_exchanged_where_the_file_does_not_hold_them(settled: An
 
 
 @pytest.mark.slow
-def test_weights_that_the_file_leaves_out_are_not_exchanged(settled: Any, facts: str) -> None:
+def test_weights_that_the_file_leaves_out_are_not_exchanged(settled: Any, other_weights: Any, facts: str) -> None:
     net, preprocess = settled("mobilenet_v1", 64, width=0.25)
     empty = copy.deepcopy(net)
     with torch.no_grad():
@@ -114,7 +106,7 @@ def test_weights_that_the_file_leaves_out_are_not_exchanged(settled: Any, facts:
 
 
 @pytest.mark.slow
-def test_every_family(family: Any, differences: Any, facts: str) -> None:
+def test_every_family(family: Any, other_weights: Any, differences: Any, facts: str) -> None:
     net, preprocess = other_weights(family[0]), family[1]
     artifact = convert(net, preprocess, facts)
     found = [differences(predictor(artifact, 1), net, preprocess, count) for count in (1, 5)]

@@ -16,6 +16,7 @@ pytest.importorskip("openvino")
 import openvino as ov
 
 from handlens.errors import HandlensError
+from handlens.export.exchange import exchanged
 from handlens.export.openvino import convert
 
 
@@ -35,18 +36,20 @@ def runner(artifact: Mapping[str, bytes]) -> Callable[[np.ndarray], list[np.ndar
 
 
 SMALL = [
-    ("mobilenet_v3_small", 64, {"channels": "bgr"}, {"width": 0.35}),
     ("mobilenet_v1", 64, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, {"width": 0.25, "padding": "tensorflow"}),
     ("vit_ti_32", 64, {"normalisation": "z-score"}, {"image_px": 64}),
 ]
 
 
-@pytest.mark.parametrize("small", SMALL)
-def test_equal_to_the_network(small: Any, settled: Any, differences: Any, facts: str, untouched: Any) -> None:
-    name, px, contract, arguments = small
-    net, preprocess = settled(name, px, contract, **arguments)
-    before = copy.deepcopy(net.state_dict())
-    artifact = untouched(lambda: convert(net, preprocess, facts))
+@pytest.fixture(scope="module")
+def small(settled: Any, other_weights: Any, facts: str) -> tuple[dict[str, bytes], Any, Any]:
+    """A small MobileNetV3's files, the network and its contract. Not to be changed."""
+    net, preprocess = settled("mobilenet_v3_small", 64, {"channels": "bgr"}, width=0.35)
+    net = other_weights(net)  # none of whose biases is 0
+    return convert(net, preprocess, facts), net, preprocess
+
+
+def equal(artifact: Mapping[str, bytes], net: Any, preprocess: Any, facts: str, differences: Any) -> None:
     assert set(artifact) == {"model.xml", "model.bin"}
     for count in (1, 5):
         probabilities, logits = differences(runner(artifact), net, preprocess, count)
@@ -56,15 +59,38 @@ def test_equal_to_the_network(small: Any, settled: Any, differences: Any, facts:
     element = ElementTree.fromstring(artifact["model.xml"]).find("rt_info/handlens")
     assert element is not None and element.get("value") == facts
     assert [(x.get_any_name(), x.get_partial_shape().to_string()) for x in model.inputs] == [
-        ("photos", f"[?,{px},{px},3]")
+        ("photos", f"[?,{preprocess.image_px},{preprocess.image_px},3]")
     ]
     assert [x.get_any_name() for x in model.outputs] == ["probabilities", "logits"]
+
+
+def test_equal_to_the_network(small: Any, differences: Any, facts: str) -> None:
+    equal(*small, facts, differences)
+
+
+@pytest.mark.parametrize("given", SMALL)
+def test_of_other_kinds_and_nothing_else_touched(
+    given: Any, settled: Any, differences: Any, facts: str, untouched: Any
+) -> None:
+    name, px, contract, arguments = given
+    net, preprocess = settled(name, px, contract, **arguments)
+    before = copy.deepcopy(net.state_dict())
+    artifact = untouched(lambda: convert(net, preprocess, facts))
+    equal(artifact, net, preprocess, facts, differences)
     assert not net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-def test_as_the_page_says(settled: Any, facts: str, page: Any) -> None:
-    net, preprocess = settled("mobilenet_v1", 64, width=0.25)
-    page("OpenVINO", convert(net, preprocess, facts), net, preprocess)
+def test_other_weights_of_the_same_layers(small: Any, other_weights: Any, differences: Any, facts: str) -> None:
+    artifact, net, preprocess = small
+    other = other_weights(net)
+    made = exchanged(artifact, net, other)
+    assert made is not None
+    equal(made, other, preprocess, facts, differences)
+    assert differences(runner(made), net, preprocess, 5)[0] > 1e-3
+
+
+def test_as_the_page_says(small: Any, page: Any) -> None:
+    page("OpenVINO", *small)
 
 
 def test_halves(settled: Any, differences: Any, facts: str) -> None:
@@ -80,9 +106,14 @@ def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_family(family: Any, differences: Any, facts: str) -> None:
-    net, preprocess = family
+def test_every_family(family: Any, other_weights: Any, differences: Any, facts: str) -> None:
+    net, preprocess = other_weights(family[0]), family[1]
     artifact = convert(net, preprocess, facts)
     found = [differences(runner(artifact), net, preprocess, count) for count in (1, 5)]
     print(f"{len(artifact['model.bin'])} bytes, differences {found}")
     assert max(probabilities for probabilities, _ in found) < 1e-4
+    other = other_weights(net)
+    made = exchanged(artifact, net, other)
+    print("weights exchanged" if made else "to be converted anew")
+    if made is not None:
+        assert differences(runner(made), other, preprocess, 5)[0] < 1e-4
