@@ -106,7 +106,7 @@ def test_what_a_teacher_cannot_teach(tiny_run: Path, tiny_photos: Path, tmp_path
         handlens.fit(tiny_photos, teacher=str(tmp_path / "none"), **given)
     with pytest.raises(HandlensError, match="mode head"):
         Teacher(Recipe(teacher=str(tiny_run), mode="head"), checkpoint.load(tiny_run).classes, CONTRACTS["same"])
-    for field in ("train_px", "first_px"):
+    for field in ("train_px", "first_px", "last_px"):
         with pytest.raises(HandlensError, match="16 px is too small"):
             recipe = Recipe(teacher=str(tiny_run), image_px=32, **{field: 16})
             Teacher(recipe, checkpoint.load(tiny_run).classes, CONTRACTS["same"])

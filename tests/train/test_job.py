@@ -498,6 +498,7 @@ def test_photos_of_the_earlier_run_that_are_gone(tiny_photos: Path, given: dict[
         ({"image_px": 16}, "16 px is too small an input"),
         ({"train_px": 15}, "15 px is too small an input"),
         ({"first_px": 14}, "14 px is too small an input"),
+        ({"last_px": 14}, "14 px is too small an input"),
         ({"weights": Path("nowhere.safetensors")}, "the weight file nowhere.safetensors does not exist"),
         ({"device": "cuda"}, "cuda"),
         ({"photos": "nowhere"}, "there is no folder nowhere"),

@@ -200,6 +200,7 @@ def test_values_too_great_for_float16_are_told(net: Net, found: Any) -> None:
         ({"mode": "full"}, ""),
         ({"augment": "trivial"}, "augment is trivial"),
         ({"first_px": 32}, "crops of two sizes"),
+        ({"last_px": 64}, "crops of two sizes"),
         ({"mixup_alpha": 0.1}, "mixup and CutMix blend photos"),
         ({"cutmix_alpha": 0.1}, "mixup and CutMix blend photos"),
         ({"last_blocks": 100}, "mobilenet_v3_small cannot be cut before its last 100 blocks"),

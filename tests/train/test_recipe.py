@@ -32,6 +32,7 @@ UNUSUAL = {
     "image_px": 160,
     "train_px": 128,
     "first_px": 96,
+    "last_px": 160,
     "normalisation": "l2",
     "seed": 7,
     "epochs": 3,
@@ -98,6 +99,7 @@ def test_fields_left_out_of_a_file_keep_their_defaults(tmp_path: Path) -> None:
         ("image_px", [0, 4097], "1 to 4096"),
         ("train_px", [-1, 4097], "0 to 4096"),
         ("first_px", [-1, 4097], "0 to 4096"),
+        ("last_px", [-1, 4097], "0 to 4096"),
         ("epochs", [0, 100_001], "1 to 100000"),
         ("batch_size", [1, 65_537], "2 to 65536"),
         ("lr", [0, 101], "above 0 and at most 100"),
@@ -284,15 +286,40 @@ def test_full_runs_on_many_photos_begin_with_smaller_crops_and_have_more_epochs_
         ({"train_px": 176, "first_px": 128}, 5, [128, 128, 176, 176, 176]),
         ({"first_px": 112}, 2, [112, 224]),
         ({"first_px": 112}, 1, [224]),
+        ({"train_px": 176, "last_px": 224}, 1, [224]),
+        ({"train_px": 176, "last_px": 224}, 3, [176, 176, 224]),
+        ({"train_px": 176, "last_px": 224}, 21, [176] * 19 + [224] * 2),
+        ({"train_px": 176, "first_px": 128, "last_px": 224}, 4, [128, 128, 176, 224]),
     ],
 )
-def test_crops_are_smaller_in_the_first_half_of_the_epochs(
+def test_crops_are_smaller_in_the_first_half_of_the_epochs_and_as_in_use_in_the_last_tenth(
     sizes: dict[str, int], epochs: int, crops: list[int]
 ) -> None:
     recipe = Recipe(epochs=epochs, warmup_epochs=0, **sizes)
     assert [recipe.crop_px(epoch) for epoch in range(epochs)] == crops
     for since in range(epochs + 1):
-        assert recipe.work(since) == pytest.approx(sum((px / crops[-1]) ** 2 for px in crops[since:]))
+        unit = sizes.get("train_px", 224)
+        assert recipe.work(since) == pytest.approx(sum((px / unit) ** 2 for px in crops[since:]))
+    assert recipe.crops_px == sorted(set(crops))
+
+
+@pytest.mark.parametrize(
+    ("given", "last_px"),
+    [
+        ({}, 224),
+        ({"image_px": 160}, 160),
+        ({"image_px": 128}, 0),
+        ({"train_px": 192}, 0),
+        ({"teacher": "run"}, 0),
+        ({"last_px": 0}, 0),
+        ({"last_px": 192}, 192),
+        ({"net": "vit_b_16"}, 0),
+        ({"mode": "full"}, 0),
+        ({"mode": "last"}, 0),
+    ],
+)
+def test_runs_from_scratch_end_with_crops_as_in_use(given: dict[str, Any], last_px: int) -> None:
+    assert choose([470] * 5, {"mode": "scratch", **given}).last_px == last_px
 
 
 def test_an_unknown_network_is_named() -> None:

@@ -61,7 +61,7 @@ class Teacher(nn.Module):
                 f"{preprocess.normalisation}",
                 "train both with the same --normalisation",
             )
-        for px in (recipe.crop_px(0), recipe.crop_px(recipe.epochs)):
+        for px in recipe.crops_px:
             nets.check_input(trained.net, px)
         self.net = trained.net.requires_grad_(False).to(memory_format=torch.channels_last)
         self.weight, self.temperature = recipe.distil_weight, recipe.distil_temperature

@@ -97,7 +97,7 @@ def _needs_pixels(recipe: Recipe, teacher: Teacher | None, processes: int) -> st
     reasons = (
         (recipe.augment == "trivial", "augment is trivial, which changes each photo anew"),
         (recipe.mixup_alpha or recipe.cutmix_alpha, "mixup and CutMix blend photos anew"),
-        (recipe.first_px, "first_px gives crops of two sizes"),
+        (len(recipe.crops_px) > 1, "first_px or last_px gives crops of two sizes"),
         (teacher, "a teacher looks at photos"),
         (processes > 1, "several processes share the photos"),
     )

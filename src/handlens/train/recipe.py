@@ -54,6 +54,10 @@ class Recipe:
     first_px: int = 0
     """Height and width of the crops in the first half of the epochs; 0 for `train_px`. They take a fraction of the
     time, which is worth more epochs (progressive learning, arXiv 2104.00298, section 4)."""
+    last_px: int = 0
+    """Height and width of the crops in the last tenth of the epochs, at least one; 0 for `train_px`. Trained long on
+    smaller maps alone, a network is unsure of those in use: batch norm's statistics are of others, and the padding's
+    share is another (arXiv 1906.06423, section 4, adapts it at the size of use)."""
     normalisation: Literal["own", "min-max", "z-score", "max-abs", "l2"] = "own"
     """"own": what the weights were made with, ImageNet's mean and std for random ones; the others scale each photo by
     itself (`Preprocess.normalisation`), as it is in use too."""
@@ -119,6 +123,7 @@ class Recipe:
             ("image_px", self.image_px, 1, 4096, False),
             ("train_px", self.train_px, 0, 4096, False),
             ("first_px", self.first_px, 0, 4096, False),
+            ("last_px", self.last_px, 0, 4096, False),
             ("epochs", self.epochs, 1, 100_000, False),
             ("batch_size", self.batch_size, 2, 65_536, False),
             ("lr", self.lr, 0, 100, True),
@@ -153,12 +158,18 @@ class Recipe:
 
     def crop_px(self, epoch: int) -> int:
         """Height and width of the random crops in an epoch, counted from 0."""
-        return (self.first_px if epoch < self.epochs // 2 else 0) or self.train_px or self.image_px
+        first, last = epoch < self.epochs // 2, epoch >= self.epochs - max(1, self.epochs // 10)
+        return (self.first_px if first else self.last_px if last else 0) or self.train_px or self.image_px
+
+    @property
+    def crops_px(self) -> list[int]:
+        """The sizes of the random crops, each once, in the order in which they come."""
+        return list(dict.fromkeys(self.crop_px(epoch) for epoch in range(self.epochs)))
 
     def work(self, since: int = 0) -> float:
-        """What the epochs from `since` on cost, in epochs such as the last: by the area of the crops."""
-        areas = [self.crop_px(epoch) ** 2 for epoch in range(self.epochs)]
-        return sum(areas[since:]) / areas[-1]
+        """What the epochs from `since` on cost, in epochs of crops of `train_px`: by the area of the crops."""
+        areas = [self.crop_px(epoch) ** 2 for epoch in range(since, self.epochs)]
+        return sum(areas) / (self.train_px or self.image_px) ** 2
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write as TOML, atomically."""
@@ -262,6 +273,8 @@ def choose(counts: Sequence[int], given: Mapping[str, Any]) -> Recipe:
         if image_px >= 160 and line.family != "vit":  # a ViT's positions are learned for one size
             chosen["train_px"] = round(0.8 * image_px / 16) * 16
             sized = "train_px" in given or given.get("teacher")  # which may take photos of one size only
+            if mode == "scratch" and not sized:
+                chosen["last_px"] = image_px
             if mode == "full" and num_photos >= 1000 and not sized:
                 chosen["first_px"] = round(0.57 * image_px / 16) * 16
                 if given.get("first_px", 1):  # the time that small crops save

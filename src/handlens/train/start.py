@@ -285,7 +285,7 @@ def _untaught(recipe: Recipe, classes: Sequence[str]) -> Start:
         preprocess = dataclasses.replace(
             preprocess, normalisation=recipe.normalisation, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
         )
-    for px in (recipe.image_px, recipe.crop_px(0), recipe.crop_px(recipe.epochs)):
+    for px in (recipe.image_px, *recipe.crops_px):
         nets.check_input(net, px)
     return Start(net, arguments, preprocess, note)
 
