@@ -55,9 +55,9 @@ class Recipe:
     """Height and width of the crops in the first half of the epochs; 0 for `train_px`. They take a fraction of the
     time, which is worth more epochs (progressive learning, arXiv 2104.00298, section 4)."""
     last_px: int = 0
-    """Height and width of the crops in the last tenth of the epochs, at least one; 0 for `train_px`. Trained long on
-    smaller maps alone, a network is unsure of those in use: batch norm's statistics are of others, and the padding's
-    share is another (arXiv 1906.06423, section 4, adapts it at the size of use)."""
+    """Height and width of the crops in the last tenth of the epochs, at least one; 0 for `train_px`. Trained on smaller
+    maps alone, a network may answer worse on those in use, where batch norm's statistics and the padding's share are
+    others (arXiv 1906.06423, section 4, adapts it at the size of use)."""
     normalisation: Literal["own", "min-max", "z-score", "max-abs", "l2"] = "own"
     """"own": what the weights were made with, ImageNet's mean and std for random ones; the others scale each photo by
     itself (`Preprocess.normalisation`), as it is in use too."""
