@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/python
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-all check format docs clean
@@ -11,10 +11,10 @@ demo: $(VENV)/.train
 	$(BIN)/handlens demo
 
 test: $(VENV)/.dev check
-	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered
+	$(RUN_TESTS) -m slipcover -m pytest -n auto -m "not slow"
 
 test-all: $(VENV)/.dev check
-	$(PYTEST)
+	$(RUN_TESTS) -m pytest -n auto
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -45,4 +45,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	touch $@ $(VENV)/.train
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -38,32 +35,6 @@ def _ctrl_c() -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _converters_are_traced_once() -> None:
-    """Coverage makes a converter take half as long again: it follows the first of each file of tests, not the rest."""
-    if not hasattr(sys.gettrace(), "stop"):  # nothing, or a debugger
-        return
-    from handlens.export import converting
-
-    silence, seen = converting._silence, set()
-
-    @contextlib.contextmanager
-    def untraced() -> Iterator[None]:
-        file = os.environ["PYTEST_CURRENT_TEST"].partition("::")[0]
-        tracer = sys.gettrace() if file in seen else None
-        seen.add(file)
-        with silence():
-            if tracer:
-                tracer.stop()  # as coverage's own does, and unlike sys.settrace, it keeps its place among the frames
-            try:
-                yield
-            finally:
-                if tracer:
-                    tracer.start()
-
-    converting._silence = untraced
 
 
 COLOURS = {"blue sky": (40, 80, 220), "花朵": (220, 60, 60), "🌿 leaf": (40, 180, 60)}  # classes in sorted order

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from handlens import bundle
+from handlens import bundle, photos
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
@@ -130,3 +130,91 @@ def test_a_tool_that_does_not_install_is_said(
         side_by_side.peers_python()
     assert not side_by_side.have_peers()
     assert "could not be installed" in (said := capsys.readouterr().err) and "their rows are left empty" in said
+
+
+def test_where_a_step_goes(
+    script: Callable[[str], ModuleType], tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = script("step")
+    monkeypatch.setattr(step, "RESULTS", tmp_path / "step.json")
+    arguments = ["step.py", str(tiny_photos), "--net", "mobilenet_v3_small", "--batch-size", "4", "--px", "32"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--times", "1", "--device", "cpu"])
+    step.main()
+    ((name, row),) = json.loads((tmp_path / "step.json").read_text("utf-8"))["rows"].items()
+    assert name.endswith("mobilenet_v3_small, 4, 32 px")
+    parts = row["ms"]
+    assert min(parts.values()) > 0
+    assert parts["of which cutting"] + parts["of which TrivialAugment"] < 3 * parts["a batch made"]
+    assert "passes" in parts and "passes, captured" not in parts
+
+
+def test_no_fold_of_an_ablation_knows_the_test_photos(
+    script: Callable[[str], ModuleType], tiny_photos: Path, tmp_path: Path
+) -> None:
+    folds = [photos.scan(path) for path in script("ablation").laid_out(str(tiny_photos), 3, tmp_path)]
+    sides = [
+        {side: {path for path, of in zip(fold.paths, fold.splits, strict=True) if of == side} for side in fold.splits}
+        for fold in folds
+    ]
+    assert all(set(side) == {"train", "validation", "test"} for side in sides)
+    found = photos.scan(tiny_photos)
+    own = photos.split(found, photos.examine(found).sha256, 0)
+    assert {Path(path).name for path in sides[0]["test"]} == {Path(path).name for path in own["test"].paths}
+    assert sides[0]["test"] == sides[1]["test"] == sides[2]["test"]
+    assert len({frozenset(side["validation"]) for side in sides}) == 3
+    assert all(sum(map(len, side.values())) == len(found) for side in sides)
+
+
+def test_an_ablation_goes_on_where_it_stopped(
+    script: Callable[[str], ModuleType],
+    tiny_photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ablation = script("ablation")
+    done: list[dict[str, object]] = []
+
+    def trained(fold: Path, changes: dict[str, object], options: list[str], out: Path, jobs: int) -> dict[str, object]:
+        done.append(changes)
+        if len(done) == 4:
+            raise SystemExit("the disk is full")
+        return {"changes": changes, "validation_top1": 0.5, "validation_loss": 1.0 + 0.25 * bool(changes)}
+
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path / "ablation.json")
+    monkeypatch.setattr(ablation, "trained", trained)
+    monkeypatch.setattr(
+        sys, "argv", ["ablation.py", str(tiny_photos), "--only", "the recipe", "no mixup", "--net", "alexnet"]
+    )
+    with pytest.raises(SystemExit, match="the disk is full"):
+        ablation.main()
+    ablation.main()
+    assert done == [{}, {"mixup_alpha": 0.0}, {}, {"mixup_alpha": 0.0}, {"mixup_alpha": 0.0}]
+    ((of, rows),) = json.loads((tmp_path / "ablation.json").read_text("utf-8")).items()
+    assert of == "--net alexnet --mode scratch --weights none --image-px 160"
+    assert {name: sorted(row) for name, row in rows["rows"].items()} == {
+        "the recipe": ["0", "1"],
+        "no mixup": ["0", "1"],
+    }
+    assert "+0.250" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_training_of_an_ablation(script: Callable[[str], ModuleType], tiny_photos: Path, tmp_path: Path) -> None:
+    ablation = script("ablation")
+    (fold,) = ablation.laid_out(str(tiny_photos), 1, tmp_path)
+    options = [
+        "--net",
+        "mobilenet_v3_small",
+        "--mode",
+        "scratch",
+        "--weights",
+        "none",
+        "--image-px",
+        "32",
+        "--epochs",
+        "2",
+    ]
+    row = ablation.trained(fold, {"mixup_alpha": 0.0}, options, tmp_path / "run", 1)
+    assert row["changes"] == {"mixup_alpha": 0.0} and row["epochs"] == 2 and row["num_validation"] == 3
+    assert 0 <= row["validation_top1"] <= 1
