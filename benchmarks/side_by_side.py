@@ -5,6 +5,7 @@ The other tools live in an environment of their own, `.venv-peers` at the projec
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -108,7 +109,11 @@ def best_settings(
 
 def machine() -> dict[str, Any]:
     """What the figures are of: processor, cores, versions, commit, date."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout.strip()
+    commit = ""
+    with contextlib.suppress(OSError):  # a machine that was lent may have no git
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ).stdout.strip()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "processor": processor(), "cores": os.cpu_count(), "load_before": load, "versions": versions(),
