@@ -292,7 +292,8 @@ def test_full_runs_on_many_photos_begin_with_smaller_crops_and_have_more_epochs_
         ({"first_px": 112}, 1, [224]),
         ({"train_px": 176, "last_px": 224}, 1, [224]),
         ({"train_px": 176, "last_px": 224}, 3, [176, 176, 224]),
-        ({"train_px": 176, "last_px": 224}, 21, [176] * 19 + [224] * 2),
+        ({"train_px": 176, "last_px": 224}, 20, [176] * 18 + [224] * 2),
+        ({"train_px": 176, "last_px": 224}, 21, [176] * 18 + [224] * 3),
         ({"train_px": 176, "first_px": 128, "last_px": 224}, 4, [128, 128, 176, 224]),
     ],
 )
@@ -318,12 +319,18 @@ def test_crops_are_smaller_in_the_first_half_of_the_epochs_and_as_in_use_in_the_
         ({"last_px": 0}, 0),
         ({"last_px": 192}, 192),
         ({"net": "vit_b_16"}, 0),
-        ({"mode": "full"}, 0),
+        ({"mode": "full"}, 224),
+        ({"mode": "full", "first_px": 0}, 224),
+        ({"mode": "full", "teacher": "run"}, 0),
         ({"mode": "last"}, 0),
     ],
 )
-def test_runs_from_scratch_end_with_crops_as_in_use(given: dict[str, Any], last_px: int) -> None:
+def test_runs_end_with_crops_as_in_use(given: dict[str, Any], last_px: int) -> None:
     assert choose([470] * 5, {"mode": "scratch", **given}).last_px == last_px
+
+
+def test_few_photos_are_not_shown_crops_as_in_use_in_the_end() -> None:
+    assert [choose([count] * 5, {"mode": "full"}).last_px for count in (199, 200)] == [0, 224]
 
 
 def test_an_unknown_network_is_named() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 import tomllib
 import typing
@@ -55,7 +56,7 @@ class Recipe:
     """Height and width of the crops in the first half of the epochs; 0 for `train_px`. They take a fraction of the
     time, which is worth more epochs (progressive learning, arXiv 2104.00298, section 4)."""
     last_px: int = 0
-    """Height and width of the crops in the last tenth of the epochs, at least one; 0 for `train_px`. Trained on smaller
+    """Height and width of the crops in the last tenth of the epochs, rounded up; 0 for `train_px`. Trained on smaller
     maps alone, a network may answer worse on those in use, where batch norm's statistics and the padding's share are
     others (arXiv 1906.06423, section 4, adapts it at the size of use)."""
     normalisation: Literal["own", "min-max", "z-score", "max-abs", "l2"] = "own"
@@ -158,7 +159,7 @@ class Recipe:
 
     def crop_px(self, epoch: int) -> int:
         """Height and width of the random crops in an epoch, counted from 0."""
-        first, last = epoch < self.epochs // 2, epoch >= self.epochs - max(1, self.epochs // 10)
+        first, last = epoch < self.epochs // 2, epoch >= self.epochs - math.ceil(self.epochs / 10)
         return (self.first_px if first else self.last_px if last else 0) or self.train_px or self.image_px
 
     @property
@@ -273,9 +274,10 @@ def choose(counts: Sequence[int], given: Mapping[str, Any]) -> Recipe:
         if image_px >= 160 and line.family != "vit":  # a ViT's positions are learned for one size
             chosen["train_px"] = round(0.8 * image_px / 16) * 16
             sized = "train_px" in given or given.get("teacher")  # which may take photos of one size only
-            if mode == "scratch" and not sized:
+            many = mode == "full" and num_photos >= 1000
+            if (mode == "scratch" or many) and not sized:
                 chosen["last_px"] = image_px
-            if mode == "full" and num_photos >= 1000 and not sized:
+            if many and not sized:
                 chosen["first_px"] = round(0.57 * image_px / 16) * 16
                 if given.get("first_px", 1):  # the time that small crops save
                     chosen["epochs"] = round(1.4 * chosen["epochs"])
