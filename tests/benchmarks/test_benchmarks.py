@@ -143,9 +143,10 @@ def test_where_a_step_goes(
     ((name, row),) = json.loads((tmp_path / "step.json").read_text("utf-8"))["rows"].items()
     assert name.endswith("mobilenet_v3_small, 4, 32 px")
     parts = row["ms"]
-    assert min(parts.values()) > 0
-    assert parts["of which cutting"] + parts["of which TrivialAugment"] < 3 * parts["a batch made"]
-    assert "passes" in parts and "passes, captured" not in parts
+    made = {"a batch made", "of which cutting", "of which TrivialAugment"}
+    assert set(parts) == made | {
+        "passes", "optimiser", "running average", "validation, 64 photos", "saving, to memory"
+    }  # fmt: skip
 
 
 def test_no_fold_of_an_ablation_knows_the_test_photos(

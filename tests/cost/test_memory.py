@@ -68,7 +68,7 @@ def given_out(call: Callable[[], Any], without: Callable[[], set[int]] = set) ->
 
 @pytest.fixture(scope="module", autouse=True)
 def _counted_before() -> None:
-    """The first count of a process may hold some maps for longer: what torch loads for it on the way leaves cycles."""
+    """Under SlipCover the first count of a process may find maps that garbage collection has yet to free."""
     net = nets.create("mobilenet_v1_025", 10)
     memory.peak_inference_bytes(net, 96)
     memory.peak_training_bytes(net, 96)
