@@ -86,16 +86,20 @@ def one_net(run: str, sets: dict[str, list[str]], work: Path, rounds: int) -> di
     facts = bundle.facts(found.name, found.classes, contract)
     plain = export.convert(folded, contract, "onnx", facts)
     images = np.stack([contract.load(path) for path in sets["small"][:64]])
-    small = onnx_int8.quantizer(folded, contract, facts, images)("minmax")
+    in_int8 = onnx_int8.quantizer(folded, contract, facts, images, plain=lambda: plain)
+    plain_litert = export.convert(folded, contract, "litert", facts)
+    in_int8_litert = litert_int8.quantizer(folded, contract, facts, images, plain=lambda: plain_litert)
     made: dict[str, tuple[str, str, Any]] = {
         "float32": ("onnx", "float32", plain),
-        "int8": ("onnx", "int8", small),
-        "float32, LiteRT": ("litert", "float32", export.convert(folded, contract, "litert", facts)),
-        "int8, LiteRT": ("litert", "int8", litert_int8.quantizer(folded, contract, facts, images)("minmax")),
+        "int8": ("onnx", "int8", in_int8("minmax", ())),
+        "int8 weights": ("onnx", "int8", in_int8(None, ())),
+        "float32, LiteRT": ("litert", "float32", plain_litert),
+        "int8, LiteRT": ("litert", "int8", in_int8_litert("minmax", ())),
+        "int8 weights, LiteRT": ("litert", "int8", in_int8_litert(None, ())),
     }
     paths = {}
     for kind, (runtime, precision, artifact) in made.items():
-        paths[kind] = work / f"{run}-{runtime}-{precision}.zip"
+        paths[kind] = work / f"{run} {kind}.zip"
         bundle.write(
             paths[kind],
             bundle.Bundle(

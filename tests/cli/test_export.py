@@ -102,6 +102,7 @@ def test_an_int8_bundle_tells_of_its_rungs_and_that_it_is_slower(
             "the target is 'onyx', expected onnx, litert, executorch, openvino, coreml or web; did you mean onnx?",
         ),
         (["--int8", "--float16"], "--int8 and --float16 are both given"),
+        (["--weights-only"], "--weights-only is given without --int8"),
         (["--to", "coreml", "--int8"], "makes no INT8 file for coreml"),
     ],
 )

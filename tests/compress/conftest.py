@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from handlens.nets import Net
+from handlens.preprocess import Preprocess
 
 
 @pytest.fixture(scope="session")
@@ -39,5 +41,34 @@ def shaken() -> Callable[..., Net]:
 
     def build(name: str, **arguments: Any) -> Net:
         return copy.deepcopy(made(name, **arguments))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def with_rounded_weights() -> Callable[..., Callable[[np.ndarray], np.ndarray]]:
+    """Of a network and a contract: what gives the logits with weights rounded to 127 steps a channel, in torch."""
+    import copy
+
+    import torch
+
+    from handlens.nets.pixels import FromPixels
+
+    def build(net: Net, contract: Preprocess) -> Callable[[np.ndarray], np.ndarray]:
+        rounded = copy.deepcopy(net)
+        with torch.no_grad():
+            for module in rounded.modules():
+                if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+                    weight = module.weight
+                    step = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True) / 127
+                    weight.copy_((weight / step).round() * step)
+        wrapped = FromPixels(rounded, contract).eval()
+
+        def logits(photos: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                found: np.ndarray = wrapped(torch.from_numpy(photos))[1].numpy()
+            return found
+
+        return logits
 
     return build

@@ -98,6 +98,7 @@ def test_every_rung_in_its_order(source: Source, stage: Stage) -> None:
         climb(source)
     assert stage.made == [
         "minmax 0", "mse 0", "minmax 0", "minmax 2", "minmax 5", "minmax 10", "minmax 20", "minmax 0", "minmax 20",
+        "None 0",
     ]  # fmt: skip
 
 
@@ -158,12 +159,24 @@ def test_what_agrees_enough_is_kept_when_nothing_agrees_more(
     assert climbed.artifact == {"what": b"minmax 5" * 10}
 
 
+def test_the_weights_alone_where_nothing_else_is_good(source: Source, stage: Stage) -> None:
+    stage.wrong = {10: 0, "else": 3}
+    climbed = climb(source)
+    assert (climbed.rung.name, climbed.rung.kept, stage.made[-1]) == ("weights only", (), "None 0")
+    assert climbed.net is source.folded and len(climbed.rungs) == 10
+
+
+def test_the_weights_alone_where_they_are_asked_for(source: Source, stage: Stage) -> None:
+    assert [rung.name for rung in climb(source, weights_only=True).rungs] == ["weights only"]
+    assert stage.made == ["None 0"]
+
+
 def test_when_none_is_good_the_best_is_named(source: Source, stage: Stage) -> None:
     stage.wrong = {4: 1, "else": 4}
     with pytest.raises(ladder.NoRungError, match="the best, '2 layers in float, minmax', loses") as caught:
         climb(source)
     best = caught.value.best
-    assert best.rung.kept == stage.kept[3] and len(best.rungs) == 9
+    assert best.rung.kept == stage.kept[3] and len(best.rungs) == 10
     assert best.artifact == {"what": b"minmax 2" * 10}
 
 

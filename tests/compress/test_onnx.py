@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,29 @@ def test_a_reduced_range_uses_seven_bits(quantizer: Callable[..., Quantize]) -> 
 
     weights = [onnx.numpy_helper.to_array(held) for held in model.graph.initializer if held.data_type == 3]
     assert max(int(np.abs(values).max()) for values in weights if values.ndim == 4) <= 64
+
+
+def test_weights_alone_are_floats_again_once_the_file_is_loaded(
+    quantizer: Callable[..., Quantize], quantize: Quantize, with_rounded_weights: Any, tmp_path: Path
+) -> None:
+    import onnx
+    import onnxruntime
+
+    artifact = quantize(None, ())
+    model = model_of(artifact)
+    small = [onnx.numpy_helper.to_array(held) for held in model.graph.initializer if held.data_type == 3]
+    assert len(small) == 53 and all(np.abs(values).max() == 127 for values in small)  # 52 convolutions, the classifier
+    large = [held for held in model.graph.initializer if held.data_type == 1 and len(held.dims) > 1]
+    assert all(np.prod(held.dims) == max(held.dims) for held in large), "a scale for each channel"
+    assert onnx_runtime.embedded(artifact) == FACTS
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    onnxruntime.InferenceSession(artifact["model.onnx"], options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load_model(tmp_path / "loaded.onnx").graph.node)
+    assert kinds["Cast"] == 1 and not kinds["DequantizeLinear"], "of the photo's pixels: no weight is cast again"
+    expected = with_rounded_weights(quantizer.args[0], CONTRACT)(PHOTOS)  # type: ignore[attr-defined]
+    assert np.allclose(onnx_runtime.predictor(artifact, 1)(PHOTOS)[1], expected, atol=1e-4)
 
 
 def test_no_trace_of_the_exporting_machine(quantize: Quantize) -> None:

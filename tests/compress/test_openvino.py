@@ -56,3 +56,14 @@ def test_layers_that_are_kept_stay_float(quantize: Quantize) -> None:
     kept = floats(quantize("minmax", ("features.1",)))
     assert kept  # the first block's squeeze-and-excite and projection
     assert len(kept) < 5
+
+
+def test_weights_alone_round_no_activation(quantize: Quantize) -> None:
+    import openvino
+
+    from handlens.run import openvino_runtime
+
+    artifact = quantize(None, ())
+    assert floats(artifact) == [] and openvino_runtime.embedded(artifact) == FACTS
+    model = openvino.Core().read_model(artifact["model.xml"], artifact["model.bin"])
+    assert "FakeQuantize" not in {op.get_type_name() for op in model.get_ordered_ops()}

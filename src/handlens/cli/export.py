@@ -18,6 +18,9 @@ def export(
     run: Path = typer.Argument(..., metavar="RUN", help="The folder of a trained run."),
     to: str = typer.Option("onnx", help="onnx, litert, executorch, openvino, coreml or web."),
     int8: bool = typer.Option(False, "--int8", help="8-bit integers: a quarter of the size; the accuracy is checked."),
+    weights_only: bool = typer.Option(
+        False, "--weights-only", help="With --int8: the weights alone in eight bits, all arithmetic in float."
+    ),
     float16: bool = typer.Option(False, "--float16", help="Half the size, nearly the same probabilities."),
     photos: Path | None = typer.Option(
         None,
@@ -58,6 +61,8 @@ def export(
 
     if int8 and float16:
         raise HandlensError("--int8 and --float16 are both given", "choose one of them")
+    if weights_only and not int8:
+        raise HandlensError("--weights-only is given without --int8", "it is a way to eight bits: give both")
     precision = "int8" if int8 else "float16" if float16 else "float32"
 
     def made_at(target: Path, to: str) -> Exported:
@@ -70,6 +75,7 @@ def export(
                 photos=photos,
                 max_drop=max_drop / 100,
                 num_calibration=calibration_photos,
+                weights_only=weights_only,
                 reduce_range=reduce_range,
                 threads=threads,
                 licence=licence,

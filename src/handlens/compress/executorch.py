@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from handlens.compress.observe import Observer, Quantize
-from handlens.errors import missing_extra
+from handlens.errors import HandlensError, missing_extra
 from handlens.export.converting import converting
 from handlens.export.executorch import FILE, LARGEST_BATCH, export, lower
 from handlens.nets import Net
@@ -34,7 +34,11 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray) 
     except ImportError:
         raise missing_extra("export-executorch", "executorch and torchao") from None
 
-    def quantize(observer: Observer, keep_float: Collection[str] = ()) -> dict[str, bytes]:
+    def quantize(observer: Observer | None, keep_float: Collection[str] = ()) -> dict[str, bytes]:
+        if observer is None:
+            raise HandlensError(
+                "XNNPACK computes no convolution in float with weights in eight bits", "use another --to"
+            )
         with converting("executorch", net):
             from torchao.quantization.pt2e import move_exported_model_to_eval
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e

@@ -28,6 +28,7 @@ def export(
     photos: str | os.PathLike[str] | None = None,
     max_drop: float = 0.005,
     num_calibration: int = ladder.CALIBRATION_PHOTOS,
+    weights_only: bool = False,
     reduce_range: bool = False,
     threads: int = 0,
     licence: str = "",
@@ -38,8 +39,9 @@ def export(
 
     precision: "float32", "float16" or "int8". photos: labelled photos to calibrate INT8 with, or the run's own at a
     new place; by default the run's validation split. max_drop: the fraction of top-1 that INT8 may lose on the
-    validation split. The bundle is written only if its file answers the run's test photos as the network does
-    (float), or loses no more than `max_drop` or 1.96 paired standard errors, whichever is larger (INT8).
+    validation split. weights_only: INT8 by the weights alone, see `ladder.climb`. The bundle is written only if its
+    file answers the run's test photos as the network does (float), or loses no more than `max_drop` or 1.96 paired
+    standard errors, whichever is larger (INT8).
     Raises HandlensError otherwise, and for a run, a folder or an option that does not fit.
     """
     export_room.check_target(to)
@@ -61,6 +63,7 @@ def export(
         calibration,
         max_drop,
         num_calibration=num_calibration,
+        weights_only=weights_only,
         reduce_range=reduce_range,
         threads=threads,
         tried=tried,

@@ -32,6 +32,7 @@ SENSITIVE = (2, 5, 10)  # layers left in float, one rung each
 MANY_LAYERS = 20  # left in float when all that helped is done together
 SIZE_SHARE = 0.30  # of the float file's size, which layers in float are chosen to keep within
 QAT_EPOCHS = 3
+WEIGHTS_ONLY = "weights only"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,7 @@ def climb(
     max_drop: float = 0.005,
     *,
     num_calibration: int = CALIBRATION_PHOTOS,
+    weights_only: bool = False,
     reduce_range: bool = False,
     threads: int = 0,
     tried: Callable[[Rung], None] = lambda rung: None,
@@ -99,7 +101,8 @@ def climb(
 
     The rungs: static quantisation with per-channel weights and ranges by min-max, then by each better observer; the
     weights equalised and their biases corrected; the most sensitive layers left in float; of all these what changed
-    the probabilities least, together; quantisation-aware training.
+    the probabilities least, together; quantisation-aware training; and where none of these was good at all, the
+    weights alone in eight bits, which ExecuTorch cannot express. With `weights_only` the last is the only one.
     max_drop is a fraction (0.005: half a point of top-1). Raises NoRungError, naming the best, when none is good, and
     HandlensError for a target without INT8 and for calibration photos that do not fit.
     """
@@ -116,7 +119,9 @@ def climb(
     done: list[Rung] = []
     best: Climbed | None = None
     enough: Climbed | None = None
-    for name, net, kept, make in _rungs(source, to, images, reduce_range, progress, done):
+    for name, net, kept, make in _rungs(source, to, images, weights_only, reduce_range, progress, done):
+        if name == WEIGHTS_ONLY and enough is not None:  # which computes in integers
+            break
         try:
             artifact = make()
         except NotHereError:
@@ -159,7 +164,8 @@ def climb(
         f"no way to INT8 for {to} stayed within {100 * max_drop:g} points of top-1 with {MIN_AGREEMENT:.0%} of the "
         f"answers the same; the best, {best.rung.name!r}, loses {100 * best.rung.drop:.1f} points and agrees on "
         f"{best.rung.agreement:.1%}",
-        "allow more with --max-drop, or use --float16",
+        ("allow more with --max-drop, " if best.rung.drop > max_drop else "")
+        + ("leave out --int8, or use another --to" if to == "executorch" else "leave out --int8, or use --float16"),
         best,
     )
 
@@ -196,7 +202,13 @@ Try = tuple[str, Net, tuple[str, ...], Callable[[], dict[str, bytes]]]
 
 
 def _rungs(
-    source: Source, to: str, images: np.ndarray, reduce_range: bool, progress: Progress | None, done: Sequence[Rung]
+    source: Source,
+    to: str,
+    images: np.ndarray,
+    weights_only: bool,
+    reduce_range: bool,
+    progress: Progress | None,
+    done: Sequence[Rung],
 ) -> Iterator[Try]:
     """The rungs in order; a later one builds on what the earlier ones, in `done` by then, have shown."""
     target = importlib.import_module(f"handlens.compress.{to}")
@@ -211,6 +223,10 @@ def _rungs(
 
     unchanged = source.folded
     plain = quantizer(unchanged)
+    last = WEIGHTS_ONLY, unchanged, (), functools.partial(plain, None)
+    if weights_only:
+        yield last
+        return
     observers: Sequence[Observer] = target.OBSERVERS
     for observer in observers:
         yield f"per channel, {observer}", unchanged, (), functools.partial(plain, observer)
@@ -277,6 +293,7 @@ def _rungs(
     after = quantizer(trained)
     yield f"quantisation-aware training, {observer}", trained, (), functools.partial(after, observer)
     yield f"the same, {len(kept)} layers in float", trained, kept, functools.partial(after, observer, kept)
+    yield last
 
 
 def _weights(net: Net, name: str = "") -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,12 @@ _INT8 = {
     "compute_precision": "INTEGER",
     "explicit_dequantize": False,
 }
+_WEIGHTS = {
+    "weight_tensor_config": _INT8["weight_tensor_config"],
+    "compute_precision": "FLOAT",
+    "explicit_dequantize": True,
+}
+_WITH_WEIGHTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _PIXELS = r"handlens\.nets\.pixels\.FromPixels;\d+"  # the scaling of pixels, before the network
 
 
@@ -40,6 +46,7 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
     photos: uint8 (N, H, W, 3) to calibrate with. Activations are signed and asymmetric, weights symmetric with a scale
     for each output channel.
     plain: what gives the float artifact where it need not be converted here.
+    Without an observer the weights alone are in eight bits, and all arithmetic is float.
     """
     try:
         import ai_edge_quantizer  # noqa: F401
@@ -49,11 +56,15 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
     content = artifact[FILE]
     seen = Ranges(lambda: activations(content, photos))
 
-    def quantize(observer: Observer, keep_float: Collection[str] = ()) -> dict[str, bytes]:
-        ranges = seen.by(observer)
+    def quantize(observer: Observer | None, keep_float: Collection[str] = ()) -> dict[str, bytes]:
+        ranges = seen.by(observer) if observer else {}
         with converting("litert", net):
             from ai_edge_quantizer.quantizer import Quantizer
 
+            if not observer:
+                maker = Quantizer(bytearray(content), _recipe(content, (), _WITH_WEIGHTS, _WEIGHTS))
+                made = maker.quantize(enable_progress_report=False).quantized_model
+                return {FILE: _tidied(bytes(made))}
             maker = Quantizer(bytearray(content), _recipe(content, keep_float))
             found = maker.calibrate({_signature(content): [{"photos": photos[:1]}]})  # for its names and shapes
             values: dict[str, Any] = {
@@ -106,10 +117,12 @@ def _text(name: bytes | str) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
-def _recipe(model: bytes, keep_float: Collection[str]) -> list[dict[str, Any]]:
+def _recipe(
+    model: bytes, keep_float: Collection[str], ops: Sequence[str] = OPS, config: Mapping[str, Any] = _INT8
+) -> list[dict[str, Any]]:
     """The recipe, in which later lines overrule earlier ones. A ";" is put behind the name of an output."""
     lines = [
-        {"regex": ".*", "operation": op, "algorithm_key": "min_max_uniform_quantize", "op_config": _INT8} for op in OPS
+        {"regex": ".*", "operation": op, "algorithm_key": "min_max_uniform_quantize", "op_config": config} for op in ops
     ]
     kept = [
         _PIXELS,
@@ -117,7 +130,7 @@ def _recipe(model: bytes, keep_float: Collection[str]) -> list[dict[str, Any]]:
     ]
     lines += [
         {"regex": f"^(?:{'|'.join(kept)});?$", "operation": op, "algorithm_key": "no_quantize", "op_config": {}}
-        for op in OPS
+        for op in ops
     ]
     return lines
 

@@ -18,8 +18,10 @@ Activations = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 """Runs the calibration photos once: for each batch the values of every observed tensor, by name."""
 
 
-Quantize = Callable[[Observer, Collection[str]], dict[str, bytes]]
-"""(observer, names of the network's modules that stay in float) -> the INT8 artifact of a target."""
+Quantize = Callable[[Observer | None, Collection[str]], dict[str, bytes]]
+"""(observer, names of the network's modules that stay in float) -> the INT8 artifact of a target.
+
+Without an observer the weights alone are in eight bits, where the target can express it."""
 
 Plain = Callable[[], Mapping[str, bytes]]
 """() -> the float artifact that a quantiser begins with."""

@@ -30,6 +30,7 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
     photos: uint8 (N, H, W, 3) to calibrate with. Weights are symmetric with a scale for each output channel,
     activations asymmetric where they have both signs.
     plain: what gives the float artifact where it need not be converted here.
+    Without an observer the weights alone are in eight bits, and all arithmetic is float.
     """
     try:
         import nncf
@@ -39,7 +40,7 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
     artifact = plain() if plain else export.convert(net, preprocess, "openvino", facts)
     order = _convolutions(net, preprocess.image_px)
 
-    def quantize(observer: Observer, keep_float: Collection[str] = ()) -> dict[str, bytes]:
+    def quantize(observer: Observer | None, keep_float: Collection[str] = ()) -> dict[str, bytes]:
         with converting("openvino", net), tempfile.TemporaryDirectory() as folder:
             from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
             from nncf.quantization.range_estimator import RangeEstimatorParametersSet
@@ -52,14 +53,16 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
             left = nncf.IgnoredScope(
                 names=[*_kept(model, order, keep_float), *(_behind(model) if net.familiar else [])]
             )
-            made = nncf.quantize(
-                model,
-                nncf.Dataset([photo[None] for photo in photos]),
-                preset=nncf.QuantizationPreset.MIXED,
-                subset_size=len(photos),
-                ignored_scope=left,
-                advanced_parameters=AdvancedQuantizationParameters(activations_range_estimator_params=ranges),
-            )
+            made = model
+            if observer:
+                made = nncf.quantize(
+                    model,
+                    nncf.Dataset([photo[None] for photo in photos]),
+                    preset=nncf.QuantizationPreset.MIXED,
+                    subset_size=len(photos),
+                    ignored_scope=left,
+                    advanced_parameters=AdvancedQuantizationParameters(activations_range_estimator_params=ranges),
+                )
             # NNCF leaves squeeze-and-excite in float: its weights, a third of MobileNetV3's, are stored in eight bits.
             made = nncf.compress_weights(made, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=left)
             made.set_rt_info(facts, FACTS_KEY)
