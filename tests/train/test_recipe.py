@@ -292,13 +292,15 @@ def test_full_runs_on_many_photos_begin_with_smaller_crops_and_have_more_epochs_
         ({"first_px": 112}, 1, [224]),
         ({"train_px": 176, "last_px": 224}, 1, [224]),
         ({"train_px": 176, "last_px": 224}, 3, [176, 176, 224]),
-        ({"train_px": 176, "last_px": 224}, 20, [176] * 18 + [224] * 2),
-        ({"train_px": 176, "last_px": 224}, 21, [176] * 18 + [224] * 3),
+        ({"train_px": 176, "last_px": 224}, 20, [176] * 15 + [224] * 5),
+        ({"train_px": 176, "last_px": 224}, 21, [176] * 15 + [224] * 6),
+        ({"train_px": 176, "last_px": 224, "mode": "scratch"}, 20, [176] * 18 + [224] * 2),
+        ({"train_px": 176, "last_px": 224, "mode": "scratch"}, 21, [176] * 18 + [224] * 3),
         ({"train_px": 176, "first_px": 128, "last_px": 224}, 4, [128, 128, 176, 224]),
     ],
 )
-def test_crops_are_smaller_in_the_first_half_of_the_epochs_and_as_in_use_in_the_last_tenth(
-    sizes: dict[str, int], epochs: int, crops: list[int]
+def test_crops_are_smaller_in_the_first_half_of_the_epochs_and_as_in_use_in_the_last_ones(
+    sizes: dict[str, Any], epochs: int, crops: list[int]
 ) -> None:
     recipe = Recipe(epochs=epochs, warmup_epochs=0, **sizes)
     assert [recipe.crop_px(epoch) for epoch in range(epochs)] == crops

@@ -56,9 +56,9 @@ class Recipe:
     """Height and width of the crops in the first half of the epochs; 0 for `train_px`. They take a fraction of the
     time, which is worth more epochs (progressive learning, arXiv 2104.00298, section 4)."""
     last_px: int = 0
-    """Height and width of the crops in the last tenth of the epochs, rounded up; 0 for `train_px`. Trained on smaller
-    maps alone, a network may answer worse on those in use, where batch norm's statistics and the padding's share are
-    others (arXiv 1906.06423, section 4, adapts it at the size of use)."""
+    """Height and width of the crops in the last quarter of the epochs, in mode scratch the last tenth, rounded up; 0
+    for `train_px`. Trained on smaller maps alone, a network may answer worse on those in use, where batch norm's
+    statistics and the padding's share are others (arXiv 1906.06423, section 4, adapts it at the size of use)."""
     normalisation: Literal["own", "min-max", "z-score", "max-abs", "l2"] = "own"
     """"own": what the weights were made with, ImageNet's mean and std for random ones; the others scale each photo by
     itself (`Preprocess.normalisation`), as it is in use too."""
@@ -159,7 +159,8 @@ class Recipe:
 
     def crop_px(self, epoch: int) -> int:
         """Height and width of the random crops in an epoch, counted from 0."""
-        first, last = epoch < self.epochs // 2, epoch >= self.epochs - math.ceil(self.epochs / 10)
+        at_the_end = math.ceil(self.epochs / (10 if self.mode == "scratch" else 4))
+        first, last = epoch < self.epochs // 2, epoch >= self.epochs - at_the_end
         return (self.first_px if first else self.last_px if last else 0) or self.train_px or self.image_px
 
     @property
