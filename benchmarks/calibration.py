@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--photos", required=True, help="the runs' photos")
     given = parser.parse_args()
-    results: dict[str, Any] = {"date": datetime.date.today().isoformat(), "versions": versions(), "runs": {}}
+    command = "python benchmarks/calibration.py --photos PHOTOS benchmarks/runs/*"
+    date = datetime.date.today().isoformat()
+    results: dict[str, Any] = {"command": command, "date": date, "versions": versions(), "runs": {}}
     for folder in given.runs:
         results["runs"][folder.name] = found = one_run(folder, given.photos)
         files.write_json(RESULTS, results)

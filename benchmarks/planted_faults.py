@@ -439,6 +439,7 @@ def main() -> None:
         print(*result["faults"][-2:], sep="\n")
     if given.choose:
         return
+    result["command"] = "python benchmarks/planted_faults.py PHOTOS --weights FILE --net mobilenet_v2"
     result["machine"] = {"processor": platform.machine(), "cores": os.cpu_count(), "load_1_min": os.getloadavg()[0]}
     result["versions"] = {"python": platform.python_version(), "numpy": np.__version__, "pillow": PIL.__version__}
     files.write_json(ROOT / "benchmarks" / "results" / "planted_faults.json", result)

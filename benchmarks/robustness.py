@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--photos", required=True, help="the runs' photos")
     given = parser.parse_args()
     results: dict[str, Any] = files.read_json(RESULTS) if RESULTS.is_file() else {"runs": {}}
+    results["command"] = "python benchmarks/robustness.py --photos PHOTOS benchmarks/runs/*"
     results |= {"date": datetime.date.today().isoformat(), "versions": versions()}
     for folder in given.runs:
         if folder.name in results["runs"]:

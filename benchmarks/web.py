@@ -101,6 +101,7 @@ def main() -> None:
         chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         result = {
+            "command": "python benchmarks/web.py RUN SITE SITE_INT8 --photos PHOTOS",
             "run": given.run.name,
             "photos": len(test),
             "float32": of_site(browser, given.site, test),

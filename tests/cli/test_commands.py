@@ -221,6 +221,16 @@ def test_env(command: Run) -> None:
     assert importlib.metadata.version("torch") in out
 
 
+def test_env_tells_of_the_device_that_training_would_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Apple's it is the processor."""
+    import torch
+
+    from handlens.cli import env
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("mps"))
+    assert env.describe()["device"] == "cpu"
+
+
 def test_env_without_torch(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from handlens.cli import env
 

@@ -156,6 +156,7 @@ def test_one_that_cannot_be_traced(costs: Run) -> None:
         (["mobilenet_v2", "--image-px", 31], "smallest that works is 32"),
         (["resnet18", "--width", 2], "takes no 'width'"),
         (["nowhere:net"], "could not be imported: No module named 'nowhere'"),
+        (["nowhere:net"], "install it, or type this in the folder that it is in"),
         (["my_own_net:nothing"], "has no attribute 'nothing'"),
         (["my_own_net:"], "could not be imported"),
         (["my_own_net:number"], "expected a PyTorch module"),

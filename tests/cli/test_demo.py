@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import handlens
 from handlens import cli
+from handlens.cli import demo
 
 pytest.importorskip("onnxruntime")
 
@@ -54,3 +56,31 @@ def test_a_folder_that_exists_is_not_touched(
     assert (code, out) == (2, "")
     assert f"{folder} exists already" in " ".join(err.split())
     assert not list(folder.iterdir())
+
+
+def test_ctrl_c_before_there_is_a_run_names_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(handlens, "fit", stopped)
+    code, out, err = run(monkeypatch, capsys, "--photos-per-class", 10, "--out", tmp_path / "demo")
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-1] == "stopped"
+
+
+@pytest.mark.parametrize("system", ["posix", "nt"])
+def test_what_comes_next_begins_with_the_environment_where_it_is_not_active(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    activate = {"posix": ". .venv/bin/activate", "nt": str(Path(".venv", "Scripts", "activate"))}[system]
+    assert demo._activate(system) == f"{activate}\n        "
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    assert demo._activate(system) == ""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    assert demo._activate(system) == ""

@@ -449,7 +449,7 @@ def test_a_run_that_exists_is_left_as_it_is(call: Train, done: Path, tiny_photos
     before = {path.name: path.stat().st_mtime_ns for path in done.iterdir()}
     code, out, err = call(tiny_photos, "--out", done, *SMALL)
     assert (code, out) == (2, "")
-    assert f"{done} exists already; choose another --out or remove it" in err
+    assert f"{done} exists already; choose another --out, or remove it" in err
     assert {path.name: path.stat().st_mtime_ns for path in done.iterdir()} == before
 
 

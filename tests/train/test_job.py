@@ -542,8 +542,8 @@ def test_a_folder_that_exists_is_left_as_it_is(
             handlens.fit(tiny_photos, out=out, **given)
         assert sorted(path.name for path in out.iterdir()) == before
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / loop.STATE).write_bytes(b"")
-    with pytest.raises(HandlensError, match="go on with --resume"):
+    shutil.copy(full_run.folder / "recipe.toml", tmp_path / "run")  # one that was interrupted
+    with pytest.raises(HandlensError, match=r"go on with: handlens train --resume --out .*run, or remove it"):
         handlens.fit(tiny_photos, out=tmp_path / "run", **given)
 
 

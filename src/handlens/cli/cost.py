@@ -38,7 +38,7 @@ def cost(
       handlens cost mobilenet_v3_small
       handlens cost mobilenet_v3_large --width 0.75 --image-px 192 --json
       handlens cost runs/flowers --picture cost.png
-      handlens cost torchvision.models:mnasnet1_0
+      handlens cost my_package.nets:MyNet
     """
     from handlens import cost as room
     from handlens import files
@@ -115,7 +115,9 @@ def _imported(name: str, given: dict[str, Any]) -> nn.Module:
         for part in member.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
-        raise HandlensError(f"{name} could not be imported: {error}", "write it as package.module:name") from error
+        missing = isinstance(error, ModuleNotFoundError)
+        hint = "install it, or type this in the folder that it is in" if missing else "write it as package.module:name"
+        raise HandlensError(f"{name} could not be imported: {error}", hint) from error
     finally:
         sys.path.remove("")
     if not isinstance(found, nn.Module):

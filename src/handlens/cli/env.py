@@ -119,8 +119,9 @@ def _torch() -> dict[str, Any]:
         return {"torch_threads": None, "device": None}
     import torch
 
-    found = torch.accelerator.current_accelerator(check_available=True)
-    device = str(found.type) if found else "cpu"
+    from handlens.run.torch_runtime import default_device
+
+    device = default_device().type
     if device == "cuda":
         device += f" ({torch.cuda.device_count()} x {torch.cuda.get_device_name()})"
     return {"torch_threads": torch.get_num_threads(), "device": device}

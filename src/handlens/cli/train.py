@@ -35,11 +35,13 @@ def train(
         None, help="own, or each photo's by itself: min-max, z-score, max-abs or l2. [own: as the weights]"
     ),
     epochs: int | None = typer.Option(None, help="Times that all photos are seen. [by mode and number of photos]"),
-    batch_size: int | None = typer.Option(None, help="Photos a step. [32, fewer for few photos]"),
+    batch_size: int | None = typer.Option(None, help="Photos a step. [32, fewer for few photos; 128 for mode head]"),
     lr: float | None = typer.Option(None, help="Highest learning rate of the classifier. [by mode]"),
     augment: str | None = typer.Option(None, help="none, light or trivial. [trivial; light for mode last]"),
     balance: str | None = typer.Option(None, help="none, weights or sampling. [weights beyond 1 : 3]"),
-    head_hidden: int | None = typer.Option(None, help="Width of an extra layer before the classifier. [0: none]"),
+    head_hidden: int | None = typer.Option(
+        None, help="Width of an extra layer before the classifier. [0: none; 512 for mode head]"
+    ),
     last_blocks: int | None = typer.Option(None, help="Mode last: how many blocks are trained. [4]"),
     patience_epochs: int | None = typer.Option(None, help="Stop after so many epochs without gain. [0: never]"),
     precision: str | None = typer.Option(None, help="auto, 32-true, bf16-mixed or 16-mixed. [auto]"),
@@ -93,7 +95,7 @@ def train(
     """
     given = _given(locals())
     from handlens.cli import screen
-    from handlens.errors import HandlensError, quoted
+    from handlens.errors import HandlensError
 
     if resume and (repeats > 1 or folds):
         raise HandlensError(
@@ -126,10 +128,7 @@ def train(
         try:
             run = handlens.fit(photos or in_recipe, out=out, resume=resume, watcher=watching, **fabric, **given)
         except KeyboardInterrupt:
-            folder = watching.folder or (out if resume else None)
-            saved = folder is not None and Path(folder, STATE_FILE).is_file()
-            how = "saved; go on with" if saved else "stopped; begin its epochs again with"
-            screen.note(f"\n{how}: handlens train --resume --out {quoted(folder)}" if folder else "\nstopped")
+            screen.note(f"\n{to_resume(watching.folder or (out if resume else None))}")
             raise typer.Exit(130) from None
         except RuntimeError as error:  # of several processes, one that has failed has said why
             if not re.search("[Cc]onnection (closed|reset) by peer", str(error)):
@@ -143,6 +142,17 @@ def train(
         )
         return
     show(run)
+
+
+def to_resume(folder: Path | None) -> str:
+    """What is told of a training that was stopped by hand, and of how to go on with it, where it has a folder."""
+    from handlens.errors import quoted
+
+    if folder is None:
+        return "stopped"
+    saved = Path(folder, STATE_FILE).is_file()
+    how = "saved; go on with" if saved else "stopped; begin its epochs again with"
+    return f"{how}: handlens train --resume --out {quoted(folder)}"
 
 
 def several(

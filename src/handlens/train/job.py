@@ -155,7 +155,8 @@ def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> 
     except (ValueError, RuntimeError) as error:  # also MisconfigurationException
         first = str(error).splitlines()[0]
         raise HandlensError(
-            f"device {device!r} x {devices} cannot be had here ({first})", "try --device auto"
+            f"device {device!r} x {devices} cannot be had here ({first})",
+            "try --device auto" if devices == 1 else "give fewer --devices, or none",
         ) from error
 
 
@@ -221,8 +222,9 @@ def checked(given: Mapping[str, Any], watcher: Watcher) -> Recipe:
 
 def _check_free(folder: Path) -> None:
     if os.path.lexists(folder):
-        hint = "go on with --resume" if (folder / loop.STATE).is_file() else "choose another --out"
-        raise HandlensError(f"{folder} exists already", f"{hint} or remove it")
+        begun = (folder / RECIPE).is_file() and not is_finished(folder)
+        hint = f"go on with: handlens train --resume --out {quoted(folder)}" if begun else "choose another --out"
+        raise HandlensError(f"{folder} exists already", f"{hint}, or remove it")
 
 
 def _folder(out: str | os.PathLike[str] | None, recipe: Recipe, fabric: Fabric) -> Path:

@@ -114,7 +114,8 @@ def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], 
     if stored and recipe.photos not in PUBLISHED and not os.path.exists(recipe.photos):
         raise HandlensError(
             f"the photos of the run {stored.parent} are no longer in {recipe.photos}",
-            "name where they are now (evaluate RUN PHOTOS, export RUN --photos PHOTOS), or put them back",
+            "name where they are now (evaluate RUN PHOTOS --split test, export RUN --photos PHOTOS, train PHOTOS "
+            "--continue RUN), or put them back",
         )
     whole, findings, notes = look(recipe.photos, progress, is_split=stored is not None)
     if stored:
