@@ -3,17 +3,19 @@
     python benchmarks/weights_only.py --photos PHOTOS RUN...
 
 Each file is made as `handlens export RUN --int8 --weights-only` makes it, through the gate on the test photos. Writes
-benchmarks/results/weights_only.json and the table in docs/int8.md.
+benchmarks/results/weights_only.json, where what is measured already is kept, and the table in docs/int8.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from handlens import compress, files
+from handlens import checkpoint, compress, files
+from handlens.errors import HandlensError
 from side_by_side import ROOT, machine
 
 RESULT, PAGE = ROOT / "benchmarks" / "results" / "weights_only.json", ROOT / "docs" / "int8.md"
@@ -31,19 +33,29 @@ def main() -> None:
     parser.add_argument("--photos", required=True, help="the runs' photos")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    rows = [row_of(run, given.photos, to, given.threads) for run in given.runs for to in RUNTIMES]
     command = f"python benchmarks/weights_only.py --photos PHOTOS benchmarks/runs/* --threads {given.threads}"
-    files.write_json(RESULT, {"command": command, **machine(), "rows": rows})
+    rows = files.read_json(RESULT)["rows"] if RESULT.is_file() else []
+    for run, to in itertools.product(given.runs, RUNTIMES):
+        if any((row["run"], row["runtime"]) == (run.name, to) for row in rows):
+            continue
+        rows.append(row_of(run, given.photos, to, given.threads))
+        files.write_json(RESULT, {"command": command, **machine(), "rows": rows})
     before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}{END}{rest.partition(END)[2]}", "utf-8")
 
 
 def row_of(run: Path, photos: str, to: str, threads: int) -> dict[str, Any]:
-    """What the card of a bundle says."""
-    with tempfile.TemporaryDirectory() as work:
-        made = compress.export(
-            run, to, "int8", out=Path(work, "bundle"), photos=photos, weights_only=True, threads=threads
-        )
+    """What the card of a bundle says, or why there is none."""
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            made = compress.export(
+                run, to, "int8", out=Path(work, "bundle"), photos=photos, weights_only=True, threads=threads
+            )
+    except HandlensError as error:
+        print(run.name, to, error, flush=True)
+        facts = checkpoint.read_facts(run)
+        px = facts["preprocess"]["image_px"]
+        return {"run": run.name, "net": facts["net"], "image_px": px, "runtime": to, "failed": error.message}
     card, found = made.bundle.card, made.parity
     assert found is not None
     row = {
@@ -66,10 +78,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     """A line a file."""
     lines = []
     for row in rows:
+        name = f"{row['net']}, {row['image_px']} px"
+        if "failed" in row:
+            lines.append(f"| {name} | {row['runtime']} | {row['failed']} | | | | |\n")
+            continue
         whole, small = (size / 1e6 for size in row["size_bytes"])
         before, after = row["latency_ms"]
         cells = [
-            f"{row['net']}, {row['image_px']} px",
+            name,
             row["runtime"],
             f"{whole:.2f} → {small:.2f} ({small / whole:.0%})",
             *(f"{row[key]:.1%}" for key in ("float_top1", "top1", "agreement")),
