@@ -39,6 +39,7 @@ def main() -> None:
         if any((row["run"], row["runtime"]) == (run.name, to) for row in rows):
             continue
         rows.append(row_of(run, given.photos, to, given.threads))
+        rows.sort(key=lambda row: (row["run"], RUNTIMES.index(row["runtime"])))
         files.write_json(RESULT, {"command": command, **machine(), "rows": rows})
     before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}{END}{rest.partition(END)[2]}", "utf-8")
