@@ -39,7 +39,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_each_change_is_found_and_nothing_else(pictures: list[Image.Image], change: str) -> None:
     copies = [CHANGES[change](photo.convert("RGB")).convert("RGB") for photo in pictures]
-    found = near.pairs(np.stack([np.asarray(near.shrunk(photo).convert("L")) for photo in [*pictures, *copies]]))
+    found = near.pairs(np.stack([near.thumbnail(photo) for photo in [*pictures, *copies]]))
     count = len(pictures)
     wanted = {(i, i + count) for i in range(count)}
     pairs = {pair[:2] for pair in found}
@@ -50,7 +50,7 @@ def test_each_change_is_found_and_nothing_else(pictures: list[Image.Image], chan
 
 
 def test_different_pictures_and_blank_ones_make_no_pairs(pictures: list[Image.Image]) -> None:
-    thumbs = np.stack([np.asarray(near.shrunk(photo).convert("L")) for photo in pictures])
+    thumbs = np.stack([near.thumbnail(photo) for photo in pictures])
     blank = np.random.default_rng(0).integers(100, 103, (20, 32, 32), dtype=np.uint8)
     assert near.pairs(np.concatenate([thumbs, blank])) == []
     assert near.pairs(thumbs[:1]) == near.pairs(blank) == near.pairs(thumbs[:0]) == []

@@ -161,9 +161,8 @@ def _look(path: Path, by_content: dict[str, list[Any]]) -> tuple[str, list[Any],
     except PhotoError as error:
         return file_hash, [], error.message.removeprefix("the photo ")
     pixel_hash = hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest()
-    small = near.shrunk(photo)
-    measured = quality.measure(photo, small)
-    thumbnail = base64.b64encode(small.convert("L").tobytes()).decode()
+    measured = quality.measure(photo)
+    thumbnail = base64.b64encode(near.thumbnail(photo).tobytes()).decode()
     format_, orientation, animated, alpha = _header(data)
     facts = [*photo.size, format_, orientation, animated, measured.grey, alpha, *measured[1:], thumbnail]
     return file_hash, [pixel_hash, *facts], ""

@@ -43,9 +43,10 @@ class Pair(NamedTuple):
     mirrored: bool
 
 
-def shrunk(photo: Image.Image) -> Image.Image:
-    """A photo at 32 x 32 pixels, its shape not kept: in grey it is what photos are compared by."""
-    return photo.resize((THUMB_PX, THUMB_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
+def thumbnail(photo: Image.Image) -> np.ndarray:
+    """What photos are compared by: uint8 (32, 32), grey, its shape not kept."""
+    small = photo.resize((THUMB_PX, THUMB_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return np.asarray(small.convert("L"))
 
 
 def pairs(thumbnails: np.ndarray, least_score: float = LEAST_SCORE) -> list[Pair]:

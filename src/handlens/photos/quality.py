@@ -27,8 +27,8 @@ class Quality(NamedTuple):
     sharpness: float
 
 
-def measure(photo: Image.Image, small: Image.Image) -> Quality:
-    """Measure an RGB photo, of which `small` is the same at 32 x 32 pixels.
+def measure(photo: Image.Image) -> Quality:
+    """Measure an RGB photo.
 
     sharpness: of 4 x 4 tiles, the most that the grey levels bend (their Laplacian) for how much they rise (their
     gradient), of the tiles with the strongest edges: of a sharp edge about 1, of a blurred one a fraction, whatever
@@ -38,15 +38,16 @@ def measure(photo: Image.Image, small: Image.Image) -> Quality:
     if scale < 1:  # of a strip, the length is cut too
         width, height = (min(16 * _PX, max(1, round(side * scale))) for side in photo.size)
         light = light.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    few = np.asarray(small, np.int16)
-    share, levels = np.array(light.histogram()) / (light.width * light.height), np.arange(256)
-    low, high = np.searchsorted(np.cumsum(share), (0.05, 0.95))
+    few = np.asarray(photo.resize((32, 32), Image.Resampling.BILINEAR, reducing_gap=2.0), np.int16)
+    grey = np.asarray(light, np.float32)
+    below = np.cumsum(light.histogram()) / grey.size
+    low, high = np.searchsorted(below, (0.05, 0.95))
     return Quality(
         grey=bool((few.max(2) - few.min(2)).max() <= _GREY),
         dark=int(high),
         bright=int(low),
-        contrast=round(float(np.sqrt(share @ np.square(levels - share @ levels))), 2),
-        sharpness=round(_sharpness(np.asarray(light, np.float32)), 4),
+        contrast=round(float(grey.std()), 2),
+        sharpness=round(_sharpness(grey), 4),
     )
 
 
@@ -58,15 +59,19 @@ def _sharpness(grey: np.ndarray) -> float:
     bend = up + down  # in place from here on: new arrays take as long as the sums
     for side in (left, right, -4 * middle):
         bend += side
-    bends, rises = _tiles(bend), _tiles(up - down) + _tiles(left - right)
+    rise, across = up - down, left - right
+    for values in (bend, rise, across):
+        np.square(values, out=values)
+    rise += across
+    bends, rises = _tiles(bend), _tiles(rise)
     strong = rises >= np.median(rises)
     return float(np.sqrt((bends[strong] / (rises[strong] + 1.0)).max()))
 
 
 def _tiles(values: np.ndarray) -> np.ndarray:
-    """Means of the squares over 4 x 4 tiles."""
-    rows, columns = (np.unique(np.linspace(0, side, _TILES + 1).astype(int)[:-1]) for side in values.shape)
-    strips = np.split(values, rows[1:])
-    sums = [np.add.reduceat(np.einsum("ij,ij->j", strip, strip), columns) for strip in strips]  # squares not stored
-    height, width = values.shape
-    return np.stack(sums) / np.outer(np.diff(rows, append=height), np.diff(columns, append=width))
+    """Means over 4 x 4 tiles."""
+    edges = [np.linspace(0, side, _TILES + 1).astype(int)[:-1] for side in values.shape]
+    edges = [np.unique(edge) for edge in edges]
+    sums = np.add.reduceat(np.add.reduceat(values, edges[0], 0), edges[1], 1)
+    sizes = [np.diff(edge, append=side) for edge, side in zip(edges, values.shape, strict=True)]
+    return sums / np.outer(*sizes)
