@@ -8,14 +8,15 @@ from typing import Any
 
 import typer
 
-# Measured on drawn flowers: enough photos and epochs for a MobileNetV3-Small to learn them from nothing in two minutes.
+# Enough for a MobileNetV3-Small to learn drawn flowers from nothing in two minutes of two slow cores: 87.5 % of the
+# test photos where a linear model on the pixels has 38.0 % (seed 0, 115 s). 18 epochs had 93.0 % in 208 s there.
 PHOTOS_PER_CLASS = 400
 RECIPE: dict[str, Any] = {
     "net": "mobilenet_v3_small",
     "mode": "scratch",
     "weights": "none",
     "image_px": 96,
-    "epochs": 18,
+    "epochs": 10,
     "batch_size": 32,
     "lr": 2.5e-3,
     "weight_decay": 0.05,
