@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Callable
@@ -46,3 +48,35 @@ def test_the_language_is_the_browsers_first_known_one(node: Callable[[str], str]
     console.log(firstLanguage(["fr-FR", "zh-TW", "en"]), firstLanguage(["en-GB", "zh"]), firstLanguage([]));
     """)
     assert found.split() == ["zh", "en", "en"]
+
+
+def test_a_table_is_safe_in_a_spreadsheet_and_its_numbers_are_numbers(node: Callable[[str], str]) -> None:
+    cells = ["=1+1", "-2.5", "-cmd", "+1", 'a "b", c', "", "@x", "0.125000", "-"]
+    found = node(f"""
+    import {{ csv }} from "./csv.js";
+    process.stdout.write(csv([{json.dumps(cells)}, [null, undefined, 3]]));
+    """)
+    rows = list(csv.reader(io.StringIO(found, newline="")))
+    assert rows == [["'=1+1", "-2.5", "'-cmd", "'+1", 'a "b", c', "", "'@x", "0.125000", "'-"], ["", "", "3"]]
+
+
+def test_a_page_that_its_server_sent_on_to_is_given_from_the_cache_as_if_not(node: Callable[[str], str]) -> None:
+    """Browsers refuse a redirected answer to a navigation; some servers send /index.html on to /."""
+    found = node("""
+    import { readFileSync, writeFileSync } from "node:fs";
+    const site = 'const SITE = { version: "1", files: ["index.html"], more: [] };';
+    const text = readFileSync("./sw.js", "utf8").replace(/const SITE = .*/, site);
+    writeFileSync("./filled.js", text);
+    const handlers = {}, kept = new Response("the page", { headers: { "Content-Type": "text/html" } });
+    Object.defineProperty(kept, "redirected", { value: true });
+    globalThis.self = { location: "https://example.org/sw.js" };
+    globalThis.addEventListener = (name, handle) => (handlers[name] = handle);
+    globalThis.caches = { open: async () => ({ match: async () => kept }) };
+    await import("./filled.js");
+    let answer;
+    const request = { url: "https://example.org/", method: "GET" };
+    handlers.fetch({ request, respondWith: (given) => (answer = given) });
+    const response = await answer;
+    console.log(response.redirected, response.headers.get("Cross-Origin-Opener-Policy"), await response.text());
+    """)
+    assert found.split() == ["false", "same-origin", "the", "page"]

@@ -1,5 +1,6 @@
 // The page: photos come in by file, drop, paste and camera; answers go to the screen, the table and the status line.
 
+import { csv } from "./csv.js";
 import { Alone, Service, Trouble, frame } from "./engines.js";
 import { STRINGS, firstLanguage, say } from "./strings.js";
 
@@ -148,19 +149,18 @@ function download(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-/** The table as CSV: quoted, and nothing in it taken for a formula by a spreadsheet. */
-export function csv(entries, { name, version }) {
-  const cell = (value) => `"${String(value ?? "").replace(/^(?=[=+\-@\t\r])/, "'").replaceAll('"', '""')}"`;
+/** The table of a visit as CSV. */
+function table(entries, { name, version }) {
   const head = ["photo", "answer", "probability", "unknown", "score", "right_class", "ms", "model", "version", "error"];
   const lines = entries.map(({ name: photo, answer, trouble, right }) => {
     const best = answer?.guesses[0];
     const figures = [best?.name, best?.probability.toFixed(6), answer && Number(answer.unknown), answer?.score?.toFixed(6)];
     return [photo, ...figures, right, answer?.ms.toFixed(1), name, version, trouble && why(trouble)];
   });
-  return [head, ...lines].map((cells) => `${cells.map(cell).join(",")}\r\n`).join("");
+  return csv([head, ...lines]);
 }
 
-$("csv").onclick = () => download(new Blob(["\ufeff", csv(visit, facts)], { type: "text/csv" }), "handlens.csv");
+$("csv").onclick = () => download(new Blob(["\ufeff", table(visit, facts)], { type: "text/csv" }), "handlens.csv");
 
 // ---- photos in -------------------------------------------------------------------------------------------------
 $("files").onchange = ({ target }) => {
@@ -206,11 +206,14 @@ let taken = 0;
 
 $("camera").onclick = async () => {
   if (!navigator.mediaDevices) return tell(() => t("cameraInsecure"));
+  $("camera").disabled = true; // pressed twice, a second camera would stay on
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: { ideal: "environment" } } });
   } catch (error) {
     const keys = { NotAllowedError: "cameraDenied", NotFoundError: "noCamera", NotReadableError: "cameraBusy" };
     return tell(() => t(keys[error.name] ?? "noCamera"));
+  } finally {
+    $("camera").disabled = false;
   }
   video.srcObject = stream;
   await video.play().catch(() => {});
@@ -268,6 +271,12 @@ function describe() {
   $("where").textContent = engine.alone ? t("onThisDevice", { engine: facts.engine }) : t("onService", { host: location.host });
 }
 
+/** That this page works without a connection, or that it is no longer the site's newest. */
+function tellOffline(key) {
+  $("offline").dataset.text = key;
+  $("offline").textContent = t(key);
+}
+
 let total = 0;
 
 async function begin() {
@@ -291,10 +300,13 @@ async function begin() {
     try {
       await queue; // first the photos that wait
       await engine.keep();
-      await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
+      const registration = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
       await navigator.serviceWorker.ready;
-      Object.assign($("offline").dataset, { text: "offline" });
-      $("offline").textContent = t("offline");
+      tellOffline("offline");
+      const follow = (worker) => worker?.addEventListener("statechange", () => registration.waiting && tellOffline("newer"));
+      registration.addEventListener("updatefound", () => follow(registration.installing));
+      follow(registration.installing);
+      if (registration.waiting) tellOffline("newer");
     } catch {
       // not a secure context, or storage is forbidden: it works while there is a connection
     }

@@ -45,7 +45,8 @@ async function answer(url, request) {
   const cache = await caches.open(CACHE);
   const kept = await cache.match(url);
   const response = kept ?? (await fetch(request));
-  if (!response.ok || response.redirected) return response;
+  // Some servers send /index.html on to /. What was kept of that is given anew below: browsers refuse it as it is.
+  if (!response.ok || (!kept && response.redirected)) return response;
   if (!kept) await cache.put(url, response.clone());
   // With these two headers the browser lets the network use several threads. No server needs to know.
   const headers = new Headers(response.headers);
