@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import handlens
 from handlens import checkpoint, cli, nets, photos
 from handlens.preprocess import Preprocess
 
@@ -69,6 +70,19 @@ def test_a_photo_gets_grad_cam(numbers: Callable[..., Any], tiny_run: Path, tiny
     assert len(line["focus"]) == 2
     assert line["picture"] == str(Path("why", "gradcam-00.png"))
     assert Image.open(line["picture"]).size == (2 * 480 + 8, 400)
+
+
+def test_the_probability_is_calibrated_as_everywhere(
+    numbers: Callable[..., Any], tiny_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    found = checkpoint.load(tiny_run)
+    calibrated = dataclasses.replace(found, calibration={"temperature": 2.5})
+    checkpoint.save(tmp_path / "run", calibrated)
+    (guess, *_) = handlens.load(tmp_path / "run").predict(photo(tiny_photos))
+    (line,) = numbers(tmp_path / "run", photo(tiny_photos))["gradcam"]
+    assert (line["answer"], line["probability"]) == (guess.name, pytest.approx(guess.probability, abs=1e-5))
+    (plain,) = numbers(tiny_run, photo(tiny_photos))["gradcam"]
+    assert plain["probability"] > line["probability"] + 0.01
 
 
 def test_a_class_of_ones_own(numbers: Callable[..., Any], tiny_run: Path, tiny_photos: Path) -> None:

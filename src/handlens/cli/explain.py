@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,8 +156,11 @@ def _fitting(subject: Subject, photos: bool) -> list[What]:
 
 
 # ---- of photos -------------------------------------------------------------------------------------------------------
-def _photos(given: list[str], preprocess: Preprocess) -> list[tuple[Path, np.ndarray]]:
-    """The photos that can be read, upright, with the pixels that `preprocess.load` would fit; the rest are named."""
+def _photos(given: list[str], preprocess: Preprocess) -> Iterator[tuple[Path, np.ndarray]]:
+    """The photos that can be read, upright, with the pixels that `preprocess.load` would fit; the rest are named.
+
+    One after the other: a folder of large ones does not fit into memory. Exit code 2 where none can be read.
+    """
     import numpy as np
 
     from handlens.cli import screen
@@ -165,17 +168,19 @@ def _photos(given: list[str], preprocess: Preprocess) -> list[tuple[Path, np.nda
     from handlens.errors import PhotoError
     from handlens.preprocess import open_photo
 
-    found = []
+    px = preprocess.resize_px if preprocess.resize == "crop" else preprocess.image_px
+    at_least_px = None if preprocess.interpolation == "nearest" else px
+    num_read = 0
     for path in gather(given):
         try:
-            px = preprocess.resize_px if preprocess.resize == "crop" else preprocess.image_px
-            exact = preprocess.interpolation == "nearest"
-            found.append((path, np.array(open_photo(path, at_least_px=None if exact else px))))
+            photo = np.array(open_photo(path, at_least_px=at_least_px))
         except PhotoError as error:
             screen.note(f"left out: {error}")
-    if not found:
+            continue
+        num_read += 1
+        yield path, photo
+    if not num_read:
         raise typer.Exit(2)
-    return found
 
 
 def _saliency(

@@ -31,12 +31,13 @@ def method_for(net: Net) -> Method:
 
 
 def answer(net: Net, preprocess: Preprocess, photos: np.ndarray) -> np.ndarray:
-    """uint8 RGB (B, image_px, image_px, 3) -> probabilities, float32 (B, K).
+    """uint8 RGB (B, image_px, image_px, 3) -> probabilities, float32 (B, K), calibrated as the network is.
 
     Raises HandlensError where these are not finite.
     """
     with torch.no_grad():
-        probabilities = net(layers.as_input(preprocess, photos)).float().softmax(1).numpy()
+        logits = net(layers.as_input(preprocess, photos)).float()
+        probabilities = (logits / net.temperature).softmax(1).numpy()
     if not np.isfinite(probabilities).all():
         raise not_finite("probabilities")
     return probabilities
