@@ -216,3 +216,13 @@ def test_a_place_that_may_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(HandlensError, match="may not be written"):
         files.check_place(tmp_path / "locked" / "new" / "report.html")
+
+
+def test_class_names_become_folders_that_stay_inside_and_apart() -> None:
+    classes = ("../up", "a/b", "a:b", "unsure", "Rose", "rose", "CON")
+    folders = files.folder_names(classes)
+    assert len({folder.casefold() for folder in folders.values()}) == len(set(folders))
+    assert all(os.path.basename(folder) == folder and folder not in ("", ".", "..") for folder in folders.values())
+    assert folders["a/b"] == "a_b"
+    assert folders["a:b"] == "a_b-2"
+    assert {folders["Rose"], folders["rose"]} == {"Rose", "rose-2"}

@@ -18,7 +18,7 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -133,6 +133,25 @@ def safe_name(name: str) -> str:
     cleaned = cleaned.strip().rstrip(". ")
     reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", cleaned)
     return f"_{cleaned}" if reserved or not cleaned or cleaned.startswith(".") else cleaned
+
+
+def folder_names(names: Iterable[str]) -> dict[str, str]:
+    """For each name that of a folder, safe and no other's on any system: what would be one folder gets -2, -3."""
+    folders: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in dict.fromkeys(names):
+        folders[name] = free_name(safe_name(name), lambda tried: tried.casefold() not in taken)
+        taken.add(folders[name].casefold())
+    return folders
+
+
+def free_name(name: str, is_free: Callable[[str], bool], suffix: str = "") -> str:
+    """The first of name, name-2, name-3 ..., each with the suffix, that is free."""
+    tried, number = name + suffix, 1
+    while not is_free(tried):
+        number += 1
+        tried = f"{name}-{number}{suffix}"
+    return tried
 
 
 def cache_folder() -> Path:

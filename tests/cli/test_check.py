@@ -190,7 +190,7 @@ import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name in ("torch", "onnx", "lightning_fabric", "timm"):
-            raise ImportError(f"No module named {name!r}")
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
 from handlens import cli
 cli.main()
@@ -200,8 +200,21 @@ cli.main()
 @pytest.mark.parametrize("command", ["predict", "evaluate", "check"])
 def test_torch_is_not_needed(tiny: ModuleType, tmp_path: Path, labelled: Path, command: str) -> None:
     bundle.write(tmp_path / "b.zip", tiny.bundle())
-    photos = {"predict": [labelled], "evaluate": [labelled, "--report", tmp_path / "r.html"], "check": []}[command]
+    photos = {
+        "predict": [labelled, "--sort-into", tmp_path / "s"],
+        "evaluate": [labelled, "--report", tmp_path / "r.html"],
+        "check": [],
+    }[command]
     arguments = [sys.executable, "-c", WITHOUT_TORCH, command, tmp_path / "b.zip", *photos, "--json"]
     found = subprocess.run(arguments, capture_output=True, text=True, encoding="utf-8")
     assert found.returncode == 0, found.stderr
     json.loads(found.stdout)
+
+
+@pytest.mark.parametrize("command", ["nets", "export", "train"])
+def test_where_torch_is_missing_it_is_named(tmp_path: Path, labelled: Path, command: str) -> None:
+    given = {"nets": [], "export": [tmp_path / "run"], "train": [labelled, "--out", tmp_path / "run"]}[command]
+    arguments = [sys.executable, "-c", WITHOUT_TORCH, command, *given]
+    found = subprocess.run(arguments, capture_output=True, text=True, encoding="utf-8")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.startswith("handlens: this needs torch, which is not installed; pip install")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from handlens import bundle, checkpoint, cli
-from handlens.cli.predict import _folders, gather
+from handlens.cli.predict import gather
 from handlens.errors import HandlensError
 from handlens.run import UNCALIBRATED
 
@@ -131,6 +130,10 @@ def test_folders_and_globs(tiny_photos: Path, tmp_path: Path, monkeypatch: pytes
     assert gather(["odd[1].jpg"]) == [Path("odd[1].jpg")]  # a file of that very name is no glob
     assert len(gather(["all", "all/花朵/00.jpg"])) == 37  # each once
     assert gather(["nope.jpg"]) == [Path("nope.jpg")]
+    for folder in (".thumbnails", "@eaDir/00.jpg"):
+        (tmp_path / "all" / folder).mkdir(parents=True)
+        (tmp_path / "all" / folder / "small.jpg").write_bytes(b"")
+    assert len(gather(["all"])) == 37
 
 
 @pytest.mark.parametrize("argument", ["empty", "*.nope"])
@@ -273,16 +276,6 @@ def test_those_under_min_probability_are_apart(predict: Run, tiny_run: Path, tin
     predict(tiny_run, tmp_path / "in", "--sort-into", tmp_path / "out", "--min-probability", least)
     assert len(tree(tmp_path / "out" / "unsure")) == 4
     assert len(tree(tmp_path / "out")) == 11
-
-
-def test_class_names_become_folders_that_stay_inside_and_apart() -> None:
-    classes = ("../up", "a/b", "a:b", "unsure", "Rose", "rose", "CON")
-    folders = _folders(classes)
-    assert len({folder.casefold() for folder in folders.values()}) == len(set(folders))
-    assert all(os.path.basename(folder) == folder and folder not in ("", ".", "..") for folder in folders.values())
-    assert folders["a/b"] == "a_b"
-    assert folders["a:b"] == "a_b-2"
-    assert {folders["Rose"], folders["rose"]} == {"Rose", "rose-2"}
 
 
 def test_a_bar_for_many_goes_to_standard_error(

@@ -116,6 +116,9 @@ def test_photos_below_a_folder(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 20), (len(name) * 9, 0, 0)).save(tmp_path / name)
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    for thumbnail in (".thumbnails/1.jpg", "a/@eaDir/1.jpg"):
+        (tmp_path / thumbnail).parent.mkdir()
+        Image.new("RGB", (10, 10), (1, 2, len(thumbnail))).save(tmp_path / thumbnail)
     shutil.copy(tmp_path / "3.jpg", tmp_path / "b" / "again.jpg")
     contract = Preprocess(image_px=8, resize_px=8)
 

@@ -237,6 +237,14 @@ def test_csv_with_absolute_paths(table: Callable[..., Path], tmp_path: Path, mak
     assert all(photos.path(i).is_file() for i in range(2))
 
 
+@pytest.mark.parametrize("name", ["Bild 9.41\u202fPM.png", "nbsp\xa0.png", "全角\u3000.png", "می\u200cروم.png"])
+def test_csv_with_any_names(table: Callable[..., Path], make_photo: Make, tmp_path: Path, name: str) -> None:
+    make_photo(tmp_path / "photos" / name)
+    assert scan(table(f"path,label\n{name},{Path(name).stem}\nx/000.png,b\n")).paths[0] == name
+    with pytest.raises(HandlensError, match="control character"):
+        scan(table("path,label\nx/000.png,b\x1b[0m\n"))
+
+
 CSVS = {
     "": "first row of .* is '', expected the header path,label",
     "x/000.png,a\n": "first row of .* is 'x/000.png,a'",

@@ -31,7 +31,9 @@ from handlens.cli import (
     serve,
     train,
 )
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, missing_extra
+
+TRAINING = ("torch", "lightning-fabric")  # what whole rooms import; other packages are asked for where they are used
 
 app = typer.Typer(
     name="handlens",
@@ -99,6 +101,10 @@ def main() -> None:
         _fail(str(wrong_usage(error)))
     except HandlensError as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        if (package := (error.name or "").partition(".")[0].replace("_", "-")) not in TRAINING:
+            raise
+        _fail(str(missing_extra("train", package)))
     except OSError as error:
         from handlens.files import disk_error
 

@@ -67,7 +67,7 @@ def predict(
         classifier = run_room.load(run, threads)
     if classifier.note:
         screen.note(classifier.note)
-    folders = _folders(classifier.classes)
+    folders = files.folder_names((UNSURE, UNKNOWN, *classifier.classes))
     results: list[dict[str, Any]] = []  # of many photos that are written to a CSV, the first
     rows = _Rows(top)
     num_read = 0
@@ -123,7 +123,7 @@ def gather(arguments: list[str]) -> list[Path]:
     folder or a glob holds no photo.
     """
     from handlens.errors import HandlensError
-    from handlens.photos.scan import SUFFIXES
+    from handlens.photos.scan import photos_below
 
     photos: list[Path] = []
     for argument in arguments:
@@ -133,9 +133,7 @@ def gather(arguments: list[str]) -> list[Path]:
         found: list[Path] = []
         for path in map(Path, named):
             if path.is_dir():
-                found += sorted(
-                    file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file()
-                )
+                found += [path / name for name in photos_below(path)]
             else:
                 found.append(path)
         if not found:
@@ -152,7 +150,7 @@ def _check_apart(target: Path, arguments: list[str], photos: list[Path], run: st
     It may be new or hold what was sorted before. It may not hold the photos themselves, nor lie within a folder that is
     sorted, or that `run` was trained on: the copies would be sorted, or trained on, the next time.
     """
-    from handlens import checkpoint, files
+    from handlens import bundle, files
     from handlens.errors import HandlensError
 
     if not target.is_dir():
@@ -168,7 +166,7 @@ def _check_apart(target: Path, arguments: list[str], photos: list[Path], run: st
     for photo in photos:
         if photo.resolve().is_relative_to(place):
             raise HandlensError(f"{target} holds {photo}, which is to be sorted", "choose a folder beside the photos")
-    if run and Path(run, checkpoint.FACTS).is_file():
+    if run and not bundle.is_bundle(Path(run)):
         for trained in _trained_on(run):
             if place.is_relative_to(trained.resolve()):
                 raise HandlensError(
@@ -185,6 +183,8 @@ def _trained_on(run: str) -> list[Path]:
     from handlens.cli.train import PLAN_FILE
     from handlens.errors import HandlensError
 
+    if not Path(run, checkpoint.FACTS).is_file():
+        return []
     recipe = checkpoint.read_facts(run)["recipe"]
     named = {str(recipe.get("photos", "")), str(recipe.get("add", ""))}
     plan = Path(run).resolve().parent / PLAN_FILE
@@ -199,27 +199,6 @@ def _trained_on(run: str) -> list[Path]:
                 continue
             folders += {found.path(index).parent for index in range(len(found))}
     return folders
-
-
-def _folders(classes: tuple[str, ...]) -> dict[str, str]:
-    """A safe folder name for each class, `unsure` and `unknown`; names that would be one folder get -2, -3."""
-    from handlens.files import safe_name
-
-    folders: dict[str, str] = {}
-    taken: set[str] = set()
-    for name in (UNSURE, UNKNOWN, *classes):
-        if name not in folders:
-            folders[name] = _free(safe_name(name), lambda tried: tried.casefold() not in taken)
-            taken.add(folders[name].casefold())
-    return folders
-
-
-def _free(name: str, free: Any, suffix: str = "") -> str:
-    tried, number = name + suffix, 1
-    while not free(tried):
-        number += 1
-        tried = f"{name}-{number}{suffix}"
-    return tried
 
 
 def _copy(photo: Path, folder: Path, taken: set[Path]) -> Path:
@@ -237,7 +216,7 @@ def _copy(photo: Path, folder: Path, taken: set[Path]) -> Path:
         own = there not in taken and there.is_file() and filecmp.cmp(photo, there, shallow=False)
         return own or not os.path.lexists(there)
 
-    target = folder / _free(photo.stem, free, photo.suffix)
+    target = folder / files.free_name(photo.stem, free, photo.suffix)
     taken.add(target)
     if not target.exists():
         with photo.open("rb") as source, files.atomic(target) as file:

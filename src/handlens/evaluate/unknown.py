@@ -14,7 +14,7 @@ from handlens import photos as photos_room
 from handlens.errors import HandlensError, counted, not_finite, not_one_of
 from handlens.evaluate.metrics import Scores, wilson
 from handlens.photos import Photos
-from handlens.photos.scan import SUFFIXES
+from handlens.photos.scan import photos_below
 from handlens.preprocess import Preprocess
 
 TRUE_ACCEPT = 0.95  # the share of photos of the classes that a threshold lets pass
@@ -196,7 +196,7 @@ def look(folder: str | os.PathLike[str], progress: Callable[[int, int], None] | 
     if not root.is_dir():
         what = f"{folder} is a file, expected a folder" if root.exists() else f"there is no folder {folder}"
         raise HandlensError(what, "name a folder of photos of none of the classes")
-    paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("[!.]*") if p.suffix.lower() in SUFFIXES)
+    paths = photos_below(root)
     found = Photos(root, tuple(paths), np.zeros(len(paths), np.int64), ("unknown",))
     findings = photos_room.examine(found, progress)
     first: dict[str, str] = {}

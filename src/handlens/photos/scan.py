@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import io
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ def _scan_folder(root: Path, keep_empty: bool) -> Photos:
     folders = _subfolders(root)
     if _named_splits(root, folders):
         return _scan_splits(root, folders, keep_empty)
-    found = {name: _photos_below(root, name) for name in folders}
+    found = {name: photos_below(root, name) for name in folders}
     if not any(found.values()):
         loose = sum(_is_photo(entry.name) for entry in root.iterdir())
         if loose:
@@ -201,7 +202,7 @@ def _scan_splits(root: Path, folders: list[str], keep_empty: bool) -> Photos:
         if loose := sum(_is_photo(entry.name) for entry in (root / folder).iterdir()):
             raise HandlensError(f"{root / folder} has {counted(loose, 'photo')} in no class folder", _LAYOUT)
         for name in _subfolders(root / folder):
-            paths = _photos_below(root, f"{folder}/{name}")
+            paths = photos_below(root, f"{folder}/{name}")
             if split == "train":
                 by_class[name] = paths
             elif paths and name not in by_class and keep_empty:
@@ -246,7 +247,7 @@ def _scan_csv(file: Path) -> Photos:
             path, label, split = _csv_path(file.parent, row["path"]), row["label"], None
             if not row["path"] or not label:
                 raise HandlensError(f"row {number} of {file} has no {'label' if row['path'] else 'path'}")
-            if not (path + label).isprintable():
+            if re.search(r"[\x00-\x1f\x7f-\x9f]", path + label):
                 raise HandlensError(f"row {number} of {file} has a control character: {path!r}, {label!r}")
             if path in row_of:
                 raise HandlensError(f"row {number} of {file} names {path} again, after row {row_of[path]}")
@@ -307,7 +308,7 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if _visible(entry.name) and entry.is_dir())
 
 
-def _photos_below(root: Path, folder: str) -> list[str]:
+def photos_below(root: Path, folder: str = "") -> list[str]:
     """Photos in `root/folder` and below, relative to `root`, sorted; links are followed, but not in a circle."""
     found: list[str] = []
     seen: set[str] = set()

@@ -31,10 +31,7 @@ class Corrections:
         """
         if name not in classes:
             raise RefusedError(400, "there is no class of that name", "GET /v1/model lists them")
-        folder = files.safe_name(name)
-        if sum(files.safe_name(other).casefold() == folder.casefold() for other in classes) > 1:
-            raise RefusedError(400, "two classes would have the same folder", "name them differently when training")
-        path = self.folder / folder / f"{hashlib.sha256(photo).hexdigest()}.jpg"
+        path = self.folder / files.folder_names(classes)[name] / f"{hashlib.sha256(photo).hexdigest()}.jpg"
         if path.exists():
             return
         if self.count >= self.most:
