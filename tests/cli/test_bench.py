@@ -49,9 +49,11 @@ def adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script.write_text(
         f"#!{sys.executable}\n"
         "import pathlib, sys\n"
+        f"started = pathlib.Path({str(notes)!r}).exists()\n"
         f"with open({str(notes)!r}, 'a') as notes: print(*sys.argv[1:], file=notes)\n"
         "if sys.argv[1] == 'push' and sys.argv[2].endswith('.tflite'):\n"
         f"    pathlib.Path({str(tmp_path / 'pushed')!r}).write_bytes(pathlib.Path(sys.argv[2]).read_bytes())\n"
+        "if not started: print('* daemon not running; starting now at tcp:5037', file=sys.stderr)\n"
         "if 'getprop' in sys.argv: print('Pixel 42')\n"
         f"if any('--graph' in word for word in sys.argv): print({REPORT!r})\n"
     )

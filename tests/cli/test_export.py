@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,6 +112,22 @@ def test_what_cannot_be_made(
     code, _, errors = export(split_run, *options, "--photos", tiny_photos, "--out", tmp_path / "out")
     assert code == 2 and sentence in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(
+    split_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlens.compress.job.Source.of", None)
+    (tmp_path / "file").write_text("")
+    code, _, errors = export(split_run, "--int8", "--out", tmp_path / "file" / "out.zip")
+    assert code == 2 and "file is no folder" in errors
+
+
+def test_a_bundles_site_has_its_weights(tiny: ModuleType, tmp_path: Path) -> None:
+    bundle.write(tmp_path / "b.zip", tiny.bundle())
+    code, _, errors = export(tmp_path / "b.zip", "--to", "web", "--int8", "--out", tmp_path / "site")
+    assert code == 2 and "whose site has its weights as they are" in errors
+    assert not (tmp_path / "site").exists()
 
 
 def test_a_run_whose_photos_are_gone_says_so(split_run: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def export(
       handlens export runs/flowers --to openvino --float16 --out flowers-openvino
       handlens export runs/flowers --to web --int8 --out site
     """
-    from handlens import compress
+    from handlens import bundle
     from handlens.cli import screen
     from handlens.errors import HandlensError
 
@@ -66,6 +66,8 @@ def export(
     precision = "int8" if int8 else "float16" if float16 else "float32"
 
     def made_at(target: Path, to: str) -> Exported:
+        from handlens import compress
+
         with bars() as progress:
             return compress.export(
                 run,
@@ -84,6 +86,11 @@ def export(
             )
 
     if to == "web":
+        if bundle.is_bundle(run) and (int8 or float16 or photos):
+            raise HandlensError(
+                f"{run} is a bundle, whose site has its weights as they are",
+                "leave out --int8, --float16 and --photos, or name the run",
+            )
         export_site(run, out or Path(f"{run.resolve().name}-site"), made_at, runtime_files, json)
         return
     made = made_at(out or Path(f"{run.resolve().name}-{to}-{precision}.zip"), to)
@@ -123,8 +130,8 @@ def export_site(
     mb = {part: f"{size / 1e6:.2f} MB" for part, size in site.size_bytes.items()}
     screen.say(f"{out}: page {mb['page']}, model {mb['model']}, onnxruntime-web {mb['runtime']}")
     screen.say(
-        f"\nnext    python -m http.server --bind 127.0.0.1 --directory {quoted(out)}\n"
-        "        open http://127.0.0.1:8000/"
+        f"\nnext    python -m http.server 8001 --bind 127.0.0.1 --directory {quoted(out)}\n"
+        "        open http://127.0.0.1:8001/"
     )
 
 

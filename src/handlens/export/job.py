@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import handlens
-from handlens import bundle, export
+from handlens import bundle, export, files
 from handlens.checkpoint import Checkpoint
 from handlens.cost.latency import measure
 from handlens.errors import HandlensError, counted
@@ -99,9 +99,10 @@ class Exported:
 
 
 def check_out(out: str | os.PathLike[str]) -> Path:
-    """`out` as a path that does not exist yet. Raises HandlensError otherwise, before any work is done."""
+    """`out` as a path that does not exist yet and can be made. Raises HandlensError otherwise, before any work."""
     if os.path.lexists(out):
         raise HandlensError(f"{out} exists already", "choose another --out or remove it")
+    files.check_place(out)
     return Path(out)
 
 

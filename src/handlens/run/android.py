@@ -43,6 +43,7 @@ def measure(bundle: Bundle, tool: Path, threads: Sequence[int] = (1, 4), runs: i
         raise HandlensError(
             f"there is no file {tool}", "get the native benchmark_model for Android from LiteRT's page on measurement"
         )
+    _adb("start-server")  # it tells of its start: here, not within what the phone says
     device = _adb("shell", "getprop", "ro.product.model").strip() or "unknown phone"
     _adb("shell", "mkdir", "-p", FOLDER)
     with tempfile.TemporaryDirectory() as folder:
