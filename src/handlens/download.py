@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import http.client
 import json
 import os
@@ -99,8 +100,8 @@ class _Part:
         self.note.write_text(json.dumps({"url": self.url, "validator": validator, "total": total}), "utf-8")
 
     def drop(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
+        for path in (self.path, self.note):
+            files.patiently(functools.partial(path.unlink, missing_ok=True))
         self.validator, self.total = "", 0
 
 
@@ -120,7 +121,7 @@ def _fetch_checked(wanted: _Wanted, target: Path, progress: Progress | None, tim
             part.drop()
             raise
         if found.startswith(wanted.sha256) and wanted.size_bytes in (None, size):
-            os.replace(part.path, target)
+            files.patiently(lambda: os.replace(part.path, target))
             part.drop()
             return
         part.drop()

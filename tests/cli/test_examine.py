@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -261,3 +263,41 @@ def test_cleanlab_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
     with pytest.raises(NotHereError, match=r"handlens\[labels\]"):
         wrong_labels.suspects(np.eye(2), np.arange(2))
+
+
+def test_labels_are_judged_by_features_that_have_not_seen_them(
+    split_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those below a head's extra layer, which was fitted to the labels; they are in the cache, too."""
+    import torch
+
+    from handlens import checkpoint, nets
+    from handlens.train import features
+
+    found = checkpoint.load(split_run)
+    net = nets.replace_head(found.net, 3, hidden=7)
+    arguments = {**found.arguments, "head_hidden": 7}
+    recipe = {"mode": "head", "net": found.name, "photos": str(tiny_photos)}
+    changed = dataclasses.replace(found, net=net, arguments=arguments, recipe=recipe)
+    shutil.copytree(split_run, tmp_path / "run")
+    checkpoint.save(tmp_path / "run", changed)
+    seen: list[torch.Tensor] = []
+    real = features.Frozen.features
+    monkeypatch.setattr(features.Frozen, "features", lambda own, *a, **k: seen.append(r := real(own, *a, **k)) or r)
+    examine(tiny_photos, "--run", tmp_path / "run", "--json")
+    assert seen[0].shape[-1] == 1280
+
+
+def test_a_class_of_one_photo_does_not_hide_the_rest(split_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(tiny_photos, folder)
+    (folder / "new").mkdir()
+    drawn.picture("daisy", 0)[0].save(folder / "new" / "0.png")
+    shutil.copy(folder / "花朵" / "00.jpg", folder / "花朵" / "again.jpg")
+    found = examine(folder, "--run", split_run)
+    assert found.exit_code == 0 and "38 photos in 4 classes" in found.stdout
+    for name in ("blue sky", "🌿 leaf"):
+        shutil.rmtree(folder / name)
+    found = examine(folder, "--run", split_run)
+    assert found.exit_code == 0 and "14 photos in 2 classes" in found.stdout
+    assert "suspected labels are not looked for: suspected labels need two classes" in found.stderr

@@ -92,6 +92,11 @@ def test_several_modes_and_going_on(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     before = stored.read_bytes()
     with pytest.raises(HandlensError, match="is of other photos"):  # whose answers do not count, and are not lost
         learning_curve.measure(other, (2,), 1, modes=("full",), kept_in=stored)
+    mended = dict(photos.data.splits)
+    mended["train"] = dataclasses.replace(mended["train"], labels=np.roll(mended["train"].labels, 1))
+    relabelled = dataclasses.replace(photos, data=dataclasses.replace(photos.data, splits=mended))
+    with pytest.raises(HandlensError, match="is of other photos or labels"):
+        learning_curve.measure(relabelled, (2,), 1, modes=("full",), kept_in=stored)
     assert stored.read_bytes() == before and len(asked) == 9
 
 

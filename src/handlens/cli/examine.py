@@ -51,6 +51,7 @@ def examine(
     from handlens import photos as room
     from handlens.cli import screen
     from handlens.errors import HandlensError, NotHereError
+    from handlens.evaluate.wrong_labels import TooFewError
     from handlens.photos import clean
     from handlens.photos.diagnose import diagnose, sides, statistics
 
@@ -78,7 +79,7 @@ def examine(
     if run or labels:
         try:
             listed = _with_suspects(listed, found, findings, run, net, weights)
-        except NotHereError as error:  # cleanlab is not installed
+        except (NotHereError, TooFewError) as error:  # such as cleanlab, which is not installed
             if labels:
                 raise
             screen.note(f"suspected labels are not looked for: {error}")
@@ -177,6 +178,9 @@ def _with_suspects(
     from handlens.photos.diagnose import KINDS, Finding
 
     whole = photos.without([path for path, _ in findings.broken])
+    few = np.flatnonzero(whole.counts() == 1)  # nothing could be fitted to the class's other photos
+    whole = whole.without([path for path, label in zip(whole.paths, whole.labels, strict=True) if label in few])
+    wrong_labels.check(whole.counts()[whole.counts() > 0])  # before the features are computed
     present, labels = np.unique(whole.labels, return_inverse=True)  # without the classes that have no photo
     classes = [whole.classes[k] for k in present]
     probabilities = wrong_labels.out_of_fold(_features(whole, findings, run, net, weights), labels)
@@ -204,13 +208,14 @@ def _features(photos: Photos, findings: Findings, run: Path | None, net: str, we
         raise missing_extra("train", "torch") from None
     from handlens import checkpoint
     from handlens.nets import weights as published
-    from handlens.train import Recipe
+    from handlens.train import Recipe, failure
     from handlens.train.features import Frozen
 
     precision = "32-true"
     if run:
         trained = checkpoint.load(run)
-        network, preprocess = trained.net, trained.preprocess
+        # The extra layer has seen the labels, wrong ones too.
+        network, preprocess = failure.without_hidden(trained.net, trained.arguments), trained.preprocess
         recipe = Recipe(**trained.recipe) if trained.recipe else Recipe()
         if recipe.mode == "head":  # as it computed and kept them
             precision = recipe.precision

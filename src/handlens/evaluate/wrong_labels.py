@@ -19,6 +19,18 @@ class Suspect(NamedTuple):
     own_probability: float
 
 
+class TooFewError(HandlensError):
+    """There are not two classes with two photos each."""
+
+
+def check(counts: np.ndarray) -> None:
+    """Raise TooFewError unless there are two classes or more, with two photos each or more, by their `counts`."""
+    if len(counts) < 2 or counts.min() < 2:
+        raise TooFewError(
+            "suspected labels need two classes with at least two whole photos each", "add photos or leave --labels out"
+        )
+
+
 def out_of_fold(features: np.ndarray, labels: np.ndarray, folds: int = 5, seed: int = 0) -> np.ndarray:
     """Probabilities float64 (N, K) of each photo by a linear classifier that was fitted to the other folds.
 
@@ -32,10 +44,7 @@ def out_of_fold(features: np.ndarray, labels: np.ndarray, folds: int = 5, seed: 
     except ImportError:
         raise missing_extra("evaluate", "scikit-learn") from None
     counts = np.bincount(labels)
-    if len(counts) < 2 or counts.min() < 2:
-        raise HandlensError(
-            "suspected labels need two classes with at least two whole photos each", "add photos or leave --labels out"
-        )
+    check(counts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fold that lacks a class, or a fit that stops early, is good enough here
         splitter = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=seed)

@@ -23,7 +23,7 @@ from handlens import files, nets
 from handlens.errors import HandlensError, counted, missing_extra
 from handlens.experiments.result import Result, panels
 from handlens.run.torch_runtime import default_device
-from handlens.train import last, loop, start
+from handlens.train import last, loop, start, trial
 from handlens.train.features import features, weights_hash
 from handlens.train.head import fit_head
 from handlens.train.pixels import Fixed, Pixels
@@ -130,14 +130,17 @@ class _Answers:
 
     def __init__(self, path: Path | None, embedded: Embedded) -> None:
         digest = hashlib.sha256(json.dumps([embedded.given, weights_hash(embedded.begun.net)]).encode())
+        sha256 = embedded.data.sha256
         for part in embedded.data.splits.values():
-            digest.update(json.dumps([sorted(part.paths), part.classes]).encode())
+            of_photos = zip(part.paths, map(sha256.get, part.paths), part.labels.tolist(), strict=True)
+            digest.update(json.dumps([sorted(of_photos), part.classes]).encode())
         self.path, self.of = path, digest.hexdigest()
         nothing: dict[str, Any] = {"of": self.of, "right": {}}
         stored = files.read_json(path) if path and path.is_file() else nothing
         if stored.get("of") != self.of:
             raise HandlensError(
-                f"{path} is of other photos, another split or another network", "choose another --out, or remove it"
+                f"{path} is of other photos or labels, another split or another network",
+                "choose another --out, or remove it",
             )
         self.known: dict[str, str] = stored["right"]
 
@@ -198,7 +201,7 @@ def _tuned(embedded: Embedded, chosen: np.ndarray, name: str, judged: np.ndarray
     splits = embedded.data.splits
     begun = start.start_of(recipe, embedded.data.classes)
     accelerator = "cpu" if default_device().type == "cpu" else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=loop.usual_precision("auto"))
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=trial.usual_precision("auto"))
     few, validation = splits["train"].select(chosen), splits[name].select(judged)
     cut, _ = last.cut_for(begun.net, recipe, few, validation)
     sha256 = embedded.data.sha256
