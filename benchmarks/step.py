@@ -26,7 +26,7 @@ from handlens import files, nets
 from handlens import photos as photos_room
 from handlens.preprocess import Preprocess
 from handlens.run.torch_runtime import default_device
-from handlens.train import augment, loop, on_device
+from handlens.train import augment, loop, on_device, trial
 from handlens.train.captured import Captured, Whole, captured
 from handlens.train.depthwise import FasterDepthwise
 from handlens.train.pixels import Pixels
@@ -56,7 +56,7 @@ def main() -> None:
     columns = []
     for net in given.net or NETS:
         parts = parts_of(net, pixels, given, device)
-        row = {**machine(), "precision": loop.usual_precision(device.type), "ms": parts}
+        row = {**machine(), "precision": trial.usual_precision(device.type), "ms": parts}
         result["rows"][f"{named}, {net}, {given.batch_size}, {given.px} px"] = row
         files.write_json(RESULTS, result)
         columns.append(parts)
@@ -77,7 +77,7 @@ def parts_of(name: str, pixels: Pixels, given: argparse.Namespace, device: torch
     count, num_classes = min(given.batch_size, len(pixels)), len(pixels.photos.classes)
     more = {"batch_size": count, "train_px": given.px, "image_px": given.px}
     recipe = choose([500] * 5, {"net": name, "mode": "scratch", "weights": "none", "photos": "x", **more})
-    precision = loop.usual_precision(device.type)
+    precision = trial.usual_precision(device.type)
     net = loop.prepare(nets.create(name, num_classes), recipe).to(device).train()
     make = on_device.batches(pixels, recipe, pixels.preprocess, device)
     indices = np.arange(count)

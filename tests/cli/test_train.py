@@ -297,6 +297,12 @@ def test_ctrl_c_in_a_head_does_not_say_that_it_is_saved(
     assert err.splitlines()[-1] == f"stopped; begin its epochs again with: {again}"
 
 
+def test_to_go_on_takes_the_same_devices() -> None:
+    run = Path("runs/a")
+    assert command.to_resume(run).endswith("handlens train --resume --out runs/a")
+    assert command.to_resume(run, "cpu", 2, 3).endswith("--out runs/a --device cpu --devices 2 --num-nodes 3")
+
+
 def test_ctrl_c_before_there_is_a_run(
     call: Train, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -575,6 +581,7 @@ def test_photos_of_other_things_are_looked_at_before_folds_are_cut(
         (["photos", "--folds", "1", "--out", "b"], "leaves nothing to train on"),
         (["photos", "--folds", "3", "--repeats", "2", "--out", "b"], "drop one of the two"),
         (["--resume", "--out", "runs/a", "--folds", "2"], "--resume goes on with seeds or folds as they were begun"),
+        (["photos", "--folds", "2", "--devices", "2", "--out", "b"], "each on one device; leave out --devices"),
     ],
 )
 def test_repeats_that_cannot_be(call: Train, arguments: list[str], sentence: str) -> None:

@@ -25,7 +25,7 @@ from PIL import Image
 import handlens
 from handlens import checkpoint, files, photos
 from handlens.errors import HandlensError
-from handlens.train import Recipe, Run, Watcher, job, loop, start
+from handlens.train import Recipe, Run, Watcher, job, loop, start, trial
 from handlens.train.recipe import read_toml
 
 FILES = {
@@ -206,7 +206,7 @@ def test_the_recipe_repeats_the_run(
 ) -> None:
     first = full_run
     if mode == "head":  # with two precisions tried the first time, and one the second
-        monkeypatch.setattr(loop, "_step_s", lambda *_: float(torch.rand(1)) + 1)
+        monkeypatch.setattr(trial, "step_s", lambda *_: float(torch.rand(1)) + 1)
         given |= {"mode": "head", "precision": "auto"}
         first = handlens.fit(tiny_photos, out=tmp_path / "first", **given)
         assert first.recipe.head_hidden > 0
@@ -386,7 +386,10 @@ def test_photos_that_came_after_a_continued_run_change_nothing_of_it(
     quick = {"epochs": 1, "batch_size": 8, "precision": "32-true"}
     run = handlens.fit(out=tmp_path / "run", continue_run=full_run.folder, add=tmp_path / "more", **quick)
     colour_photos(tmp_path / "more" / "a new one", 30, (230, 230, 30), 12)
+    colour_photos(tmp_path / "more" / "a later one", 9, (30, 230, 230), 13)
+    (tmp_path / "more" / "an empty one").mkdir()
     data = start.data_of(run.recipe, run.folder / "split.json")
+    assert data.classes == run.classes
     for name, part in data.splits.items():
         assert {data.sha256[path] for path in part.paths} == sha256_of_split(run.folder, name)
 
@@ -668,3 +671,29 @@ def test_lightning_fabric_says_nothing_of_its_own() -> None:
     finally:
         logger.removeHandler(listening)
     assert not told
+
+
+def test_two_trainings_at_once_have_two_folders(
+    tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have chosen their folder before one of them makes it."""
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(photos=str(tiny_photos), seed=3)
+    data = start.data_of(recipe, None)
+    folders = [job._begin(Path("runs/tiny-1"), recipe, data, named=False) for _ in range(3)]
+    assert [folder.name for folder in folders] == ["tiny-1", "tiny-2", "tiny-3"]
+    before = {path.name: path.read_bytes() for path in folders[0].iterdir()}
+    with pytest.raises(HandlensError, match="exists already; go on with: handlens train --resume"):
+        job._begin(folders[0], recipe, data, named=True)
+    assert {path.name: path.read_bytes() for path in folders[0].iterdir()} == before
+
+
+def test_folders_that_stand_for_a_class_are_learned_as_it(tiny_photos: Path, tmp_path: Path) -> None:
+    """The service keeps a photo of "Viola spp." in a folder without the dot, which not every system would have."""
+    known = ("Viola spp.", "a/b", "rose")
+    for name in ("Viola spp", "a_b", "rose", "lily"):
+        colour_photos(tmp_path / name, 2, (10, 20, 30), len(name))
+    found = start._meant(photos.scan(tmp_path), known)
+    assert found.classes == ("Viola spp.", "a/b", "lily", "rose")
+    learned = {Path(path).parent.name: found.classes[k] for path, k in zip(found.paths, found.labels, strict=True)}
+    assert learned == {"Viola spp": "Viola spp.", "a_b": "a/b", "rose": "rose", "lily": "lily"}

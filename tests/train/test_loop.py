@@ -426,29 +426,3 @@ def test_a_damaged_state_is_said(splits: dict[str, photos.Photos], tmp_path: Pat
     (tmp_path / loop.STATE).write_bytes(b"not a state")
     with pytest.raises(HandlensError, match=r"state.pt is damaged"):
         fitted(splits, QUICK, tmp_path)
-
-
-def test_precision_is_chosen_by_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[str] = []
-    seconds = {"32-true": 1.0}
-
-    def step_s(net: Net, recipe: Recipe, precision: str, *_: object) -> float:
-        tried.append(precision)
-        return seconds[precision]
-
-    monkeypatch.setattr(loop, "_step_s", step_s)
-    cpu = torch.device("cpu")
-    for bf16_s, expected in ((0.5, ("bf16-mixed", 0.5)), (0.95, ("32-true", 1.0)), (2.0, ("32-true", 1.0))):
-        seconds["bf16-mixed"] = bf16_s
-        assert loop.faster_precision(small(), Recipe(), cpu) == expected
-    tried.clear()
-    assert loop.faster_precision(small(), Recipe(precision="bf16-mixed"), cpu) == ("bf16-mixed", 2.0)
-    assert tried == ["bf16-mixed"]
-    assert loop.usual_precision("cpu") == "32-true"
-
-
-def test_the_trial_of_speed_leaves_the_network_as_it_was() -> None:
-    net = loop.prepare(small(), QUICK)
-    before = copy.deepcopy(net.state_dict())
-    assert loop._step_s(net, QUICK, "32-true", torch.device("cpu")) > 0
-    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())

@@ -382,3 +382,9 @@ def test_a_recipe_cannot_be_written_where_a_file_is_in_the_way(tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(HandlensError, match="in the way"):
         Recipe().write(os.path.join(tmp_path, "file", "recipe.toml"))
+
+
+def test_no_augmentation_is_none_in_a_head_too() -> None:
+    assert choose([50, 50], {"mode": "head"}).head_views == 2
+    assert choose([50, 50], {"mode": "head", "augment": "none"}).head_views == 0
+    assert choose([900, 900], {"mode": "head", "augment": "none"}).head_views == 0

@@ -279,7 +279,7 @@ def test_a_head_interrupted_with_the_precision_still_open(
     tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trying precisions draws random numbers, as many as there are precisions: none may reach the new layers."""
-    monkeypatch.setattr(job.loop, "_step_s", lambda *_: float(torch.rand(1)) + 1)
+    monkeypatch.setattr(job.trial, "step_s", lambda *_: float(torch.rand(1)) + 1)
     given = {"weights": str(weight_file), "net": "mobilenet_v3_small", "mode": "head", **quick, "precision": "auto"}
     expected = handlens.fit(tiny_photos, out=tmp_path / "expected", **given)
 
@@ -320,3 +320,37 @@ def test_photos_that_changed_meanwhile_are_refused(
     (tmp_path / "photos" / "花朵" / "00.jpg").unlink()
     with pytest.raises(HandlensError, match=r"花朵/00.jpg \(missing\)"):
         handlens.fit(out=tmp_path / "run", resume=True)
+
+
+def test_another_number_of_processes_is_refused(fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, on_step=stop_at(1, 2, KeyboardInterrupt))
+    state = torch.load(tmp_path / loop.STATE, weights_only=True)
+    assert state["processes"] == 1
+    torch.save({**state, "processes": 2}, tmp_path / loop.STATE)
+    with pytest.raises(HandlensError, match=r"was begun with 2 processes, and goes on with 1.*--devices 2"):
+        fit(tmp_path)
+
+
+def test_seconds_and_notes_are_of_the_whole_run(
+    tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    import shutil
+    import time
+
+    class Stops(Watcher):
+        def step(self, step: loop.Step) -> None:
+            if step.epoch == 2:
+                time.sleep(1.5)
+                raise KeyboardInterrupt
+
+    shutil.copytree(tiny_photos, tmp_path / "photos")
+    shutil.copy(tmp_path / "photos" / "花朵" / "00.jpg", tmp_path / "photos" / "花朵" / "again.jpg")
+    given = {"weights": str(weight_file), "net": "mobilenet_v3_small", "mode": "full", **quick, "epochs": 2}
+    with pytest.raises(KeyboardInterrupt):
+        handlens.fit(tmp_path / "photos", out=tmp_path / "run", watcher=Stops(), **given)
+    spent_s = loop.spent_s(tmp_path / "run")
+    assert spent_s > 1.5
+    metrics = handlens.fit(out=tmp_path / "run", resume=True).metrics
+    assert metrics["seconds"] > spent_s
+    assert any("1 group of identical photos" in note for note in metrics["notes"])

@@ -115,20 +115,27 @@ def train(
     in_recipe = given.pop("photos", "")
     import handlens
 
-    fabric: dict[str, Any] = {"device": device, "devices": devices, "num_nodes": num_nodes}
-    if resume and out and (out / PLAN_FILE).is_file():
-        from handlens.train.several import read
+    begun = bool(resume and out and (out / PLAN_FILE).is_file())
+    if repeats > 1 or folds or begun:
+        if devices > 1 or num_nodes > 1:
+            raise HandlensError(
+                "several seeds or folds are trained one after the other, each on one device",
+                "leave out --devices and --num-nodes",
+            )
+        if begun:
+            from handlens.train.several import read
 
-        carry_out(read(out), json, **fabric)
+            assert out
+            carry_out(read(out), json, device)
+        else:
+            several(photos or in_recipe, repeats, folds, out, given, json, device)
         return
-    if repeats > 1 or folds:
-        several(photos or in_recipe, repeats, folds, out, given, json, **fabric)
-        return
+    fabric: dict[str, Any] = {"device": device, "devices": devices, "num_nodes": num_nodes}
     with watcher() as watching:
         try:
             run = handlens.fit(photos or in_recipe, out=out, resume=resume, watcher=watching, **fabric, **given)
         except KeyboardInterrupt:
-            screen.note(f"\n{to_resume(watching.folder or (out if resume else None))}")
+            screen.note(f"\n{to_resume(watching.folder or (out if resume else None), **fabric)}")
             raise typer.Exit(130) from None
         except RuntimeError as error:  # of several processes, one that has failed has said why
             if not re.search("[Cc]onnection (closed|reset) by peer", str(error)):
@@ -144,7 +151,7 @@ def train(
     show(run)
 
 
-def to_resume(folder: Path | None) -> str:
+def to_resume(folder: Path | None, device: str = "auto", devices: int = 1, num_nodes: int = 1) -> str:
     """What is told of a training that was stopped by hand, and of how to go on with it, where it has a folder."""
     from handlens.errors import quoted
 
@@ -152,11 +159,14 @@ def to_resume(folder: Path | None) -> str:
         return "stopped"
     saved = Path(folder, STATE_FILE).is_file()
     how = "saved; go on with" if saved else "stopped; begin its epochs again with"
-    return f"{how}: handlens train --resume --out {quoted(folder)}"
+    where = f" --device {device}" if device != "auto" else ""
+    where += f" --devices {devices}" if devices > 1 else ""
+    where += f" --num-nodes {num_nodes}" if num_nodes > 1 else ""
+    return f"{how}: handlens train --resume --out {quoted(folder)}{where}"
 
 
 def several(
-    photos: str, repeats: int, folds: int, out: Path | None, given: dict[str, Any], json: bool, **fabric: Any
+    photos: str, repeats: int, folds: int, out: Path | None, given: dict[str, Any], json: bool, device: str
 ) -> None:
     """Train `repeats` seeds, each with a split of its own, or `folds`; print each run, the mean and the spread."""
     from handlens.errors import HandlensError
@@ -173,10 +183,10 @@ def several(
         raise HandlensError(f"{option} trains anew with other splits, and --continue keeps one", "drop one of them")
     with watcher() as watching:
         plan = room.begin(photos, out, given, repeats=repeats, folds=folds, watcher=watching)
-    carry_out(plan, json, **fabric)
+    carry_out(plan, json, device)
 
 
-def carry_out(plan: Plan, json: bool, **fabric: Any) -> None:
+def carry_out(plan: Plan, json: bool, device: str) -> None:
     """Do what a plan has still to do, and print each run, the mean and the spread."""
     from handlens import files
     from handlens.cli import screen
@@ -189,9 +199,10 @@ def carry_out(plan: Plan, json: bool, **fabric: Any) -> None:
         screen.note(f"{one.name}, {number + 1} of {len(plan.trainings)}")
         with watcher(told) as watching:
             try:
-                runs.append(room.train(plan, number, watching, **fabric))
+                runs.append(room.train(plan, number, watching, device))
             except KeyboardInterrupt:
-                screen.note(f"\nstopped; go on with: handlens train --resume --out {quoted(plan.folder)}")
+                where = f" --device {device}" if device != "auto" else ""
+                screen.note(f"\nstopped; go on with: handlens train --resume --out {quoted(plan.folder)}{where}")
                 raise typer.Exit(130) from None
     found = room.summary(plan, runs)
     files.write_json(plan.folder / f"{plan.kind}.json", found)

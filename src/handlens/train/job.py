@@ -29,7 +29,7 @@ from handlens.nets import weights
 from handlens.photos import Photos, batches, write_split
 from handlens.run import Classifier
 from handlens.run.torch_runtime import default_device, keep_freed_memory
-from handlens.train import confidence, failure, last, logs, loop, modes, start
+from handlens.train import confidence, failure, last, logs, loop, modes, start, trial
 from handlens.train.cut import Cut
 from handlens.train.head import seconds_of_head
 from handlens.train.recipe import FEW_A_CLASS, Recipe, choose, mode_for
@@ -77,7 +77,7 @@ def fit(
     several = devices != 1 or num_nodes != 1
     if several:  # no trial: all processes must come to the same answer before they know of each other
         stored = Recipe.read(Path(out or "", RECIPE)).precision if resume else given.get("precision", "auto")
-        given["precision"] = loop.usual_precision(device) if stored == "auto" else stored
+        given["precision"] = trial.usual_precision(device) if stored == "auto" else stored
     fabric = _fabric(device, devices, num_nodes, given["precision"] if several else "32-true")
     fabric.launch()
     if fabric.global_rank:  # one process speaks for all
@@ -91,7 +91,7 @@ def fit(
         recipe = Recipe.read(folder / RECIPE)
         if recipe.unknown:
             unknown.check_halves(recipe.unknown, counter(watcher, "looking at unknown photos"))
-        data = start.data_of(recipe, folder / start.SPLIT, counter(watcher, "looking at photos"))
+        data = start.data_of(recipe, folder / start.SPLIT, counter(watcher, "looking at photos"), resumed=True)
     else:
         if given.get("continue_run"):
             if "mode" not in given:
@@ -119,18 +119,20 @@ def fit(
     cut, why_not = last.cut_for(begun.net, recipe, *modes.learned_and_judged(data), begun.teacher, fabric.world_size)
     net = cut.tail if cut else loop.prepare(begun.net, recipe)
     takes = cut.shape(recipe.train_px or recipe.image_px) if cut else ()
-    precision, step_s = loop.faster_precision(net, recipe, fabric.device, begun.teacher, takes)
+    precision, step_s = trial.faster_precision(net, recipe, fabric.device, begun.teacher, takes)
     recipe = dataclasses.replace(recipe, precision=precision)
     watcher.note(_plan(recipe, data, begun, step_s, fabric, cut))
     if why_not:
         watcher.note(why_not)
-    if not resume and fabric.global_rank == 0:
-        _begin(folder, recipe, data)
+    if not resume:
+        if fabric.global_rank == 0:
+            folder = _begin(folder, recipe, data, named=bool(out))
+        folder = Path(fabric.broadcast(str(folder)))
     watcher.started(folder)
     if not several:
         fabric = _fabric(device, devices, num_nodes, recipe.precision)
     fabric.barrier()
-    since = time.monotonic()
+    since = time.monotonic() - loop.spent_s(folder)
     train = modes.fit_frozen if recipe.mode == "head" else functools.partial(modes.fit_whole, cut=cut)
     trained = train(recipe, data, begun, folder, fabric, watcher)
     metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(trained.log)}
@@ -160,15 +162,30 @@ def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> 
         ) from error
 
 
-def _begin(folder: Path, recipe: Recipe, data: start.Data) -> None:
-    """Make the run's folder with what a resumed run needs; when that fails there is none."""
-    files.make_folder(folder)
+def _begin(folder: Path, recipe: Recipe, data: start.Data, named: bool) -> Path:
+    """Make the run's folder with what a resumed run needs; when that fails there is none.
+
+    It must be new: another training may have made it in the meantime. Then one that was not `named` is the next.
+    """
+    files.make_folder(folder.parent)
+    while True:
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            if named:
+                _check_free(folder)
+            stem, _, number = folder.name.rpartition("-")
+            folder = folder.with_name(f"{stem}-{int(number) + 1}")
+        except OSError as error:
+            raise files.disk_error(error, folder) from error
     try:
         recipe.write(folder / RECIPE)
         write_split(folder / start.SPLIT, data.splits, data.sha256, recipe.seed)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    return folder
 
 
 def is_finished(folder: Path) -> bool:

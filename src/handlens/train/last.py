@@ -17,7 +17,7 @@ from torch import Tensor
 from handlens.nets import Net
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
-from handlens.train import loop
+from handlens.train import loop, trial
 from handlens.train.cut import Cut, cut
 from handlens.train.distil import Teacher
 from handlens.train.features import Frozen, by_onnxruntime
@@ -109,7 +109,7 @@ def caching_s(parts: Cut, recipe: Recipe, num_photos: int, device: torch.device)
     at = dataclasses.replace(recipe, image_px=recipe.train_px or recipe.image_px)
     images = num_photos * num_views(recipe)
     faster = 4 if by_onnxruntime(device, images) else 1
-    return loop.pass_s(copy.deepcopy(parts.trunk).to(device), at, device) * images / recipe.batch_size / faster
+    return trial.pass_s(copy.deepcopy(parts.trunk).to(device), at, device) * images / recipe.batch_size / faster
 
 
 def maps_of(

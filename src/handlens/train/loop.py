@@ -24,7 +24,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from handlens import files
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, counted
 from handlens.nets import Net, set_stochastic_depth
 from handlens.nets.pixels import by_photo
 from handlens.preprocess import Preprocess
@@ -33,7 +33,7 @@ from handlens.train.captured import captured
 from handlens.train.depthwise import FasterDepthwise
 from handlens.train.distil import Teacher
 from handlens.train.pixels import Fixed, Pixels
-from handlens.train.recipe import Precision, Recipe
+from handlens.train.recipe import Recipe
 
 STATE = "state.pt"  # in the run's folder while it is unfinished
 _SAVE_EVERY_S = 300.0
@@ -66,7 +66,7 @@ def prepare(net: Net, recipe: Recipe) -> Net:
     return net.to(memory_format=torch.channels_last)
 
 
-def _training_mode(net: Net, recipe: Recipe) -> None:
+def training_mode(net: Net, recipe: Recipe) -> None:
     """Training mode, but evaluation mode where the statistics of batch norm are not to move."""
     net.train()
     frozen = net.blocks()[: -recipe.last_blocks] if recipe.mode == "last" else []
@@ -198,86 +198,6 @@ def loss_of(net: Any, images: Tensor, targets: Tensor, class_weights: Tensor | N
     return loss, logits
 
 
-def usual_precision(device: str) -> Precision:
-    """Mixed precision where the device has it in hardware, else float32, by the device's name alone."""
-    if device == "cpu" or not torch.cuda.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-
-
-def faster_precision(
-    net: Net,
-    recipe: Recipe,
-    device: torch.device,
-    teacher: Teacher | None = None,
-    takes: tuple[int, ...] = (),
-) -> tuple[Precision, float]:
-    """The precision to train in, and its seconds a step (of mode "head": a pass forward), from trials on this device.
-
-    takes: the shape of what the network takes of a photo, where that is no photo.
-
-    On the CPU "auto" tries float32 and bfloat16, for which is faster differs by network and processor; mixed
-    precision has to win by a tenth. Elsewhere, or with a precision given, only the time is measured.
-    """
-    candidates: list[Precision] = [recipe.precision]
-    if recipe.precision == "auto" and recipe.mode == "head":
-        candidates = ["32-true"] if device.type == "cpu" else [usual_precision(device.type)]
-    elif recipe.precision == "auto":
-        candidates = ["32-true", "bf16-mixed"] if device.type == "cpu" else [usual_precision(device.type)]
-    seconds = {precision: _step_s(net, recipe, precision, device, teacher, takes) for precision in candidates}
-    best = min(seconds, key=lambda precision: seconds[precision] * (1.0 if precision == "32-true" else 1.1))
-    return best, seconds[best]
-
-
-def _step_s(
-    net: Net,
-    recipe: Recipe,
-    precision: str,
-    device: torch.device,
-    teacher: Teacher | None = None,
-    takes: tuple[int, ...] = (),
-) -> float:
-    trial = copy.deepcopy(net).to(device)
-    if recipe.mode == "head":
-        return pass_s(trial.eval(), recipe, device)
-    if teacher:
-        teacher.to(device)
-    _training_mode(trial, recipe)
-    optimizer = optimizer_for(parameter_groups(trial, recipe), recipe)
-    px = recipe.train_px or recipe.image_px
-    images = torch.zeros((recipe.batch_size, *(takes or (3, px, px))), device=device)
-    if images.ndim == 4:
-        images = images.contiguous(memory_format=torch.channels_last)
-    targets = torch.full((recipe.batch_size, net.num_classes), 1 / net.num_classes, device=device)
-    dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        with torch.autocast(device.type, dtype, enabled=precision != "32-true"), FasterDepthwise():
-            loss, logits = loss_of(trial, images, targets, None)
-            if teacher:
-                loss = teacher.loss(images, logits, loss)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-        loss.item()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
-
-
-@torch.inference_mode()
-def pass_s(net: Net, recipe: Recipe, device: torch.device) -> float:
-    """Seconds that a pass forward of a batch takes, in evaluation mode."""
-    images = torch.zeros((4, 3, recipe.image_px, recipe.image_px), device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        net(images).sum().item()
-        times.append(time.perf_counter() - start)
-    return min(times) / len(images) * recipe.batch_size
-
-
 class Average:
     """The running average of a network's weights and statistics; young averages forget faster."""
 
@@ -352,13 +272,24 @@ def fit(
     def save() -> None:
         if fabric.global_rank == 0:
             state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "best": best, "log": log, "at": at}
+            state |= {"precision": fabric.strategy.precision.state_dict(), "processes": fabric.world_size}
+            state["spent_s"] = earlier_s + time.monotonic() - since
             if average:
                 state |= {"average": average.net.state_dict(), "updates": average.updates}
             with files.atomic(folder / STATE) as file:
                 torch.save(state, file)
 
+    since, earlier_s = time.monotonic(), spent_s(folder)
     if (folder / STATE).is_file():
         state = _read_state(folder / STATE)
+        if (begun_with := state.get("processes", fabric.world_size)) != fabric.world_size:
+            raise HandlensError(
+                f"{folder} was begun with {counted(begun_with, 'process')}, and goes on with "
+                f"{fabric.world_size}, which would give other figures",
+                f"go on with --devices {begun_with}, or as many in all on several machines",
+            )
+        if state.get("precision"):  # the scale of losses in float16
+            fabric.strategy.precision.load_state_dict(state["precision"])
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
         best, log, at = state["best"], state["log"], state["at"]
@@ -378,7 +309,7 @@ def fit(
             order = order_of(make.labels, recipe, epoch)
             share = order[fabric.global_rank :: fabric.world_size][: len(order) // fabric.world_size]
             plan = batches_of(share, recipe.batch_size)
-            _training_mode(net, recipe)
+            training_mode(net, recipe)
             ahead = None  # the next step's batch
             for step in range(int(at["step"]), len(plan)):
                 start = time.perf_counter()
@@ -482,6 +413,11 @@ def _step(at: dict[str, float], epoch: int, step: int, steps: int, recipe: Recip
         photos_per_s=at["seen"] * processes / at["seconds"],
         seconds_left=((1 + later) * steps - step - 1) * seconds_a_step,
     )
+
+
+def spent_s(folder: Path) -> float:
+    """Seconds that a run had been trained for when it was last saved; 0 where it was not."""
+    return float(_read_state(folder / STATE).get("spent_s", 0.0)) if (folder / STATE).is_file() else 0.0
 
 
 def _read_state(path: Path) -> dict[str, Any]:

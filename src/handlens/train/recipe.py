@@ -268,6 +268,8 @@ def choose(counts: Sequence[int], given: Mapping[str, Any]) -> Recipe:
     chosen: dict[str, Any] = {**_FOR_MODE[mode], "mode": mode, "image_px": line.image_px}
     if mode == "head" and num_photos >= 1000:  # a second view took a third of the time, and added nothing there
         chosen["head_views"] = 1
+    if given.get("augment") == "none":
+        chosen["head_views"] = 0
     if mode in _EPOCHS:
         low, high = _EPOCHS[mode]
         chosen["epochs"] = min(high, max(low, round(_PHOTOS_SEEN[mode] / num_photos)))

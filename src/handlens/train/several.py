@@ -90,17 +90,17 @@ def read(out: str | os.PathLike[str]) -> Plan:
         raise HandlensError(f"{Path(out, PLAN)} is no plan of trainings ({error!r})", "begin anew") from None
 
 
-def train(plan: Plan, number: int, watcher: Watcher | None = None, **fabric: Any) -> dict[str, Any]:
+def train(plan: Plan, number: int, watcher: Watcher | None = None, device: str = "auto") -> dict[str, Any]:
     """Do training `number` of a plan, from 0 on, go on with it, or read what it gave: its row in `summary`."""
     one = plan.trainings[number]
     folder = plan.folder / one.name
     if job.is_finished(folder):
         metrics = checkpoint.read_facts(folder)["metrics"]
     elif (folder / job.RECIPE).is_file():
-        metrics = job.fit(out=folder, resume=True, watcher=watcher, **fabric).metrics
+        metrics = job.fit(out=folder, resume=True, watcher=watcher, device=device).metrics
     else:
         source = str(plan.folder / one.photos) if plan.kind == "folds" else one.photos
-        metrics = job.fit(source, out=folder, watcher=watcher, **plan.given, seed=one.seed, **fabric).metrics
+        metrics = job.fit(source, out=folder, watcher=watcher, **plan.given, seed=one.seed, device=device).metrics
     test = metrics.get("test") or {}
     return {
         "run": str(folder),
@@ -147,4 +147,4 @@ def _write(path: Path, fold: photos_room.Photos) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "label", "split"])
         for index, split in enumerate(fold.splits):
-            writer.writerow([fold.path(index).resolve(), fold.classes[fold.labels[index]], split])
+            writer.writerow([os.path.abspath(fold.path(index)), fold.classes[fold.labels[index]], split])

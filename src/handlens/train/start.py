@@ -103,14 +103,21 @@ def _told(what: str, groups: Sequence[Sequence[str]], splits: Mapping[str, Photo
     return [f"{found}, {kept}: `handlens examine PHOTOS` shows them"]
 
 
-def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], None] | None = None) -> Data:
+def data_of(
+    recipe: Recipe,
+    stored: Path | None,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    resumed: bool = False,
+) -> Data:
     """The photos of a recipe with their splits: read from `stored` (a split.json) if given, else cut anew.
 
+    `resumed`: the notes tell of photos that are there more than once, as where the split is cut.
     With `continue_run`, the earlier run's splits are kept as they are and the added photos join train and validation;
     classes that are new get a test share too.
     """
     if recipe.continue_run:
-        return _continued(recipe, stored, progress)
+        return _continued(recipe, stored, progress, resumed)
     if stored and recipe.photos not in PUBLISHED and not os.path.exists(recipe.photos):
         raise HandlensError(
             f"the photos of the run {stored.parent} are no longer in {recipe.photos}",
@@ -122,6 +129,9 @@ def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], 
         splits = _without_later_classes(photos_room.read_split(stored, whole, findings.sha256))
         if later := len(whole) - sum(map(len, splits.values())):
             notes.append(f"{counted(later, 'photo')} of {whole.root} came later: in no split of {stored}")
+        if resumed:
+            notes += _told("identical photos", findings.duplicates, splits)
+            notes += _told("near-duplicates", findings.near_duplicates(), splits)
     else:
         photos_room.check_trainable(whole, findings.duplicates)
         splits = photos_room.split(whole, findings.sha256, recipe.seed, duplicates=findings.duplicates)
@@ -130,9 +140,9 @@ def data_of(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], 
     return Data(splits, findings.sha256, findings.pixels, tuple(notes), tuple(findings.broken))
 
 
-def _without_later_classes(splits: dict[str, Photos]) -> dict[str, Photos]:
-    """Splits with those classes only that one of their photos is in."""
-    labels = sorted({label for photos in splits.values() for label in photos.labels.tolist()})
+def _without_later_classes(splits: dict[str, Photos], num_known: int = 0) -> dict[str, Photos]:
+    """Splits with those classes only that one of their photos is in, and the first `num_known`."""
+    labels = sorted({*range(num_known), *(label for photos in splits.values() for label in photos.labels.tolist())})
     names = tuple(next(iter(splits.values())).classes[label] for label in labels)
     return {
         name: dataclasses.replace(photos, labels=np.searchsorted(labels, photos.labels), classes=names)
@@ -140,14 +150,15 @@ def _without_later_classes(splits: dict[str, Photos]) -> dict[str, Photos]:
     }
 
 
-def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], None] | None) -> Data:
+def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], None] | None, resumed: bool) -> Data:
     facts = checkpoint.read_facts(recipe.continue_run)
     old = data_of(_earlier(recipe, facts), Path(recipe.continue_run, SPLIT), progress)
     known = tuple(facts["classes"])
     kept = {name: _counted_in(photos, known) for name, photos in old.splits.items()}
     if not recipe.add:
         return dataclasses.replace(old, splits=kept)
-    new, findings, notes = look(recipe.add, progress)
+    new, findings, notes = look(recipe.add, progress, is_split=stored is not None)
+    new = _meant(new, known)
     seen = {old.pixels[path] for photos in kept.values() for path in photos.paths}
     again = [path for path in new.paths if findings.pixels[path] in seen]
     if again:
@@ -155,23 +166,39 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
     new = new.without(again)
     if not len(new):
         raise HandlensError(f"{recipe.add} has no photo that the run does not have already", "add other photos")
-    cut = photos_room.split(new, findings.sha256, recipe.seed, duplicates=findings.duplicates)
-    notes += _told("identical photos", findings.duplicates, cut)
     classes = (*known, *(name for name in new.classes if name not in known))
-    unseen = [index for index, name in enumerate(new.classes) if name not in known]
-    is_test = np.isin(cut["test"].labels, unseen)
-    cut["train"] = _joined(cut["train"], cut["test"].select(np.flatnonzero(~is_test)), new.classes)
-    cut["test"] = cut["test"].select(np.flatnonzero(is_test))
-    splits = {name: _joined(kept[name], cut[name], classes) for name in kept}
     root = _common_root(kept["train"].root, new.root)
     sides = ((kept["train"].root, old.sha256, old.pixels), (new.root, findings.sha256, findings.pixels))
     sha256 = {_below(root, own, path): value for own, hashes, _ in sides for path, value in hashes.items()}
     pixels = {_below(root, own, path): value for own, _, hashes in sides for path, value in hashes.items()}
     notes.append(f"kept as they were: {counted(len(kept['test']), 'test photo')} of {recipe.continue_run}")
     if stored:  # more may have been added since
-        everything = functools.reduce(lambda one, other: _joined(one, other, classes), splits.values())
-        splits = photos_room.read_split(stored, everything, sha256)
+        everything = functools.reduce(lambda one, other: _joined(one, other, classes), [*kept.values(), new])
+        splits = _without_later_classes(photos_room.read_split(stored, everything, sha256), len(known))
+        if resumed:
+            groups = [[_below(root, new.root, path) for path in group] for group in findings.duplicates]
+            notes += _told("identical photos", groups, splits)
+    else:
+        cut = photos_room.split(new, findings.sha256, recipe.seed, duplicates=findings.duplicates)
+        notes += _told("identical photos", findings.duplicates, cut)
+        unseen = [index for index, name in enumerate(new.classes) if name not in known]
+        is_test = np.isin(cut["test"].labels, unseen)
+        cut["train"] = _joined(cut["train"], cut["test"].select(np.flatnonzero(~is_test)), new.classes)
+        cut["test"] = cut["test"].select(np.flatnonzero(is_test))
+        splits = {name: _joined(kept[name], cut[name], classes) for name in kept}
     return Data(splits, sha256, pixels, (*old.notes, *notes), (*old.left_out, *findings.broken))
+
+
+def _meant(photos: Photos, known: Sequence[str]) -> Photos:
+    """Photos in folders that the service or `predict --sort-into` made, of the classes that these folders stand for.
+
+    A class may have a name that is no folder's on every system, such as "Viola spp.".
+    """
+    folders = {folder: name for name, folder in files.folder_names(known).items()}
+    names = [name if name in known else folders.get(name, name) for name in photos.classes]
+    classes = tuple(dict.fromkeys(names))
+    labels = np.array([classes.index(name) for name in names], np.int64)[photos.labels]
+    return dataclasses.replace(photos, labels=labels, classes=classes)
 
 
 def _earlier(recipe: Recipe, facts: Mapping[str, Any]) -> Recipe:
