@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/python
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# A file's tests in one process, so that what they share is made once; the long ones are in the middle.
+BY_FILE := -n auto --dist loadfile --no-loadscope-reorder
+# --no-compile: most of what is installed is never imported, and compiling it takes minutes.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 .PHONY: demo test test-all check format docs clean
 
@@ -11,10 +14,10 @@ demo: $(VENV)/.train
 	$(BIN)/handlens demo
 
 test: $(VENV)/.dev check
-	$(RUN_TESTS) -m slipcover -m pytest -n auto -m "not slow"
+	$(RUN_TESTS) -m slipcover -m pytest $(BY_FILE) -m "not slow"
 
 test-all: $(VENV)/.dev check
-	$(RUN_TESTS) -m pytest -n auto
+	$(RUN_TESTS) -m pytest $(BY_FILE)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

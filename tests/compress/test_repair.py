@@ -24,7 +24,10 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
+LARGE = ("vgg11_bn", "efficientnet_b0", "shufflenet_v1_x1_0_g4")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in NETS])
 def test_an_equalised_network_is_the_same_function(name: str, shaken: Build) -> None:
     folded = fold_batch_norm(shaken(name, **NETS[name])).double()  # in float, random networks blow up what is rounded
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)

@@ -18,7 +18,9 @@ MEMBERS = (
     "resnet20", "plain20", "vit_ti_32", "vit_base_r50_s16_224", "alexnet", "vgg11_lrn", "googlenet",
     "googlenet_torchvision", "inception_v3",
 )  # fmt: skip
-SAMPLED = [name if name in MEMBERS else pytest.param(name, marks=pytest.mark.slow) for name in nets.NETS]
+LARGE = ("xception", "resnet50", "vit_base_r50_s16_224", "googlenet_torchvision", "inception_v3", "efficientnet_lite0")
+FAST = [name for name in MEMBERS if name not in LARGE]
+SAMPLED = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in nets.NETS]
 
 
 @pytest.mark.parametrize("name", SAMPLED)
@@ -36,7 +38,7 @@ def both(value: Any) -> tuple[int, int]:
     return value if isinstance(value, tuple) else (value, value)
 
 
-@pytest.mark.parametrize("name", MEMBERS)
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in MEMBERS])
 def test_sizes_follow_the_formula(name: str) -> None:
     """N = (W - F + 2P) / S + 1, rounded down, or up where the layer says so (ceil_mode)."""
     net, px = nets.on_meta(name).eval(), nets.entry(name).image_px

@@ -23,6 +23,7 @@ FAMILIES = {  # a member of each family with the photo's size
 }  # fmt: skip
 WRAPPERS = ("aten::max_pool2d",)  # of one operation that gives more than it: the places of the greatest values
 LARGE = ("xception", "alexnet", "vgg11_lrn", "googlenet", "inception_v3")
+LIKE_OTHERS = ("shufflenet_v2_x0_5", "efficientnet_lite0", "googlenet_torchvision", "resnet20")
 
 
 def given_out(call: Callable[[], Any], without: Callable[[], set[int]] = set) -> int:
@@ -75,7 +76,7 @@ def _counted_before() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in FAMILIES]
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE + LIKE_OTHERS else n for n in FAMILIES]
 )
 def test_peaks_are_what_the_allocator_gives_out(name: str) -> None:
     px = FAMILIES[name]

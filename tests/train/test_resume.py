@@ -156,8 +156,16 @@ def test_ctrl_c_in_the_middle_of_a_step(
     assert len(steps) == 3 * STEPS - done
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(1, 2), (2, 1), (2, STEPS), (3, 3)])
-@pytest.mark.parametrize("saving", ["after each epoch", "after each step"])
+@pytest.mark.parametrize(
+    ("epoch", "step", "saving"),
+    [
+        (1, 2, "after each epoch"),
+        (2, 1, "after each epoch"),
+        (1, 2, "after each step"),
+        (2, STEPS, "after each step"),
+        (3, 3, "after each step"),
+    ],
+)
 def test_killed_in_the_middle_of_an_epoch(
     fit: Fit,
     uninterrupted: tuple[State, Log],

@@ -53,7 +53,7 @@ def step_s(
     teacher: Teacher | None = None,
     takes: tuple[int, ...] = (),
 ) -> float:
-    """Seconds that a step of training takes, or in mode "head" a pass forward of a batch; the network stays as it is."""
+    """Seconds of a step of training, or in mode "head" of a pass forward of a batch; the network stays as it is."""
     tried = copy.deepcopy(net).to(device)
     if recipe.mode == "head":
         return pass_s(tried.eval(), recipe, device)

@@ -49,7 +49,7 @@ def made() -> dict[str, bytes]:
 @pytest.fixture
 def small(settled: Any, facts: str, untouched: Any, made: dict[str, bytes]) -> tuple[dict[str, bytes], Any, Any]:
     """A small MobileNetV3's file, made for the first test that asks; the network and its contract."""
-    net, preprocess = settled("mobilenet_v3_small", 32, {"channels": "bgr"}, width=0.35)
+    net, preprocess = settled("mobilenet_v3_small", 32, width=0.35)
     if not made:
         before = copy.deepcopy(net.state_dict())
         made |= untouched(lambda: executorch.convert(net, preprocess, facts))
@@ -59,13 +59,13 @@ def small(settled: Any, facts: str, untouched: Any, made: dict[str, bytes]) -> t
 
 @pytest.fixture(scope="module")
 def v1(settled: Any, facts: str) -> tuple[dict[str, bytes], Any, Any]:
-    """A small MobileNetV1's, with zeros on two sides only, and pixels between -1 and 1."""
-    contract = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    """A small MobileNetV1's, with zeros on two sides only, and pixels between -1 and 1 in another order."""
+    contract = {"channels": "bgr", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     net, preprocess = settled("mobilenet_v1", 32, contract, width=0.25, padding="tensorflow")
     return executorch.convert(net, preprocess, facts), net, preprocess
 
 
-@pytest.mark.parametrize("name", ["small", "v1"])
+@pytest.mark.parametrize("name", ["small", pytest.param("v1", marks=pytest.mark.slow)])  # half a minute each
 def test_equal_to_the_network(
     name: str, request: pytest.FixtureRequest, differences: Any, facts: str, load: Any
 ) -> None:
@@ -82,10 +82,10 @@ def test_as_the_page_says(small: Any, page: Any) -> None:
     page("ExecuTorch", *small)
 
 
-def test_in_one_piece(v1: Any) -> None:
-    count, kernels = pieces(v1[0]["model.pte"])
+def test_in_one_piece(small: Any) -> None:
+    count, kernels = pieces(small[0]["model.pte"])
     print(f"XNNPACK runs {count} piece(s); other operations: {kernels}")
-    assert (count, kernels) == (1, ["dim_order_ops::_to_dim_order_copy"])  # uint8 to float32
+    assert (count, set(kernels)) == (1, {"dim_order_ops::_to_dim_order_copy"})  # such as uint8 to float32
 
 
 def test_the_largest_batch(small: Any, load: Any) -> None:
