@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-RUN_TESTS := OMP_NUM_THREADS=1 $(BIN)/python
+RUN_TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python
 # A file's tests in one process, so that what they share is made once; the long ones are in the middle.
 BY_FILE := -n auto --dist loadfile --no-loadscope-reorder
-# --no-compile: most of what is installed is never imported, and compiling it takes minutes.
+# pip would compile on one core what it installs, packages' tests too.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '[/\\]tests?[/\\]' $(VENV) || true
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
 .PHONY: demo test test-all check format docs clean
@@ -39,12 +40,14 @@ $(VENV)/.train: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): some gigabytes, a few minutes without a word"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e '.[train,export-onnx]'
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): some gigabytes, a few minutes without a word"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e '.[dev]'
+	$(COMPILE)
 	touch $@ $(VENV)/.train
 
 clean:

@@ -63,8 +63,8 @@ def test_a_tail_learns_as_the_whole_does(name: str) -> None:
     parts = parts_of(net, 3, dropout=0.0)
     assert parts is not None
     whole = loop.prepare(copy.deepcopy(net), recipe)
-    loop._training_mode(whole, recipe)
-    loop._training_mode(parts.tail, recipe)
+    loop.training_mode(whole, recipe)
+    loop.training_mode(parts.tail, recipe)
     if name == "vit_ti_32":  # its tokens' dropout stands before the frozen layers, and belongs to none of them
         whole.encoder.dropout.eval()
     targets = torch.eye(3)

@@ -175,6 +175,7 @@ def _begin(folder: Path, recipe: Recipe, data: start.Data, named: bool) -> Path:
         except FileExistsError:
             if named:
                 _check_free(folder)
+                continue
             stem, _, number = folder.name.rpartition("-")
             folder = folder.with_name(f"{stem}-{int(number) + 1}")
         except OSError as error:
