@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from handlens import bundle, photos, run
 from handlens.serve import pages, schemas
+from handlens.serve.corrections import Corrections
 
 JPEG = {"Content-Type": "image/jpeg"}
 
@@ -213,6 +214,13 @@ def test_a_corrected_photo_is_kept_for_the_next_training(serving: Any, tiny: Mod
     assert sorted(Path(path).parent.name for path in found.paths) == ["花朵", "🌿 leaf"]
     assert all(re.fullmatch(r"[0-9a-f]{64}\.jpg", Path(path).name) for path in found.paths)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_classes_that_would_share_a_folder_have_two(tiny: ModuleType, tmp_path: Path) -> None:
+    kept = Corrections(tmp_path / "kept", 9)
+    for index, name in enumerate(("Rose", "rose", "Viola spp.")):
+        kept.save(tiny.photo(index), name, ("Rose", "rose", "Viola spp."))
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["Rose", "Viola spp", "rose-2"]
 
 
 def test_the_folder_for_corrections_has_an_end(serving: Any, tiny: ModuleType, tmp_path: Path) -> None:

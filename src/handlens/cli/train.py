@@ -153,16 +153,21 @@ def train(
 
 def to_resume(folder: Path | None, device: str = "auto", devices: int = 1, num_nodes: int = 1) -> str:
     """What is told of a training that was stopped by hand, and of how to go on with it, where it has a folder."""
-    from handlens.errors import quoted
-
     if folder is None:
         return "stopped"
     saved = Path(folder, STATE_FILE).is_file()
     how = "saved; go on with" if saved else "stopped; begin its epochs again with"
+    return f"{how}: {_resume(folder, device, devices, num_nodes)}"
+
+
+def _resume(folder: Path, device: str, devices: int = 1, num_nodes: int = 1) -> str:
+    """The command that goes on with a folder where it was begun: the recipe does not tell."""
+    from handlens.errors import quoted
+
     where = f" --device {device}" if device != "auto" else ""
     where += f" --devices {devices}" if devices > 1 else ""
     where += f" --num-nodes {num_nodes}" if num_nodes > 1 else ""
-    return f"{how}: handlens train --resume --out {quoted(folder)}{where}"
+    return f"handlens train --resume --out {quoted(folder)}{where}"
 
 
 def several(
@@ -190,7 +195,6 @@ def carry_out(plan: Plan, json: bool, device: str) -> None:
     """Do what a plan has still to do, and print each run, the mean and the spread."""
     from handlens import files
     from handlens.cli import screen
-    from handlens.errors import quoted
     from handlens.train import several as room
 
     runs: list[dict[str, Any]] = []
@@ -201,8 +205,7 @@ def carry_out(plan: Plan, json: bool, device: str) -> None:
             try:
                 runs.append(room.train(plan, number, watching, device))
             except KeyboardInterrupt:
-                where = f" --device {device}" if device != "auto" else ""
-                screen.note(f"\nstopped; go on with: handlens train --resume --out {quoted(plan.folder)}{where}")
+                screen.note(f"\nstopped; go on with: {_resume(plan.folder, device)}")
                 raise typer.Exit(130) from None
     found = room.summary(plan, runs)
     files.write_json(plan.folder / f"{plan.kind}.json", found)

@@ -303,10 +303,11 @@ async function begin() {
       const registration = await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
       await navigator.serviceWorker.ready;
       tellOffline("offline");
-      const follow = (worker) => worker?.addEventListener("statechange", () => registration.waiting && tellOffline("newer"));
+      const look = () => registration.waiting && tellOffline("newer");
+      const follow = (worker) => worker?.addEventListener("statechange", look);
       registration.addEventListener("updatefound", () => follow(registration.installing));
       follow(registration.installing);
-      if (registration.waiting) tellOffline("newer");
+      look();
     } catch {
       // not a secure context, or storage is forbidden: it works while there is a connection
     }

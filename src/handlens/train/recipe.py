@@ -82,7 +82,7 @@ class Recipe:
     head_hidden: int = 0
     """Width of an extra fully connected layer before the classifier; 0 for none."""
     head_views: int = 2
-    """Mode "head": augmented views of each photo beside the plain one."""
+    """Mode "head": augmented views of each photo beside the plain one; none are chosen where `augment` is none."""
 
     augment: Literal["none", "light", "trivial"] = "trivial"
     """"light": random crop and flip; "trivial": TrivialAugment (arXiv 2103.10158) as well."""
