@@ -42,7 +42,7 @@ def serving(tiny_bundle: Path) -> Serving:
     def begin(**given: Any) -> Iterator[TestClient]:
         settings = settings_of(tiny_bundle, given)
         app = create(settings, Models(settings.bundles, settings.threads))
-        with TestClient(app, raise_server_exceptions=False) as client:
+        with TestClient(app, "http://localhost", raise_server_exceptions=False) as client:
             yield client
 
     return begin

@@ -216,6 +216,19 @@ def test_a_corrected_photo_is_kept_for_the_next_training(serving: Any, tiny: Mod
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
+def test_the_last_word_on_a_photo_counts(serving: Any, tiny: ModuleType, tmp_path: Path) -> None:
+    with serving(keep=tmp_path / "kept", kept=1) as client:
+        for name in ("花朵", "🌿 leaf", "花朵"):
+            answer = client.post("/v1/corrections", params={"name": name}, content=tiny.photo(0), headers=JPEG)
+            assert answer.status_code == 201
+            assert [path.parent.name for path in (tmp_path / "kept").glob("*/*")] == [name]
+    kept = Corrections(tmp_path / "kept", 9)
+    for name, left in (("🌿 leaf", ["🌿 leaf"]), ("", []), ("", [])):
+        kept.save(tiny.photo(0), name, tiny.CLASSES)
+        assert [path.parent.name for path in (tmp_path / "kept").glob("*/*")] == left
+        assert kept.count == len(left)
+
+
 def test_classes_that_would_share_a_folder_have_two(tiny: ModuleType, tmp_path: Path) -> None:
     kept = Corrections(tmp_path / "kept", 9)
     for index, name in enumerate(("Rose", "rose", "Viola spp.")):
@@ -229,7 +242,11 @@ def test_the_folder_for_corrections_has_an_end(serving: Any, tiny: ModuleType, t
             client.post("/v1/corrections", params={"name": "花朵"}, content=tiny.photo(index), headers=JPEG).status_code
             for index in range(2)
         ]
-    assert answers == [201, 507]
+        assert answers == [201, 507]
+        for path in (tmp_path / "kept").glob("*/*"):  # "train with them, and empty the folder"
+            path.unlink()
+        again = client.post("/v1/corrections", params={"name": "花朵"}, content=tiny.photo(1), headers=JPEG)
+        assert again.status_code == 201
 
 
 def test_no_photo_is_kept_unasked(client: TestClient, tiny: ModuleType) -> None:

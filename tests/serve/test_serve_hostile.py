@@ -122,6 +122,22 @@ def test_a_request_id_is_taken_if_it_is_one(client: TestClient) -> None:
     assert len(made) == 16 and made.isalnum()
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST:1"])
+def test_on_its_own_machine_it_answers(client: TestClient, host: str) -> None:
+    assert client.get("/v1/model", headers={"Host": host}).status_code == 200
+
+
+def test_a_name_that_leads_here_is_not_this_machines(serving: Callable[..., Any]) -> None:
+    """A page of another site, whose name its server moved to 127.0.0.1, is of the same origin to its browser."""
+    with serving() as client:
+        for host in ("rebound.example:8000", "localhost.example", "127.0.0.1.example"):
+            refused(client.get("/v1/model", headers={"Host": host}), 403, "on its own machine only")
+    for open_to_others in ({"host": "0.0.0.0"}, {"api_key": "a-key-of-many-letters"}):
+        with serving(**open_to_others) as client:
+            headers = {"Host": "flowers.example", "X-API-Key": "a-key-of-many-letters"}
+            assert client.get("/v1/model", headers=headers).status_code == 200
+
+
 def test_an_api_key(serving: Callable[..., Any], tiny: ModuleType) -> None:
     key = "a-key-of-many-letters"
     with serving(api_key=key) as client:

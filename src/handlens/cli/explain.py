@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from handlens.nets import Net
     from handlens.preprocess import Preprocess
+    from handlens.run import Classifier
 
 
 class What(StrEnum):
@@ -85,6 +86,8 @@ def explain(
     if subject.note:
         screen.note(subject.note)
     wanted = [what] if what else _fitting(subject, bool(given))
+    if layer and wanted[0] not in WITH_LAYER:
+        raise HandlensError(f"{wanted[0]} looks at all layers together", "leave out --layer, or say --what")
     if class_ and What.gradcam not in wanted:
         raise HandlensError(f"{wanted[0]} is the same for every class", "leave out --class")
     found: dict[str, Any] = {"net": subject.name}
@@ -104,13 +107,18 @@ def explain(
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """The network to explain. `note` is what its user should know of it, or ""."""
+    """The network to explain, and as it answers in `predict`. `note` is what its user should know of it, or ""."""
 
     net: Net
     name: str
     preprocess: Preprocess
-    classes: tuple[str, ...]
+    classifier: Classifier
     note: str = ""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+        return self.classifier.classes
 
 
 def load(run: str, weights: str = "") -> Subject:
@@ -122,12 +130,15 @@ def load(run: str, weights: str = "") -> Subject:
         import torch  # noqa: F401
     except ImportError:
         raise missing_extra("train", "torch") from None
+    from handlens import run as run_room
+
     if not weights:
         from handlens import checkpoint
 
-        found = checkpoint.load(run)
-        return Subject(found.net.eval(), found.name, found.preprocess, found.classes)
+        found, answering = checkpoint.load(run), run_room.load(run)
+        return Subject(found.net.eval(), found.name, found.preprocess, answering, answering.note)
     from handlens.nets import weights as published
+    from handlens.run import torch_runtime
 
     with screen.progress("downloading") as update:
         file = published.find(run, weights, progress=update)
@@ -135,7 +146,10 @@ def load(run: str, weights: str = "") -> Subject:
     width = len(str(net.num_classes - 1))
     classes = tuple(f"{index:0{width}}" for index in range(net.num_classes))
     lacking = "has no classifier: answers are of random weights" if file.num_classes is None else ""
-    return Subject(net, run, file.preprocess, classes, f"{weights} {lacking or 'names no classes: they are numbers'}")
+    infer = torch_runtime.predictor(net, file.preprocess, device="cpu")
+    answering = run_room.Classifier(classes=classes, preprocess=file.preprocess, infer=infer, net=run)
+    note = f"{weights} {lacking or 'names no classes: they are numbers'}"
+    return Subject(net, run, file.preprocess, answering, note)
 
 
 def _fitting(subject: Subject, photos: bool) -> list[What]:
@@ -186,7 +200,6 @@ def _photos(given: list[str], preprocess: Preprocess) -> Iterator[tuple[Path, np
 def _saliency(
     subject: Subject, what: What, given: list[str], layer: str, class_: str, out: Path, json: bool
 ) -> list[dict[str, Any]]:
-    import numpy as np
     from PIL import Image
 
     from handlens.cli import screen
@@ -194,31 +207,36 @@ def _saliency(
 
     target = _class(subject, class_) if class_ else None
     method: saliency.Method = "gradcam" if what == What.gradcam else "rollout"
-    look = saliency.explainer(subject.net, subject.preprocess, method, layer)
+    look = saliency.explainer(subject.net, subject.preprocess, method, layer, longest_px=overlay.LONGEST_PX)
+    named = [what, *([layer] if layer else []), *([class_] if class_ else [])]
+    index = {name: number for number, name in enumerate(subject.classes)}
     results: list[dict[str, Any]] = []
     names = _Names(out)
     for path, photo in _photos(given, subject.preprocess):
         seen = subject.preprocess.fit(Image.fromarray(photo))[None]
-        probabilities = saliency.answer(subject.net, subject.preprocess, seen)[0]
-        answer = int(np.argmax(probabilities))
+        [said] = subject.classifier.answers(seen, top=len(subject.classes))
+        probabilities = {index[guess.name]: guess.probability for guess in said.guesses}
+        answer = index[said.guesses[0].name]
         chosen = answer if target is None else target
         heat = look(photo, chosen)
         results.append(
             {
                 "photo": str(path),
                 "answer": subject.classes[answer],
-                "probability": float(probabilities[answer]),
+                "probability": probabilities[answer],
+                "unknown": said.unknown,
+                "score": said.score,
                 **({"class": subject.classes[chosen]} if method == "gradcam" else {}),
-                **({"class_probability": float(probabilities[chosen])} if method == "gradcam" else {}),
+                **({"class_probability": probabilities[chosen]} if method == "gradcam" else {}),
                 "focus": overlay.focus(heat),
-                "picture": names.write(f"{what}-{path.stem}", overlay.beside(photo, heat)),
+                "picture": names.write("-".join([*named, path.stem]), overlay.beside(photo, heat)),
             }
         )
     if not json:
         rows = [
             (
                 line["photo"],
-                f"{line['answer']} {line['probability']:.1%}",
+                f"{'unknown, nearest ' if line['unknown'] else ''}{line['answer']} {line['probability']:.1%}",
                 line.get("class", "any"),
                 "nowhere" if line["focus"] is None else "{:.0%}, {:.0%}".format(*line["focus"]),
                 line["picture"],

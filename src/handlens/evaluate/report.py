@@ -19,7 +19,7 @@ from handlens.evaluate import calibration, figures
 from handlens.evaluate.metrics import Scores
 from handlens.evaluate.nearest import Nearest, words
 from handlens.evaluate.sections import Section
-from handlens.explain.overlay import overlay
+from handlens.explain.overlay import over
 from handlens.photos import Photos
 from handlens.preprocess import open_photo
 
@@ -129,8 +129,7 @@ def _looks_at(path: Path, class_index: int, saliency: Saliency) -> str:
         return ""
     heat = saliency(np.array(photo), class_index)
     photo.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    rows, columns = (np.arange(few) * many // few for few, many in zip(photo.size[::-1], heat.shape, strict=True))
-    return _jpeg(overlay(np.array(photo), heat[np.ix_(rows, columns)]))
+    return _jpeg(over(photo, heat))
 
 
 def thumbnail(path: Path, px: int = THUMBNAIL_PX) -> str:

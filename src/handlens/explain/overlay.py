@@ -17,6 +17,7 @@ from handlens.preprocess import Preprocess, shorter_side_to
 STRONGEST = 0.65  # share of the colour where the map is 1
 UNSEEN = 0.3  # brightness of what the network does not see
 COLOURS = "turbo"
+LONGEST_PX = 480  # of a photo in a picture
 
 
 def seen_box(preprocess: Preprocess, width: int, height: int) -> tuple[float, float, float, float]:
@@ -38,6 +39,12 @@ def seen_box(preprocess: Preprocess, width: int, height: int) -> tuple[float, fl
     else:
         left, top = (size[0] - px) // 2, (size[1] - px) // 2
     return left * across, top * down, (left + px) * across, (top + px) * down
+
+
+def scaled_size(width: int, height: int, longest_px: int) -> tuple[int, int]:
+    """(width, height) with the longer side `longest_px`."""
+    scale = longest_px / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def place(heat: np.ndarray, box: tuple[float, float, float, float], width: int, height: int) -> np.ndarray:
@@ -81,14 +88,19 @@ def overlay(photo: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.clip(mixed.round(), 0, 255).astype(np.uint8)
 
 
-def beside(photo: np.ndarray, heat: np.ndarray, longest_px: int = 480) -> bytes:
-    """The photo, uint8 RGB (H, W, 3), and beside it the same with the map (H, W) laid over: one PNG."""
-    left, right = Image.fromarray(photo), Image.fromarray(overlay(photo, heat))
-    scale = longest_px / max(left.size)
-    size = max(1, round(left.width * scale)), max(1, round(left.height * scale))
-    both = Image.new("RGB", (2 * size[0] + 8, size[1]), "white")
-    both.paste(left.resize(size), (0, 0))
-    both.paste(right.resize(size), (size[0] + 8, 0))
+def over(photo: Image.Image, heat: np.ndarray) -> np.ndarray:
+    """`overlay` with a map (h, w) of another size, of which the nearest cells are taken."""
+    rows, columns = (np.arange(few) * many // few for few, many in zip(photo.size[::-1], heat.shape, strict=True))
+    return overlay(np.array(photo), heat[np.ix_(rows, columns)])
+
+
+def beside(photo: np.ndarray, heat: np.ndarray, longest_px: int = LONGEST_PX) -> bytes:
+    """The photo, uint8 RGB (H, W, 3), and beside it the same with the map (h, w) laid over: one PNG."""
+    left = Image.fromarray(photo)
+    left = left.resize(scaled_size(*left.size, longest_px))
+    both = Image.new("RGB", (2 * left.width + 8, left.height), "white")
+    both.paste(left, (0, 0))
+    both.paste(Image.fromarray(over(left, heat)), (left.width + 8, 0))
     png = io.BytesIO()
     both.save(png, "PNG")
     return png.getvalue()

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from handlens.errors import HandlensError, missing_extra, not_finite
+from handlens.errors import HandlensError, missing_extra
 from handlens.explain import layers
-from handlens.explain.overlay import place, seen_box
+from handlens.explain.overlay import place, scaled_size, seen_box
 from handlens.nets import Net
 from handlens.nets.layers import modules_of
 from handlens.nets.vit import SelfAttention, VisionTransformer
@@ -28,19 +28,6 @@ def method_for(net: Net) -> Method:
     """Grad-CAM wherever there are convolutional stages; rollout for a pure Vision Transformer."""
     convolutional = isinstance(net, HybridVisionTransformer) or not isinstance(net, VisionTransformer)
     return "gradcam" if convolutional else "rollout"
-
-
-def answer(net: Net, preprocess: Preprocess, photos: np.ndarray) -> np.ndarray:
-    """uint8 RGB (B, image_px, image_px, 3) -> probabilities, float32 (B, K), calibrated as the network is.
-
-    Raises HandlensError where these are not finite.
-    """
-    with torch.no_grad():
-        logits = net(layers.as_input(preprocess, photos)).float()
-        probabilities = (logits / net.temperature).softmax(1).numpy()
-    if not np.isfinite(probabilities).all():
-        raise not_finite("probabilities")
-    return probabilities
 
 
 def grad_cam(
@@ -126,12 +113,13 @@ def scaled(heat: np.ndarray, method: Method) -> np.ndarray:
 
 
 def explainer(
-    net: Net, preprocess: Preprocess, method: Method | None = None, layer: str = ""
+    net: Net, preprocess: Preprocess, method: Method | None = None, layer: str = "", longest_px: int | None = None
 ) -> Callable[[np.ndarray, int], np.ndarray]:
-    """A function of (upright photo, uint8 RGB (H, W, 3) of any size; class) -> float32 map (H, W) over that photo.
+    """A function of (upright photo, uint8 RGB (H, W, 3) of any size; class) -> float32 map (h, w) over that photo.
 
-    The map is in [0, 1], and NaN where the contract cuts the photo off. `method` is by default `method_for(net)`;
-    `layer` is for Grad-CAM. The network is put into evaluation mode. Raises HandlensError as `grad_cam` and `rollout`.
+    The map has the photo's size, or with `longest_px` no more than that on its longer side. It is in [0, 1], and NaN
+    where the contract cuts the photo off. `method` is by default `method_for(net)`; `layer` is for Grad-CAM. The
+    network is put into evaluation mode. Raises HandlensError as `grad_cam` and `rollout`.
     """
     net.eval()
     chosen = method or method_for(net)
@@ -147,7 +135,12 @@ def explainer(
         else:
             heat = grad_cam(net, preprocess, seen, [class_index], layer, checked=True)[0]
         height, width = photo.shape[:2]
-        return place(scaled(heat, chosen), seen_box(preprocess, width, height), width, height)
+        size = (width, height)
+        if longest_px and longest_px < max(size):
+            size = scaled_size(*size, longest_px)
+        across, down = size[0] / width, size[1] / height
+        left, top, right, bottom = seen_box(preprocess, width, height)
+        return place(scaled(heat, chosen), (left * across, top * down, right * across, bottom * down), *size)
 
     return explain
 

@@ -26,9 +26,13 @@ INT8_MARGIN = 0.2
 
 def load(path: str | os.PathLike[str], threads: int = 0) -> Classifier:
     """The classifier in a bundle. Raises HandlensError when it is none, is damaged, or its runtime is missing."""
+    return classifier_of(path, bundle_room.read(path), threads)
+
+
+def classifier_of(path: str | os.PathLike[str], bundle: Bundle, threads: int = 0) -> Classifier:
+    """The classifier in a bundle that was read from `path`. Raises HandlensError when its runtime is missing."""
     from handlens.run import UNCALIBRATED, Classifier
 
-    bundle = bundle_room.read(path)
     shared = not threads and hasattr(runtime_of(bundle.runtime), "start_shared")
     return Classifier(
         classes=bundle.classes,

@@ -200,7 +200,10 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
     async def correct(
         request: Request, name: str = Query(max_length=500, description="Its right class."), model: str = MODEL
     ) -> Response:
-        """Where the service was not started with a folder for them, the status is 403 and nothing is kept."""
+        """The last name of a photo counts; with an empty one what was kept of it is taken back.
+
+        Where the service was not started with a folder for them, the status is 403 and nothing is kept.
+        """
         if service.corrections is None:
             raise RefusedError(403, "this service keeps no photos", "it does when it is started with --keep")
         await service.refuse_when_full()
@@ -216,8 +219,8 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
 
             with service.room_for(1):
                 await service.in_time(asyncio.get_running_loop().run_in_executor(service.decoders, keep))
-        request.state.told.update(photos=1, kept=True)
-        return JSONResponse({"saved": True, "name": name}, 201)
+        request.state.told.update(photos=1, kept=bool(name))
+        return JSONResponse({"saved": bool(name), "name": name}, 201)
 
     @app.get("/healthz", summary="Whether the service runs", include_in_schema=True)
     async def healthz() -> Response:

@@ -22,18 +22,35 @@ class Corrections:
         files.make_folder(folder)
         self.folder = folder
         self.most = most
-        self.count = sum(len(names) for _, _, names in os.walk(folder))
+        self.count = self._count()
+
+    def _count(self) -> int:
+        return sum(len(names) for _, _, names in os.walk(self.folder))
 
     def save(self, photo: bytes, name: str, classes: Sequence[str]) -> None:
         """Keep a readable photo as a JPEG without metadata, whole or not at all; twice the same photo is kept once.
 
+        The last word counts: what was kept of it as another of the classes goes. `name` "" keeps it as none.
         Raises RefusedError for a name that is none of the classes, and when the folder is full.
         """
-        if name not in classes:
+        if name and name not in classes:
             raise RefusedError(400, "there is no class of that name", "GET /v1/model lists them")
-        path = self.folder / files.folder_names(classes)[name] / f"{hashlib.sha256(photo).hexdigest()}.jpg"
-        if path.exists():
-            return
+        digest = hashlib.sha256(photo).hexdigest()
+        paths = {known: self.folder / own / f"{digest}.jpg" for known, own in files.folder_names(classes).items()}
+        others = [path for known, path in paths.items() if known != name and path.exists()]
+        if name and not paths[name].exists():
+            if others:
+                files.make_folder(paths[name].parent)
+                os.replace(others.pop(), paths[name])
+            else:
+                self._add(paths[name], photo)
+        for path in others:
+            path.unlink(missing_ok=True)
+            self.count -= 1
+
+    def _add(self, path: Path, photo: bytes) -> None:
+        if self.count >= self.most:
+            self.count = self._count()  # the folder may have been emptied
         if self.count >= self.most:
             raise RefusedError(
                 507,

@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from handlens.serve.limits import RefusedError, Settings
+from handlens.serve.limits import LOOPBACK, RefusedError, Settings
 from handlens.serve.metrics import Metrics
 from handlens.serve.uploads import too_long
 
@@ -29,6 +29,7 @@ POLICY = (  # scripts, styles and everything else from here only; WebAssembly an
     "media-src 'self' blob:; connect-src 'self'; worker-src 'self'; manifest-src 'self'; font-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+LOCAL = frozenset({LOOPBACK, "localhost", "::1"})
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -45,6 +46,10 @@ class Gate:
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app = app
         self.limits = settings.limits
+        # The names under which this machine's own browsers ask. A page of another site whose name was made to lead here
+        # would pass for this service's page; a key, which such a page does not have, keeps it out too.
+        local = settings.host in LOCAL and not settings.lan and not settings.api_key
+        self.hosts = LOCAL if local else frozenset()
         self.key = hashlib.sha256(settings.api_key.encode()).digest() if settings.api_key else b""
         self.metrics = metrics
 
@@ -102,6 +107,13 @@ class Gate:
             raise RefusedError(415, "the request is compressed, which is not taken", "send photos as they are")
         if scope["method"] != "GET" and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
             raise RefusedError(403, "a page of another site may not send photos here")
+        host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower()).strip("[]")
+        if self.hosts and host and host not in self.hosts:
+            raise RefusedError(
+                403,
+                "this service answers on its own machine only, as localhost",
+                "give it --host or an API key to be asked by another name",
+            )
         if self.key and scope["path"].startswith(("/v1/", "/metrics")):
             scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
             key = bearer.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")

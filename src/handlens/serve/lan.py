@@ -96,7 +96,7 @@ def certificate(folder: Path, local: list[Address]) -> Certificate:
 
 
 def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"handlens on {_hostname()}")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"handlens on {_hostname()[:50]}")])  # at most 64
     permitted = [x509.IPAddress(ipaddress.ip_network(network)) for network in PRIVATE]
     names = [x509.DNSName(name) for name in LOCAL_NAMES]
     return (

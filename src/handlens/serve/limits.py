@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -87,7 +88,7 @@ class Settings:
             raise HandlensError("a certificate and its key are needed together", "give --tls-cert and --tls-key")
         if self.lan and self.host != LOOPBACK:
             raise HandlensError("--lan serves at all addresses of this machine", "leave out --host")
-        if self.api_key and (len(self.api_key) < MIN_KEY or not self.api_key.isascii() or " " in self.api_key):
+        if self.api_key and not re.fullmatch(rf"[!-~]{{{MIN_KEY},}}", self.api_key):
             raise HandlensError(
                 f"the API key is no word of {MIN_KEY} or more ASCII characters",
                 'make one with `python -c "import secrets; print(secrets.token_urlsafe())"`',

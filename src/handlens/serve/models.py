@@ -77,7 +77,7 @@ def load(name: str, path: Path, threads: int = 0) -> Model:
             f"trained network, and is not served: {named}",
             "export it again, or use another runtime",
         )
-    classifier = bundles.load(path, threads)
+    classifier = bundles.classifier_of(path, found.bundle, threads)  # what was proven, whatever the file is by now
     return Model(
         name=name,
         version=version_of(found.bundle),

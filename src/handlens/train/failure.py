@@ -12,7 +12,7 @@ from torch import nn
 from handlens import photos as photos_room
 from handlens.errors import HandlensError
 from handlens.evaluate.nearest import Nearest
-from handlens.explain import saliency
+from handlens.explain import overlay, saliency
 from handlens.nets import Net
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
@@ -24,7 +24,7 @@ Look = Callable[[np.ndarray, int], np.ndarray]
 def looks(net: Net, preprocess: Preprocess, note: Callable[[str], None]) -> Look | None:
     """`saliency.explainer`, tried once on a blank photo; None where that fails, with a sentence for `note`."""
     try:
-        look = saliency.explainer(net.cpu(), preprocess)
+        look = saliency.explainer(net.cpu(), preprocess, longest_px=overlay.LONGEST_PX)
         look(np.zeros((preprocess.image_px, preprocess.image_px, 3), np.uint8), 0)
     except (HandlensError, RuntimeError) as error:
         note(f"the report does not show where the network looks: {str(error).splitlines()[0]}")
