@@ -71,3 +71,10 @@ def test_weights_alone_are_rounded_and_nothing_else(net: Net, quantize: Quantize
     assert floats(artifact) == [] and openvino_runtime.embedded(artifact) == FACTS
     expected = with_rounded_weights(net, CONTRACT)(PHOTOS)
     assert np.allclose(openvino_runtime.predictor(artifact, 1)(PHOTOS)[1], expected, atol=1e-4)
+
+
+def test_linear_layers_that_are_kept_stay_float(net: Net, quantize: Quantize) -> None:
+    layers = [name for name, module in net.named_modules() if isinstance(module, torch.nn.Linear)]
+    shapes = [tuple(net.get_submodule(name).weight.shape) for name in layers]
+    assert floats(quantize("minmax", layers)) == shapes
+    assert floats(quantize(None, layers[:1])) == shapes[:1]

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from handlens.errors import HandlensError
-from handlens.export import parity
+from handlens.evaluate.unknown import Rejection
+from handlens.export import job, parity
 from handlens.export.job import Source
 from handlens.nets import Net
 from handlens.nets.layers import Conv2d, modules_of
@@ -149,8 +150,33 @@ def answers(*rows: list[float]) -> np.ndarray:
 def a_parity(precision: str, expected: np.ndarray, got: np.ndarray, labels: list[int]) -> parity.Parity:
     paths = tuple(f"{index}.jpg" for index in range(len(labels)))
     return parity.Parity(
-        precision=precision, classes=("a", "b"), paths=paths, labels=np.array(labels), expected=expected, got=got
+        precision=precision, classes=("a", "b"), paths=paths, labels=np.array(labels), expected=expected, got=got,
+        expected_logits=np.log(expected), got_logits=np.log(got),
+    )  # fmt: skip
+
+
+def test_what_is_called_unknown_is_compared() -> None:
+    rejection = Rejection(kind="max-softmax", threshold=0.7)
+    expected = answers([0.9, 0.1], [0.71, 0.29], [0.705, 0.295], [0.5, 0.5])
+    got = answers([0.9, 0.1], [0.69, 0.31], [0.695, 0.305], [0.6, 0.4])
+    labels = [0, 0, 0, 0]
+    assert a_parity("int8", expected, got, labels).unknown_otherwise(rejection).tolist() == [1, 2]
+    assert a_parity("float32", expected, got, labels).unknown_otherwise(rejection).tolist() == []  # so near to it
+    far = answers([0.9, 0.1], [0.6, 0.4], [0.71, 0.29], [0.6, 0.4])
+    assert a_parity("float32", answers([0.9, 0.1], [0.8, 0.2], [0.71, 0.29], [0.6, 0.4]), far, labels
+                    ).unknown_otherwise(rejection).tolist() == [1]  # fmt: skip
+
+
+def test_a_file_that_calls_others_unknown_is_not_kept(source: Source, tmp_path: Any) -> None:
+    saved = dataclasses.replace(source.checkpoint, rejection={"kind": "energy", "threshold": 3.0})
+    judged = dataclasses.replace(source, checkpoint=saved)
+    made = job.finish(judged, judged.float32("onnx"), "onnx", "float32", tmp_path / "fine.zip")
+    assert made.bundle.card["parity"]["unknown_alike"] == 1
+    moved = dataclasses.replace(
+        made.parity, got_logits=made.parity.got_logits - 2 * made.parity.got_logits.max(1, keepdims=True)
     )
+    with pytest.raises(HandlensError, match=r"calls \d+ of \d+ test photos unknown, or known, otherwise"):
+        job._judge_unknown(moved, Rejection(**saved.rejection))
 
 
 def test_a_near_tie_may_fall_either_way_but_no_further() -> None:

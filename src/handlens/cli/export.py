@@ -204,8 +204,11 @@ def show(made: Exported, of_a_site: bool = False) -> None:
             [(name, f"{line['top1']:.1%}", "{:.1%} to {:.1%}".format(*line["top1_ci95"])) for name, line in both],
         )
         latency = card["latency"]
+        alike = card["parity"].get("unknown_alike")
         screen.say(
-            f"same answer on {card['parity']['agreement']:.1%}; probabilities differ by "
+            f"same answer on {card['parity']['agreement']:.1%}"
+            + ("" if alike is None else f", unknown or not alike on {alike:.1%}")
+            + "; probabilities differ by "
             f"{card['parity']['greatest_difference']:.1e} at most; {latency['median_ms']:.2f} ms a photo here"
         )
     if of_a_site:
@@ -215,7 +218,8 @@ def show(made: Exported, of_a_site: bool = False) -> None:
     if warning := slower(card, made.bundle.runtime):
         screen.say(warning)
     path = quoted(made.path)
-    screen.say(f"\nnext    handlens check {path}\n        handlens predict {path} PHOTO")
+    predict = f"\n        handlens predict {path} PHOTO" if made.parity else ""
+    screen.say(f"\nnext    handlens check {path}{predict}")
 
 
 def slower(card: dict[str, Any], runtime: str) -> str:

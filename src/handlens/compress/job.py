@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from handlens import checkpoint
 from handlens import export as export_room
@@ -47,9 +49,16 @@ def export(
     export_room.check_target(to)
     if precision not in PRECISIONS:
         raise not_one_of("precision", precision, PRECISIONS)
+    if reduce_range and (precision, to) != ("int8", "onnx"):
+        raise HandlensError("--reduce-range is for INT8 on onnxruntime", "leave it out, or give --to onnx --int8")
     out = job.check_out(out)
     found = checkpoint.load(run)
     splits, calibration = own_splits(run, found, photos)
+    for name, what_for in (("test", "is proven"), *((("validation", "is chosen"),) if precision == "int8" else ())):
+        if not len(splits[name]):
+            raise HandlensError(
+                f"{run} has no {name} photos, by which the file {what_for}", "train with more photos of each class"
+            )
     source = Source.of(Path(run).name, found, splits)
     if precision != "int8":
         if precision == "float32":
@@ -87,25 +96,39 @@ def export(
 def own_splits(
     run: str | os.PathLike[str], found: checkpoint.Checkpoint, photos: str | os.PathLike[str] | None
 ) -> tuple[dict[str, Photos], Photos]:
-    """The run's splits, and the photos to calibrate with: never those of its test split.
+    """The run's splits in the checkpoint's classes, and the photos to calibrate with: never those of its test split.
 
-    `photos` are the run's own at a new place if they hold all of its test photos; else others to calibrate with.
+    These are the run's validation photos, with training photos of classes that have none there. `photos` are the run's
+    own at a new place if they hold all of its test photos; else others to calibrate with.
     """
     stored = Path(run, start.SPLIT)
     if not stored.is_file():
         raise HandlensError(f"{run} has no {start.SPLIT}, which says what its photos are", "copy the whole run folder")
     recipe = Recipe(**found.recipe)
+
+    def in_its_classes(splits: Mapping[str, Photos]) -> dict[str, Photos]:
+        return {name: start.counted_in(part, found.classes) for name, part in splits.items()}
+
     if photos is None:
-        data = start.data_of(recipe, stored)
-        return data.splits, data.splits["validation"]
-    given, findings, _ = start.look(os.fspath(photos), None)
+        splits = in_its_classes(start.data_of(recipe, stored).splits)
+        return splits, _of_every_class(splits)
+    given, findings, _ = start.look(os.fspath(photos), None, is_split=True)
     try:
-        splits = photos_room.read_split(stored, given, findings.sha256)
-        return splits, splits["validation"]
+        splits = in_its_classes(photos_room.read_split(stored, given, findings.sha256))
+        return splits, _of_every_class(splits)
     except HandlensError as why_not:
         try:
             data = start.data_of(recipe, stored)
         except HandlensError:
             raise why_not from None  # the run's own at a new place, but not all of them
     held_out = {data.sha256[path] for path in data.splits["test"].paths}
-    return data.splits, given.without([path for path in given.paths if findings.sha256[path] in held_out])
+    return in_its_classes(data.splits), given.without(
+        [path for path in given.paths if findings.sha256[path] in held_out]
+    )
+
+
+def _of_every_class(splits: Mapping[str, Photos]) -> Photos:
+    validation, train = splits["validation"], splits["train"]
+    lacking = [label for label, number in enumerate(validation.counts()) if not number]
+    more = train.select(np.flatnonzero(np.isin(train.labels, lacking)))
+    return start.joined(validation, more, validation.classes) if len(more) else validation

@@ -51,7 +51,7 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
             weights = openvino.Tensor(np.frombuffer(artifact[WEIGHTS], np.uint8).copy())
             model = openvino.Core().read_model(artifact[FILE], weights)
             left = nncf.IgnoredScope(
-                names=[*_kept(model, order, keep_float), *(_behind(model) if net.familiar else [])]
+                names=[*_kept(model, net, order, keep_float), *(_behind(model) if net.familiar else [])]
             )
             if observer:
                 made = nncf.quantize(
@@ -111,9 +111,14 @@ def _convolutions(net: Net, image_px: int) -> list[str]:
     return names
 
 
-def _kept(model: Any, order: list[str], keep_float: Collection[str]) -> list[str]:
-    """OpenVINO's names of what stays float: the scaling of pixels, and the convolutions of the named modules."""
+def _kept(model: Any, net: Net, order: list[str], keep_float: Collection[str]) -> list[str]:
+    """OpenVINO's names of what stays float: the scaling of pixels, and what the named modules compute.
+
+    Convolutions are numbered as they run; matrices are known by their weights.
+    """
     kept = []
+    parameters = [value for name in keep_float for value in net.get_submodule(name).parameters()]
+    matrices = [value.detach().numpy() for value in parameters if value.ndim == 2]
     begun = False
     for op in model.get_ordered_ops():
         name = op.get_friendly_name()
@@ -121,6 +126,11 @@ def _kept(model: Any, order: list[str], keep_float: Collection[str]) -> list[str
             begun = True
             module = order[int(found[1] or 0)]
             if any(module == given or module.startswith(f"{given}.") for given in keep_float):
+                kept.append(name)
+        elif op.get_type_name() == "MatMul" and op.input_value(1).get_node().get_type_name() == "Constant":
+            weights = op.input_value(1).get_node().data
+            weights = weights if op.get_attributes()["transpose_b"] else weights.T
+            if any(np.array_equal(weights, matrix) for matrix in matrices):
                 kept.append(name)
         elif not begun and op.get_type_name() in ("Multiply", "Add"):
             kept.append(name)

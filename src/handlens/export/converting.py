@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, missing_extra
+from handlens.files import disk_error
 
 _OPERATION = (  # how the converters' errors name the operation that they cannot express
     r"\b((?:aten|prims|higher_order)(?:\.|::)\w+(?:\.[A-Za-z]\w*)?)",
@@ -39,7 +40,15 @@ def converting(target: str, net: nn.Module) -> Iterator[None]:
             yield
     except HandlensError:
         raise
+    except ImportError as error:
+        if target == "litert" and sys.platform == "win32":
+            raise HandlensError(
+                "LiteRT's converter does not run on Windows", "export on Linux (WSL will do), and use the bundle here"
+            ) from None
+        raise missing_extra(f"export-{target}", error.name or target) from error
     except Exception as error:  # converters raise many kinds
+        if isinstance(error, OSError) and isinstance(full := disk_error(error, tempfile.gettempdir()), HandlensError):
+            raise full from error
         name = type(net).__name__
         if operation := _operation(error):
             message = f"{target} cannot express {operation}, an operation of {name}"

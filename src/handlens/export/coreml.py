@@ -50,19 +50,21 @@ def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False)
         classes = json.loads(facts).get("classes")
         shape = (1, 3, preprocess.image_px, preprocess.image_px)
         program = torch.export.export(_FromImage(net, preprocess).eval(), (torch.zeros(shape),)).run_decompositions({})
+        probabilities, logits = program.graph_signature.user_outputs
         model = ct.convert(
             program,
             inputs=[ct.ImageType(name="photos", shape=shape, color_layout=ct.colorlayout.RGB)],
-            classifier_config=ct.ClassifierConfig(classes, "label") if classes else None,
+            # Which output it is has to be named: else it is what was computed last, in halves the logits.
+            classifier_config=ct.ClassifierConfig(classes, "label", probabilities) if classes else None,
             convert_to="mlprogram",
             compute_precision=ct.precision.FLOAT16 if float16 else ct.precision.FLOAT32,
             minimum_deployment_target=ct.target.iOS15,
             skip_model_load=True,
         )
         spec = model.get_spec()
-        names = ("label", "probabilities", "logits") if classes else ("probabilities", "logits")
-        for made, name in zip([output.name for output in spec.description.output], names, strict=True):
-            ct.utils.rename_feature(spec, made, name)
+        made = spec.description.predictedProbabilitiesName if classes else probabilities
+        for old, name in ((made, "probabilities"), (logits, "logits")):
+            ct.utils.rename_feature(spec, old, name)
         model = ct.models.MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
         model.user_defined_metadata[FACTS_KEY] = facts
         model.short_description = f"{type(net).__name__}, by handlens"

@@ -19,6 +19,7 @@ from handlens.checkpoint import Checkpoint
 from handlens.cost.latency import measure
 from handlens.errors import HandlensError, counted
 from handlens.evaluate import Scores
+from handlens.evaluate.unknown import Rejection
 from handlens.export import parity
 from handlens.export.exchange import exchanged
 from handlens.nets import Net
@@ -149,6 +150,8 @@ def finish(
             test,
             lambda probe, contract: again(export.convert(probe, contract, to, float16=float16)),
         )
+        if source.checkpoint.rejection and precision != "int8":
+            _judge_unknown(found, Rejection(**source.checkpoint.rejection))
     shipped = bundle.Bundle(
         runtime=to,
         precision=precision,
@@ -173,6 +176,15 @@ def _judge(found: parity.Parity, max_drop: float) -> None:
             f"on {counted(len(found.paths), 'test photo')} the INT8 file is {100 * found.drop:.1f} points of top-1 "
             f"below the network, where {100 * allowed:.1f} are allowed, and was not kept",
             "calibrate with more photos, or allow more with --max-drop",
+        )
+
+
+def _judge_unknown(found: parity.Parity, rejection: Rejection) -> None:
+    if len(other := found.unknown_otherwise(rejection)):
+        raise HandlensError(
+            f"the exported file calls {len(other)} of {counted(len(found.paths), 'test photo')} unknown, or known, "
+            f"otherwise than the network ({found.paths[other[0]]} ...), and was not kept",
+            "try another --to, and report it with the versions of `handlens env`",
         )
 
 
@@ -251,6 +263,9 @@ def card(
         }
         facts["test"] = {name: {"top1": s.top1, "top1_ci95": list(s.top1_ci95)} for name, s in both.items()}
         facts["parity"] = found.to_dict()
+        if checkpoint.rejection:
+            other = found.unknown_otherwise(Rejection(**checkpoint.rejection))
+            facts["parity"]["unknown_alike"] = 1 - len(other) / len(found.paths)
         if precision == "int8":
             facts |= beside_float(source, exported, threads)
         else:

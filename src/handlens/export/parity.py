@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from handlens import photos as photos_room
 from handlens.errors import HandlensError, counted
+from handlens.evaluate.unknown import Rejection
 from handlens.nets import Net
 from handlens.nets.pixels import FromPixels
 from handlens.photos import Photos
@@ -40,7 +41,8 @@ class Difference:
 class Parity:
     """Two classifiers' answers to the same photos, the second's put into the first's order of classes by name.
 
-    expected, got: (N, K) probabilities; labels: (N,) indices into `classes`; paths: the N photos.
+    expected, got: (N, K) probabilities; expected_logits, got_logits: (N, K); labels: (N,) indices into `classes`;
+    paths: the N photos.
     """
 
     precision: str
@@ -49,6 +51,8 @@ class Parity:
     labels: np.ndarray
     expected: np.ndarray
     got: np.ndarray
+    expected_logits: np.ndarray
+    got_logits: np.ndarray
 
     @property
     def greatest(self) -> float:
@@ -114,6 +118,18 @@ class Parity:
             for i in order
         ]
 
+    def unknown_otherwise(self, rejection: Rejection) -> np.ndarray:
+        """Indices of the photos that only one of the two calls unknown.
+
+        In float those do not count whose score is as near to the threshold as rounding brings it.
+        """
+        own = rejection.scores(self.expected, self.expected_logits)
+        theirs = rejection.scores(self.got, self.got_logits)
+        other = (own < rejection.threshold) != (theirs < rejection.threshold)
+        if self.precision in TOLERANCE:
+            other &= np.abs(own - rejection.threshold) > 10 * self.tolerance * max(1.0, abs(rejection.threshold))
+        return np.flatnonzero(other)
+
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON-ready values."""
         return {
@@ -150,6 +166,7 @@ def compare(
     order = [exported.classes.index(name) for name in reference.classes]
     expected: list[np.ndarray] = []
     got: list[np.ndarray] = []
+    logits: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     labels: list[np.ndarray] = []
     paths: list[str] = []
     done = 0
@@ -158,8 +175,14 @@ def compare(
     for images, batch_labels in photos_room.batches(photos, reference.preprocess, batch_size):
         own = views(images)
         other = views(next(theirs)[0]) if theirs else own
-        expected += [reference.predict_batch(view) for view in own]
-        got += [exported.predict_batch(view)[:, order] for view in other]
+        for view in own:
+            probabilities, values = reference.infer(view)
+            expected.append(probabilities)
+            logits[0].append(values)
+        for view in other:
+            probabilities, values = exported.infer(view)
+            got.append(probabilities[:, order])
+            logits[1].append(values[:, order])
         labels += [batch_labels] * len(own)
         paths += photos.paths[done : done + len(images)] * len(own)
         done += len(images)
@@ -172,6 +195,8 @@ def compare(
         labels=np.concatenate(labels),
         expected=np.concatenate(expected),
         got=np.concatenate(got),
+        expected_logits=np.concatenate(logits[0]),
+        got_logits=np.concatenate(logits[1]),
     )
 
 

@@ -20,6 +20,7 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",  # else it takes bfloat16 on processors that have it
         "PERFORMANCE_HINT": "LATENCY",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",  # else it rounds what meets eight-bit weights, too
     }
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads

@@ -56,6 +56,26 @@ def test_the_package(channels: str, settled: Any, untouched: Any, tmp_path: Path
         assert layer.weight.numel() < 32 or layer.weight.detach().numpy().tobytes() in artifact[WEIGHTS]
 
 
+@pytest.mark.parametrize("float16", [False, True])
+def test_each_output_has_its_own_name(float16: bool, settled: Any, tmp_path: Path) -> None:
+    """The probabilities come from the softmax, by way of casts at most, and the logits go into it."""
+    net, preprocess = settled("mobilenet_v1", 64, width=0.1)
+    spec = read(coreml.convert(net, preprocess, FACTS, float16), tmp_path)
+    (block,) = spec.mlProgram.functions["main"].block_specializations.values()
+    made = {output.name: operation for operation in block.operations for output in operation.outputs}
+
+    def given(operation: Any) -> Any:
+        """The operation that gives what this one works on."""
+        name = next(iter(operation.inputs["x" if "x" in operation.inputs else "probabilities"].arguments)).name
+        return given(made[name]) if made[name].type == "cast" else made[name]
+
+    assert (made["probabilities"].type, made["label"].type) == ("classify", "classify")
+    softmax = given(made["probabilities"])
+    logits = given(made["logits"]) if made["logits"].type == "cast" else made["logits"]
+    assert softmax.type == "softmax"
+    assert logits.type == "linear" and given(softmax) == logits
+
+
 def test_halves_and_as_the_page_says(settled: Any, page: Any) -> None:
     net, preprocess = settled("mobilenet_v2", 64, width=0.25)
     artifact = coreml.convert(net, preprocess, FACTS, float16=True)
