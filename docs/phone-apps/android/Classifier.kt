@@ -50,11 +50,12 @@ class Classifier(context: Context, folder: String = "flowers") : AutoCloseable {
             // ImageDecoder turns the photo upright by its EXIF orientation.
             decoder.allocator = ImageDecoder.ALLOCATOR_SOFTWARE // getPixels needs pixels in memory
             decoder.setTargetColorSpace(ColorSpace.get(ColorSpace.Named.SRGB))
-            // Far larger photos are decoded smaller, the shorter side still twice what is needed: as Python does it.
+            // Far larger JPEGs are decoded smaller, the shorter side still twice what is needed: as Python does it.
             val px = if (contract.resize == "crop") contract.resizePx else contract.imagePx
             var sample = 1
             while (sample < 8 && min(info.size.width, info.size.height) / (2 * sample) >= 2 * px) sample *= 2
-            if (contract.interpolation != "nearest") decoder.setTargetSampleSize(sample)
+            val isJpeg = info.mimeType == "image/jpeg"
+            if (isJpeg && contract.interpolation != "nearest") decoder.setTargetSampleSize(sample)
         }, top)
 
     /** The answer to an upright bitmap in memory, such as a camera's frame. */

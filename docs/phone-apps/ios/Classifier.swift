@@ -61,10 +61,11 @@ final class Classifier {
             let width = facts[kCGImagePropertyPixelWidth] as? Int,
             let height = facts[kCGImagePropertyPixelHeight] as? Int
         else { throw Trouble.unreadablePhoto }
-        // Far larger photos are decoded smaller, the shorter side still twice what is needed: as Python does it.
+        // Far larger JPEGs are decoded smaller, the shorter side still twice what is needed: as Python does it.
+        let isJPEG = CGImageSourceGetType(source) as String? == "public.jpeg"
         let px = contract.resize == "crop" ? contract.resize_px : contract.image_px
         var sample = 1
-        while contract.interpolation != "nearest", sample < 8, min(width, height) / (2 * sample) >= 2 * px { sample *= 2 }
+        while isJPEG, contract.interpolation != "nearest", sample < 8, min(width, height) / (2 * sample) >= 2 * px { sample *= 2 }
         let options: [CFString: Any] = [
             kCGImageSourceCreateThumbnailFromImageAlways: true,
             kCGImageSourceCreateThumbnailWithTransform: true,  // upright, by its EXIF orientation
@@ -99,7 +100,7 @@ final class Classifier {
     }
 
     /// RGB in sRGB; what is transparent is laid over white.
-    private func pixels(of image: CGImage) throws -> Image {
+    private func pixels(of image: CGImage) throws -> Pixels {
         let (width, height) = (image.width, image.height)
         var rgba = [UInt8](repeating: 255, count: 4 * width * height)
         let drawn = rgba.withUnsafeMutableBytes { memory -> Bool in
@@ -116,7 +117,7 @@ final class Classifier {
         for pixel in 0..<width * height {
             for channel in 0..<3 { rgb[3 * pixel + channel] = rgba[4 * pixel + channel] }
         }
-        return Image(rgb: rgb, width: width, height: height)
+        return Pixels(rgb: rgb, width: width, height: height)
     }
 
     private func pixelBuffer(_ rgb: [UInt8]) throws -> CVPixelBuffer {

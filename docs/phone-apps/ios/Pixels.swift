@@ -17,7 +17,7 @@ private let precisionBits = 22
 private let half = 1 << (precisionBits - 1)
 
 /// RGB bytes of width x height pixels; `left` and `top` are where it begins in the image that it is a part of.
-struct Image {
+struct Pixels {
     var rgb: [UInt8]
     var width: Int
     var height: Int
@@ -26,7 +26,7 @@ struct Image {
 }
 
 /// Resize and crop upright pixels: RGB bytes of (image_px, image_px, 3).
-func fit(_ photo: Image, _ contract: Contract) -> [UInt8] {
+func fit(_ photo: Pixels, _ contract: Contract) -> [UInt8] {
     let px = contract.image_px
     let whole = [Float(0), 0, Float(photo.width), Float(photo.height)]
     let kernel = contract.interpolation
@@ -65,7 +65,7 @@ func shorterSideTo(_ width: Int, _ height: Int, _ px: Int) -> (Int, Int) {
 
 /// The given columns and rows of the photo's `box` resized to across x down.
 private func resize(
-    _ photo: Image, _ across: Int, _ down: Int, _ kernel: String, _ box: [Float], _ columns: Range<Int>, _ rows: Range<Int>
+    _ photo: Pixels, _ across: Int, _ down: Int, _ kernel: String, _ box: [Float], _ columns: Range<Int>, _ rows: Range<Int>
 ) -> [UInt8] {
     if kernel == "nearest" {
         let xs = nearest(box[0], box[2], across, photo.width)
@@ -88,7 +88,7 @@ private func resize(
     return resizeDown(resizeAcross(photo, horizontal, vertical.used), vertical, 0..<columns.count).rgb
 }
 
-private func resizeAcross(_ image: Image, _ weights: Weights, _ rows: Range<Int>) -> Image {
+private func resizeAcross(_ image: Pixels, _ weights: Weights, _ rows: Range<Int>) -> Pixels {
     let width = weights.first.count
     var out = [UInt8](repeating: 0, count: 3 * width * rows.count)
     for y in rows {
@@ -104,10 +104,10 @@ private func resizeAcross(_ image: Image, _ weights: Weights, _ rows: Range<Int>
             }
         }
     }
-    return Image(rgb: out, width: width, height: rows.count, left: 0, top: rows.lowerBound)
+    return Pixels(rgb: out, width: width, height: rows.count, left: 0, top: rows.lowerBound)
 }
 
-private func resizeDown(_ image: Image, _ weights: Weights, _ columns: Range<Int>) -> Image {
+private func resizeDown(_ image: Pixels, _ weights: Weights, _ columns: Range<Int>) -> Pixels {
     let width = columns.count
     var out = [UInt8](repeating: 0, count: 3 * width * weights.first.count)
     for y in 0..<weights.first.count {
@@ -121,7 +121,7 @@ private func resizeDown(_ image: Image, _ weights: Weights, _ columns: Range<Int
             out[3 * width * y + x] = clipped(sum)
         }
     }
-    return Image(rgb: out, width: width, height: weights.first.count, left: columns.lowerBound, top: 0)
+    return Pixels(rgb: out, width: width, height: weights.first.count, left: columns.lowerBound, top: 0)
 }
 
 private func clipped(_ sum: Int) -> UInt8 {
