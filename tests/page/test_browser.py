@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -254,3 +256,31 @@ def test_the_same_numbers_from_the_same_tensors(browser: Any, serve: Any, flower
     )
     assert np.abs(np.array(got) - expected).max() < 1e-3
     page.context.close()
+
+
+def test_a_site_that_was_made_anew_is_told_of_and_taken(
+    chromium: Any, serve: Any, tiny_site: Path, tiny: ModuleType, tiny_photos: Path, ort: Path, tmp_path: Path
+) -> None:
+    from handlens.export import web
+
+    site = tmp_path / "site"
+    web.write(site, tiny.bundle(), "colours", ort)
+    photo = next((tiny_photos / tiny.CLASSES[0]).glob("*.jpg"))
+    browser = chromium()
+    page = opened(browser, serve(site).url)
+    page.locator("#offline", has_text="Ready to be used offline").wait_for()
+    shutil.rmtree(site)
+    turned = dataclasses.replace(tiny.bundle(), card={"licence": "another"})
+    web.write(site, turned, "colours of another day", ort)
+    page.reload()
+    ready(page)
+    page.locator("#offline", has_text="There is a newer version").wait_for()
+    assert page.locator("h1").inner_text() == "colours"  # still whole, and the old one
+    page.locator("#files").set_input_files(photo)
+    assert answer(page, 1) == tiny.CLASSES[0]
+    context, url = page.context, page.url
+    page.close()
+    page = context.new_page()
+    page.goto(url)
+    page.locator("h1", has_text="colours of another day").wait_for()
+    browser.close()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
+import json
 import os
 import re
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,4 +89,94 @@ def test_a_service_that_keeps_nothing_says_so_and_the_photo_is_downloaded(
             page.get_by_label(f"Right class of {photo.name}").select_option(tiny.CLASSES[1])
         assert downloaded.value.suggested_filename == f"{tiny.CLASSES[1]}--{photo.name}"
         page.locator("#said", has_text="It is downloaded instead.").wait_for()
+    browser.close()
+
+
+@pytest.mark.slow
+def test_the_last_class_that_is_named_is_the_one_that_is_kept(
+    chromium: Any, tiny: ModuleType, tiny_photos: Path, tmp_path: Path
+) -> None:
+    """By the arrow keys a reader passes by other classes, which some browsers tell of one by one."""
+    bundle.write(tmp_path / "colours.zip", tiny.bundle())
+    photo = next((tiny_photos / tiny.CLASSES[0]).glob("*.jpg"))
+    kept = tmp_path / "kept"
+    browser = chromium()
+    with service(tmp_path / "colours.zip", "--keep", str(kept)) as url:
+        page = browser.new_context(locale="en").new_page()
+        page.goto(url)
+        page.locator("#files").set_input_files(photo)
+        page.locator("#rows tr").wait_for()
+        right = page.get_by_label(f"Right class of {photo.name}")
+        for name in (tiny.CLASSES[2], tiny.CLASSES[0], tiny.CLASSES[1]):
+            right.select_option(name)
+        page.locator("#said", has_text=f"saved as {tiny.CLASSES[1]}").wait_for()
+        assert [path.parent.name for path in kept.glob("*/*")] == [tiny.CLASSES[1]]
+        right.select_option(tiny.CLASSES[2])
+        page.locator("#said", has_text=f"saved as {tiny.CLASSES[2]}").wait_for()
+        assert [path.parent.name for path in kept.glob("*/*")] == [tiny.CLASSES[2]]
+        right.select_option("")
+        page.locator("#said", has_text="is no longer kept").wait_for()
+        assert list(kept.glob("*/*")) == []
+    browser.close()
+
+
+@pytest.mark.slow
+def test_a_key_that_no_header_carries_is_asked_for_again(chromium: Any, tiny: ModuleType, tmp_path: Path) -> None:
+    bundle.write(tmp_path / "colours.zip", tiny.bundle())
+    browser = chromium()
+    with service(tmp_path / "colours.zip", HANDLENS_API_KEY=KEY) as url:
+        page = browser.new_context(locale="en").new_page()
+        page.goto(url)
+        field = page.get_by_label("This service wants its API key")
+        field.fill(f"{KEY}\u200b")
+        page.keyboard.press("Enter")
+        page.locator("#said", has_text="A key is one word").wait_for()
+        field.fill(KEY)
+        page.keyboard.press("Enter")
+        page.locator("#said", has_text="Ready.").wait_for()
+    browser.close()
+
+
+@pytest.mark.slow
+def test_a_new_version_shows_on_an_open_page(
+    chromium: Any, tiny: ModuleType, tiny_photos: Path, tmp_path: Path
+) -> None:
+    bundle.write(tmp_path / "colours.zip", tiny.bundle())
+    photo = next((tiny_photos / tiny.CLASSES[0]).glob("*.jpg"))
+    browser = chromium()
+    with service(tmp_path / "colours.zip") as url:
+        page = browser.new_context(locale="en").new_page()
+        page.goto(url)
+        page.locator("#files").set_input_files(photo)
+        page.locator("#rows tr").wait_for()
+        before = page.locator("#about").inner_text()
+        bundle.write(tmp_path / "new.zip", dataclasses.replace(tiny.bundle(), card={"licence": "another"}))
+        (tmp_path / "new.zip").replace(tmp_path / "colours.zip")
+        while json.loads(urllib.request.urlopen(f"{url}v1/model").read())["card"] != {"licence": "another"}:
+            time.sleep(0.2)
+        page.locator("#files").set_input_files(photo)
+        page.locator("#rows tr:nth-child(2)").wait_for()
+        assert page.locator("#about").inner_text() != before
+        with page.expect_download() as downloaded:
+            page.locator("#csv").click()
+        text = Path(downloaded.value.path()).read_text("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        assert len({row["version"] for row in rows}) == 2
+    browser.close()
+
+
+@pytest.mark.slow
+def test_a_camera_that_goes_away_is_told(chromium: Any, tiny: ModuleType, tmp_path: Path) -> None:
+    bundle.write(tmp_path / "colours.zip", tiny.bundle())
+    browser = chromium("--use-fake-device-for-media-stream")
+    with service(tmp_path / "colours.zip") as url:
+        page = browser.new_context(locale="en", permissions=["camera"]).new_page()
+        page.goto(url)
+        page.locator("#camera").click()
+        page.locator("#live-guesses li").first.wait_for()
+        page.evaluate("() => document.querySelector('video').srcObject.getTracks().forEach((track) => track.stop())")
+        page.locator("#said", has_text="The camera has stopped").wait_for()
+        assert page.locator("#live").is_hidden() and page.locator("#camera").is_visible()
+        page.locator("#camera").click()
+        page.locator("#live").wait_for()
     browser.close()

@@ -78,14 +78,14 @@ def test_an_unknown_photo_is_said_to_be(serving: Any, tiny: ModuleType, monkeypa
     from handlens.evaluate.unknown import Rejection
     from handlens.run import bundles
 
-    load = bundles.load
+    load = bundles.classifier_of
 
     def strict(*given: Any) -> Any:
         import dataclasses
 
         return dataclasses.replace(load(*given), rejection=Rejection(kind="max-softmax", threshold=0.9999999))
 
-    monkeypatch.setattr(bundles, "load", strict)
+    monkeypatch.setattr(bundles, "classifier_of", strict)
     with serving() as client:
         found = client.post("/v1/predict", content=tiny.photo(0), headers=JPEG).json()["answers"][0]
         assert found["unknown"] is True
@@ -222,6 +222,9 @@ def test_the_last_word_on_a_photo_counts(serving: Any, tiny: ModuleType, tmp_pat
             answer = client.post("/v1/corrections", params={"name": name}, content=tiny.photo(0), headers=JPEG)
             assert answer.status_code == 201
             assert [path.parent.name for path in (tmp_path / "kept").glob("*/*")] == [name]
+        taken_back = client.post("/v1/corrections", params={"name": ""}, content=tiny.photo(0), headers=JPEG)
+        assert (taken_back.status_code, taken_back.json()) == (201, {"saved": False, "name": ""})
+        client.post("/v1/corrections", params={"name": name}, content=tiny.photo(0), headers=JPEG)
     kept = Corrections(tmp_path / "kept", 9)
     for name, left in (("🌿 leaf", ["🌿 leaf"]), ("", []), ("", [])):
         kept.save(tiny.photo(0), name, tiny.CLASSES)

@@ -249,7 +249,7 @@ def sentence_of(said: bytes) -> tuple[int, dict[str, str]]:
 
 
 def post(*headers: str) -> bytes:
-    lines = ["POST /v1/predict HTTP/1.1", "Host: a", "Content-Type: image/jpeg", *headers]
+    lines = ["POST /v1/predict HTTP/1.1", "Host: localhost", "Content-Type: image/jpeg", *headers]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
@@ -262,7 +262,7 @@ def test_a_declared_length_of_10_gb(port: int) -> None:
 
 def test_10_gb_that_are_sent_to_an_address_without_a_body(port: int) -> None:
     said, seconds = talk(
-        port, b"GET /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000000\r\n\r\n" + b"x" * 65536
+        port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000000\r\n\r\n" + b"x" * 65536
     )
     assert sentence_of(said)[0] == 413
     assert seconds < 4
@@ -314,7 +314,7 @@ def test_more_connections_than_there_may_be(listening: Callable[..., Any]) -> No
         finally:
             for connection in silent:
                 connection.close()
-        request = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         deadline = time.monotonic() + 5  # by which it has seen that they are closed
         while (said := talk(port, request)[0]).startswith(b"HTTP/1.1 503") and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -54,9 +54,8 @@ def test_it_stops_in_good_order(process: tuple[subprocess.Popen[str], int], tiny
     made, port = process
     photo = tiny.photo(1)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as half:
-        head = (
-            f"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: {len(photo)}\r\n\r\n"
-        )
+        head = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+        head += f"Content-Length: {len(photo)}\r\n\r\n"
         half.sendall(head.encode() + photo[:100])
         time.sleep(0.2)
         made.send_signal(signal.SIGTERM)
@@ -124,6 +123,8 @@ def test_files_that_are_no_certificate(tiny_bundle: Path, tmp_path: Path) -> Non
         ({"bundles": {}}, "no bundle"),
         ({"tls_cert": Path("a")}, "needed together"),
         ({"api_key": "short"}, "16 or more"),
+        ({"api_key": "a-key-of-many-letters\nand another"}, "16 or more"),
+        ({"api_key": "a-key-of-many-letters\u200b"}, "16 or more"),
         ({"lan": True, "host": "0.0.0.0"}, "leave out --host"),
     ],
 )

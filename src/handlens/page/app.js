@@ -6,7 +6,8 @@ import { STRINGS, firstLanguage, say } from "./strings.js";
 
 const $ = (id) => document.getElementById(id);
 const engine = document.querySelector("meta[name=handlens-engine]").content === "browser" ? new Alone() : new Service();
-const visit = []; // {name, file, url, answer, trouble, right}
+const visit = []; // {name, file, url, answer, trouble, right, kept, pause}
+const PAUSE_MS = 800; // after which a choice stands: the arrow keys pass by other classes on their way
 let facts = null;
 let language = firstLanguage();
 let shown = null; // the visit's photo whose answer is on the screen
@@ -81,16 +82,24 @@ function sentenceOf({ name, answer }) {
   return answer.unknown ? t("saidUnknown", { name }) : t("said", { name, answer: best.name, share: percent(best.probability) });
 }
 
+/** What is known of the model that gave an answer: the service may have taken a new version meanwhile. */
+async function follow({ version }) {
+  if (!version || version === facts.version) return;
+  facts = await engine.load();
+  translate();
+}
+
 let begun; // resolves when the network is there: photos that come before wait for it
 let queue = new Promise((resolve) => (begun = resolve));
 
 /** Answer a photo after those before it. */
 function add(file, name = file.name) {
-  const entry = { name, file, url: URL.createObjectURL(file), answer: null, trouble: null, right: "" };
+  const entry = { name, file, url: URL.createObjectURL(file), answer: null, trouble: null, right: "", kept: "" };
   queue = queue.then(async () => {
     tell(() => t("working", { name }));
     try {
       entry.answer = await engine.predict(file);
+      await follow(entry.answer);
       show(entry);
       tell(() => sentenceOf(entry));
     } catch (trouble) {
@@ -116,7 +125,11 @@ function row(entry) {
   const right = make("select", { ariaLabel: t("rightOf", { name }) }, make("option", { value: "", textContent: t("asAnswered") }));
   right.append(...facts.classes.map((known) => make("option", { value: known, textContent: known })));
   right.value = entry.right;
-  right.onchange = () => mark(entry, right.value);
+  right.onchange = () => {
+    entry.right = right.value;
+    clearTimeout(entry.pause);
+    entry.pause = setTimeout(() => (marking = marking.then(() => mark(entry))), PAUSE_MS);
+  };
   return make(
     "tr",
     { role: "row" },
@@ -127,17 +140,23 @@ function row(entry) {
   );
 }
 
-async function mark(entry, right) {
-  entry.right = right;
-  if (!right) return;
-  const { name, file } = entry;
+let marking = Promise.resolve(); // one after the other: the last word on a photo is to come last
+
+/** Keep a photo under its right class, or take back what was kept. */
+async function mark(entry) {
+  const { name, file, right, kept } = entry;
+  if (right === kept) return;
   try {
-    if (await engine.save(file, right)) return tell(() => t("savedService", { name, right }));
+    if (await engine.save(file, right)) {
+      entry.kept = right;
+      return tell(() => (right ? t("savedService", { name, right }) : t("takenBack", { name })));
+    }
+    if (!right) return; // what was downloaded is the user's
     download(file, `${right}--${name}`);
     tell(() => t("savedHere", { name, right }));
   } catch (trouble) {
-    download(file, `${right}--${name}`);
-    tell(() => t("notSaved", { why: why(trouble) }));
+    if (right) download(file, `${right}--${name}`);
+    tell(() => t(right ? "notSaved" : "noPage", { why: why(trouble) }));
   }
 }
 
@@ -155,7 +174,8 @@ function table(entries, { name, version }) {
   const lines = entries.map(({ name: photo, answer, trouble, right }) => {
     const best = answer?.guesses[0];
     const figures = [best?.name, best?.probability.toFixed(6), answer && Number(answer.unknown), answer?.score?.toFixed(6)];
-    return [photo, ...figures, right, answer?.ms.toFixed(1), name, version, trouble && why(trouble)];
+    const model = answer?.version ? [answer.model, answer.version] : [name, version];
+    return [photo, ...figures, right, answer?.ms.toFixed(1), ...model, trouble && why(trouble)];
   });
   return csv([head, ...lines]);
 }
@@ -194,7 +214,9 @@ addEventListener("drop", (event) => {
 
 $("key-form").onsubmit = (event) => {
   event.preventDefault();
-  engine.useKey($("key").value.trim());
+  const key = $("key").value.trim();
+  if (!/^[!-~]+$/.test(key)) return tell(() => t("noKey")); // no header could carry it
+  engine.useKey(key);
   $("key-form").hidden = true;
   if (!facts) begin();
 };
@@ -227,12 +249,15 @@ $("camera").onclick = async () => {
 async function watch(own) {
   let said = "";
   let saidAt = 0;
+  let failed = "";
   while (stream === own && own.active) {
     const begun = performance.now();
     if (!document.hidden && video.videoWidth) {
       try {
         const answer = await engine.look(video);
         if (stream !== own) break;
+        await follow(answer);
+        failed = "";
         bars($("live-guesses"), answer);
         const best = answer.unknown ? t("unknown") : answer.guesses[0].name;
         if (best !== said && begun - saidAt > 2000) { // often enough for who listens
@@ -240,12 +265,16 @@ async function watch(own) {
           tell(() => best);
         }
       } catch (trouble) {
-        tell(() => why(trouble));
+        if (why(trouble) !== failed) tell(() => why(trouble)); // once, for who listens
+        failed = why(trouble);
       }
     }
     const spent = performance.now() - begun;
     await new Promise((resolve) => setTimeout(resolve, Math.max(spent, engine.everyMs - spent)));
   }
+  if (stream !== own) return; // it was stopped here
+  $("stop").onclick();
+  tell(() => t("cameraGone"));
 }
 
 $("keep").onclick = async () => {

@@ -1,9 +1,9 @@
 // Who answers: the service that the page comes from, or the browser itself. Both have the same face:
 //
 //   load(progress) -> facts      what is known of the model, as GET /v1/model tells it
-//   predict(file) -> answer      {guesses: [{name, probability}], unknown, score, ms}
+//   predict(file) -> answer      {guesses: [{name, probability}], unknown, score, ms}; of a service {model, version} too
 //   look(video) -> answer        of the frame that a <video> shows
-//   save(file, name) -> boolean  whether the engine has kept a photo under its right class
+//   save(file, name) -> boolean  whether the engine has kept a photo under its right class; "" takes it back
 
 const TOP = 5;
 const FRAME_PX = 640; // longer side of a video frame that is sent to the service
@@ -32,14 +32,14 @@ export class Service {
   }
 
   async predict(file) {
-    const { answers, time_ms: ms } = await this.#ask(`v1/predict?top=${TOP}`, {
+    const { answers, time_ms: ms, model, version } = await this.#ask(`v1/predict?top=${TOP}`, {
       method: "POST",
-      body: file,
+      body: await bytes(file),
       headers: { "Content-Type": file.type || "application/octet-stream" },
     });
     const [answer] = answers;
     if (answer.error) throw new Trouble("noPage", {}, answer.error);
-    return { ...answer, ms };
+    return { ...answer, ms, model, version };
   }
 
   async look(video) {
@@ -50,7 +50,7 @@ export class Service {
   async save(file, name) {
     await this.#ask(`v1/corrections?name=${encodeURIComponent(name)}`, {
       method: "POST",
-      body: file,
+      body: await bytes(file),
       headers: { "Content-Type": file.type || "application/octet-stream" },
     });
     return true;
@@ -134,6 +134,15 @@ export async function frame(video, scale = 1) {
   canvas.height = Math.max(1, Math.round(video.videoHeight * scale));
   canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
   return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+}
+
+/** A file's content; of a folder, or of one that was moved since it was chosen, there is none. */
+async function bytes(file) {
+  try {
+    return await file.arrayBuffer();
+  } catch {
+    throw new Trouble("noContent");
+  }
 }
 
 function sessionStorageOr(name, value) {

@@ -126,7 +126,7 @@ async function content(name, site, count = () => {}, later = []) {
   let response = await cache?.match(url);
   const cached = Boolean(response);
   try {
-    response ??= await fetch(url, site ? {} : { cache: "no-cache" });
+    response ??= await fetch(url, { cache: "no-cache" }); // a site made anew in its place has new files
   } catch {
     throw trouble("noFile", { file: name });
   }
