@@ -66,7 +66,7 @@ def one_net(net: str, weights: str, source: str, others: dict[str, Photos]) -> d
 
     def embed(photos: Photos, sha256: dict[str, str], views: int) -> np.ndarray:
         return features(
-            begun.net, photos, sha256, begun.preprocess, views=views, min_area=max(0.5, recipe.crop_min_area),
+            begun.net, photos, sha256, begun.preprocess, views=views, min_area=recipe.crop_min_area,
             flip=recipe.flip, precision="32-true", device=torch.device("cpu"),
         )  # fmt: skip
 

@@ -160,9 +160,14 @@ def test_resume_is_passed_on(call: Train, asked: list[dict[str, Any]]) -> None:
     }  # fmt: skip
 
 
+def test_resume_is_told_where_the_photos_are_now(call: Train, asked: list[dict[str, Any]]) -> None:
+    assert call("moved", "--resume", "--out", "run")[0] == 0
+    assert (asked[0]["photos"], asked[0]["out"], asked[0]["resume"]) == ("moved", Path("run"), True)
+
+
 @pytest.mark.parametrize(
     "more",
-    [["photos", "--out", "r"], ["--recipe", "r.toml", "--out", "r"], [],
+    [["photos"], ["--recipe", "r.toml", "--out", "r"], [],
      *([option, value, "--out", "r"] for option, value in RECIPE_OPTIONS.items())],
     ids=str,
 )  # fmt: skip

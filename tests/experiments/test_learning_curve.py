@@ -51,6 +51,7 @@ def test_a_curve_rises_and_says_what_more_would_bring() -> None:
     assert more["photos_per_class"] == pytest.approx((10 + 6 + 10) / 3, abs=0.1)  # a class gives what it has
     assert everything["photos_per_class"] == pytest.approx(76 / 3, abs=0.1)
     assert result.numbers["sizes_left_out"] == [99]
+    assert learning_curve.measure(clouds(7.0), (2, 25, 30, 35), 1).numbers["sizes_left_out"] == [30, 35]
     for name in ("head", "probe"):
         assert everything[f"{name}_top1"] > few[f"{name}_top1"] + 0.05
         low, high = everything[f"{name}_ci95"]

@@ -294,3 +294,10 @@ def test_a_class_keeps_a_photo_to_train_on(make_folder: Callable[..., Path]) -> 
     together, moved = keep_together(splits, [photos.paths[:3]])
     assert moved == {"a/001.png": "train", "a/002.png": "train"}
     assert together["test"].paths == ("b/001.png", "b/002.png")
+
+
+def test_three_photos_in_two_folds_leave_one_to_train_on() -> None:
+    photos, sha256 = table({"a": 3, "b": 20})
+    for fold in folds(photos, sha256, 2):
+        of_class = [side for side, label in zip(fold.splits or (), photos.labels, strict=True) if label == 0]
+        assert "train" in of_class and "test" in of_class

@@ -15,7 +15,7 @@ import torch
 from handlens import nets
 from handlens.errors import HandlensError
 from handlens.train import Recipe
-from handlens.train.recipe import FEW_A_CLASS, choose, read_toml
+from handlens.train.recipe import FEW_A_CLASS, choose, read_toml, unused
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 
@@ -390,3 +390,10 @@ def test_no_augmentation_is_none_in_a_head_too() -> None:
     assert choose([50, 50], {"mode": "head"}).head_views == 2
     assert choose([50, 50], {"mode": "head", "augment": "none"}).head_views == 0
     assert choose([900, 900], {"mode": "head", "augment": "none"}).head_views == 0
+
+
+def test_what_a_head_does_not_use_is_named() -> None:
+    asked = {"mode": "head", "augment": "trivial", "mixup_alpha": 0.2, "train_px": 176, "lr": 0.01}
+    assert unused([50, 50], asked) == ["train_px", "mixup_alpha", "TrivialAugment"]
+    assert unused([50, 50], {**asked, "mode": "full"}) == []
+    assert unused([50, 50], vars(choose([50, 50], {"mode": "head"}))) == []  # a head's own recipe

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import torch
 from lightning_fabric import Fabric
 
 import handlens
-from handlens import nets, photos
+from handlens import checkpoint, nets, photos
 from handlens.errors import HandlensError
 from handlens.preprocess import Preprocess
 from handlens.train import Recipe, Run, Watcher, job, loop
@@ -315,8 +317,6 @@ def test_what_cannot_be_resumed(full_run: Run, tmp_path: Path) -> None:
 def test_photos_that_changed_meanwhile_are_refused(
     tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path
 ) -> None:
-    import shutil
-
     class Stops(Watcher):
         def step(self, step: loop.Step) -> None:
             raise KeyboardInterrupt
@@ -343,7 +343,6 @@ def test_another_number_of_processes_is_refused(fit: Fit, tmp_path: Path, monkey
 def test_seconds_and_notes_are_of_the_whole_run(
     tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path
 ) -> None:
-    import shutil
     import time
 
     class Stops(Watcher):
@@ -362,3 +361,36 @@ def test_seconds_and_notes_are_of_the_whole_run(
     metrics = handlens.fit(out=tmp_path / "run", resume=True).metrics
     assert metrics["seconds"] > spent_s
     assert any("1 group of identical photos" in note for note in metrics["notes"])
+
+
+def test_photos_that_were_moved_are_named_anew(
+    tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    given = {"weights": str(weight_file), "net": "mobilenet_v3_small", "mode": "full", **quick}
+    out, places = tmp_path / "run", (tmp_path / "before", tmp_path / "after")
+    shutil.copytree(tiny_photos, places[0])
+
+    class Stops(Watcher):
+        def step(self, step: loop.Step) -> None:
+            if step.epoch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        handlens.fit(places[0], out=out, watcher=Stops(), **given)
+    places[0].rename(places[1])
+    with pytest.raises(HandlensError, match=r"are no longer in .*train PHOTOS --resume --out RUN"):
+        handlens.fit(out=out, resume=True)
+    run = handlens.fit(places[1], out=out, resume=True)
+    assert run.recipe.photos == str(places[1])
+    assert job.is_finished(out)
+
+
+def test_a_run_that_was_judged_on_nothing_is_finished(tmp_path: Path) -> None:
+    net = nets.create("mobilenet_v2", 2, width=0.1)
+    saved = checkpoint.Checkpoint(
+        net=net, name="mobilenet_v2", arguments={"width": 0.1}, classes=("a", "b"), preprocess=PREPROCESS
+    )
+    checkpoint.save(tmp_path, saved)
+    assert not job.is_finished(tmp_path)
+    checkpoint.save(tmp_path, dataclasses.replace(saved, metrics={"judged": True}))
+    assert job.is_finished(tmp_path)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from handlens import photos
+from handlens import checkpoint, nets, photos
 from handlens.cli.predict import UNKNOWN, UNSURE
+from handlens.errors import HandlensError
 from handlens.photos import drawn
-from handlens.train import start
+from handlens.preprocess import Preprocess
+from handlens.train import several, start
 from handlens.train.recipe import choose
 
 
@@ -73,3 +75,80 @@ def test_splits_that_the_photos_came_with_are_kept_and_the_leak_is_told(tmp_path
     same, near = made.notes
     assert same.startswith("1 group of identical photos (") and near.startswith("1 group of near-duplicates (")
     assert all("1 of them across the photos' own splits, which are kept" in note for note in made.notes)
+
+
+@pytest.fixture
+def run(folder: Path, tmp_path: Path) -> Path:
+    """What a continued run reads of a run on the folder."""
+    made = data(folder)
+    saved = checkpoint.Checkpoint(
+        net=nets.create("mobilenet_v2", 2, width=0.1), name="mobilenet_v2", arguments={"width": 0.1},
+        classes=made.classes, preprocess=Preprocess(image_px=32, resize_px=32), recipe={"photos": str(folder)},
+    )  # fmt: skip
+    checkpoint.save(tmp_path / "run", saved)
+    photos.write_split(tmp_path / "run" / start.SPLIT, made.splits, made.sha256, 0)
+    return tmp_path / "run"
+
+
+def added(run: Path, more: Path) -> start.Data:
+    return start.data_of(choose([10, 10], {"continue_run": str(run), "add": str(more)}), None)
+
+
+def small(path: Path, name: str, index: int, px: int = 80) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.picture(name, index)[0].resize((px, px)).save(path)
+
+
+def test_added_photos_that_are_nearly_those_judged_by_are_left_out(folder: Path, run: Path, tmp_path: Path) -> None:
+    kept = data(folder).splits
+    for side in ("train", "validation", "test"):
+        path = Path(kept[side].paths[0])
+        small(tmp_path / "more" / path.parent / f"{side}.png", path.parent.name, int(path.stem))
+    small(tmp_path / "more" / "tulips" / "new.png", "tulips", 30)
+    made = added(run, tmp_path / "more")
+    side = {Path(path).name: name for name, part in made.splits.items() for path in part.paths}
+    assert (side["train.png"], side["new.png"]) == ("train", "train")
+    assert not {"validation.png", "test.png"} & side.keys()
+    (note,) = [note for note in made.notes if "nearly a validation or test photo" in note]
+    assert note.startswith("left out 2 added photos")
+    assert len(made.splits["test"]) == len(kept["test"])
+    assert made.test_is == f"kept from {run}"
+
+
+def test_near_duplicates_among_added_photos_come_to_one_side(run: Path, tmp_path: Path) -> None:
+    for index in range(6):
+        for px in (96, 80, 70):
+            small(tmp_path / "more" / "roses" / f"{index}-{px}.png", "roses", index, px)
+    made = added(run, tmp_path / "more")
+    sides = [
+        {name for name, part in made.splits.items() for path in part.paths if Path(path).name.startswith(f"{index}-")}
+        for index in range(6)
+    ]
+    assert all(len(side) == 1 for side in sides)
+
+
+def test_added_photos_that_name_their_own_test_are_refused(run: Path, tmp_path: Path) -> None:
+    for side in ("train", "test"):
+        small(tmp_path / "more" / side / "roses" / f"{side}.png", "roses", 3 if side == "test" else 4)
+    with pytest.raises(HandlensError, match="names its own test photos, which --add would train on; name the folder"):
+        added(run, tmp_path / "more")
+
+
+def test_weights_that_have_seen_the_photos(folder: Path, run: Path, tmp_path: Path) -> None:
+    contents = photos.examine(photos.scan(folder)).sha256.values()
+    for given in ({"teacher": str(run)}, {"weights": str(run / checkpoint.WEIGHTS)}):
+        recipe = choose([10, 10], {"photos": str(folder), "net": "mobilenet_v2", **given})
+        with pytest.raises(HandlensError, match=r"was trained on 18 of these photos, and a curve needs weights that"):
+            start.check_unlearned(recipe, contents, "a curve")
+        start.check_unlearned(recipe, ["another"], "a curve")
+        for more in ({"repeats": 2}, {"folds": 2}):
+            with pytest.raises(HandlensError, match="was trained on 18 of these photos"):
+                several.begin(str(folder), tmp_path / "runs", {"net": "mobilenet_v2", **given}, **more)
+            assert not (tmp_path / "runs").exists()
+
+
+def test_how_the_test_photos_came_to_be_those(folder: Path, tmp_path: Path) -> None:
+    assert data(folder).test_is == "cut with seed 0"
+    for side in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "named" / side)
+    assert data(tmp_path / "named").test_is == "named as such by the photos"

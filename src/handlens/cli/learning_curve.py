@@ -69,7 +69,7 @@ def learning_curve(
     with screen.progress("training") as update:
         result = room.measure(embedded, sizes, seeds, update, modes, out / "answers.json")
     for size in result.numbers["sizes_left_out"]:
-        screen.note(f"left out: {size} photos a class, which there are not in training")
+        screen.note(f"left out: {size} photos a class, which half of the classes or more do not have in training")
     facts: dict[str, Any] = finite(
         {"finding": result.finding, "data": result.data, "tables": result.tables, "numbers": result.numbers}
     )

@@ -101,21 +101,21 @@ def train(
         raise HandlensError(
             "--resume goes on with seeds or folds as they were begun", "handlens train --resume --out RUNS, no more"
         )
-    if resume and (given or photos or recipe or not out):
+    begun = bool(resume and out and (out / PLAN_FILE).is_file())
+    if resume and (given or recipe or not out or (photos and begun)):
         raise HandlensError(
             "--resume goes on with a run as it was begun",
-            "give --out RUN and no other options: handlens train --resume --out RUN",
+            "give --out RUN, and at most where its photos are now: handlens train --resume --out RUN",
         )
-    if add and not continue_run:
-        raise HandlensError("--add needs the run that it adds to", "handlens train --continue RUN --add PHOTOS")
     if recipe:
         from handlens.train.recipe import read_toml
 
-        given = read_toml(recipe) | given
+        given = _of_file(read_toml(recipe), bool(continue_run)) | given
+    if given.get("add") and not given.get("continue_run"):
+        raise HandlensError("--add needs the run that it adds to", "handlens train --continue RUN --add PHOTOS")
     in_recipe = given.pop("photos", "")
     import handlens
 
-    begun = bool(resume and out and (out / PLAN_FILE).is_file())
     if repeats > 1 or folds or begun:
         if devices > 1 or num_nodes > 1:
             raise HandlensError(
@@ -217,11 +217,13 @@ def carry_out(plan: Plan, json: bool, device: str) -> None:
         ("run", "top-1 on its test photos", "95 % interval"),
         [(x["run"], f"{x['top1']:.1%}", "{:.1%} to {:.1%}".format(*x["top1_ci95"])) for x in runs if x["top1_ci95"]],
     )
+    named = all(x.get("test_is", "").startswith("named") for x in runs)
+    whose = "all tested on the photos that are named as test" if named else "each with a split of its own"
     if found["standard_deviation"] is not None:
         screen.say(
             f"mean {found['mean']:.1%}, standard deviation {100 * found['standard_deviation']:.1f} points, "
             f"{found['lowest']:.1%} to {found['highest']:.1%} over {sum(x['top1'] is not None for x in runs)} "
-            f"{'folds' if plan.kind == 'folds' else 'seeds, each with a split of its own'}"
+            f"{'folds' if plan.kind == 'folds' else f'seeds, {whose}'}"
         )
     if whole := found.get("all_photos"):
         low, high = whole["top1_ci95"]
@@ -258,6 +260,15 @@ _RECIPE_OPTIONS = (
     "head_hidden", "last_blocks", "patience_epochs", "precision", "cache_mb", "seed", "continue_run", "add",
     "prune", "teacher", "unknown",
 )  # fmt: skip
+
+
+def _of_file(fields: dict[str, Any], continues: bool) -> dict[str, Any]:
+    """What of a recipe's file holds: where the training goes on from a run, not what that run has settled."""
+    if not continues:
+        return fields
+    settled = ("photos", "net", "weights", "width", "image_px", "head_hidden", "normalisation", "continue_run", "add")
+    kept = {name: value for name, value in fields.items() if name not in settled}
+    return {name: value for name, value in kept.items() if (name, value) != ("mode", "scratch")}
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

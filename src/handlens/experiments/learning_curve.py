@@ -65,6 +65,7 @@ def embed(
     data = start.data_of(recipe, None)
     if not len(data.splits["test"]):
         raise HandlensError(f"{photos} has too few photos for a test split", "add photos: ten a class at least")
+    start.check_unlearned(recipe, data.sha256.values(), "a curve of what more photos bring")
     begun = start.start_of(recipe, data.classes)
     vectors = {}
     for name, views in (("train", recipe.head_views), ("validation", 0), ("test", 0)):
@@ -75,7 +76,7 @@ def embed(
                 data.sha256,
                 begun.preprocess,
                 views=views,
-                min_area=max(0.5, recipe.crop_min_area),
+                min_area=recipe.crop_min_area,
                 flip=recipe.flip,
                 precision="32-true",
                 device=torch.device("cpu"),
@@ -122,7 +123,9 @@ def measure(
         used.append(len(chosen) / len(splits["train"].classes))
         for name in right:
             right[name].append(np.stack(rows[name]))
-    return _result(embedded, np.array(used), {name: np.stack(found) for name, found in right.items()}, sizes)
+    result = _result(embedded, np.array(used), {name: np.stack(found) for name, found in right.items()})
+    result.numbers["sizes_left_out"] = sorted(set(sizes) - {*kept, round(used[-1])})
+    return result
 
 
 class _Answers:
@@ -240,7 +243,7 @@ def probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: 
     return right
 
 
-def _result(embedded: Embedded, used: np.ndarray, right: dict[str, np.ndarray], sizes: Sequence[int]) -> Result:
+def _result(embedded: Embedded, used: np.ndarray, right: dict[str, np.ndarray]) -> Result:
     """used: (S,) photos a class. right: bool (S, seeds, M) by mode, and of the probe."""
     splits = embedded.data.splits
     modes = [name for name in right if name != "probe"]
@@ -260,12 +263,10 @@ def _result(embedded: Embedded, used: np.ndarray, right: dict[str, np.ndarray], 
         rows.append(row)
     best = max(modes, key=lambda mode: rows[-1][f"{mode}_top1"])
     forecast = _forecast(used, right[best].mean((1, 2)), drawn[best], num_test)
-    left_out = sorted(set(sizes) - {round(size) for size in used.tolist()})
     numbers: dict[str, Any] = {
         "best_mode": best,
         "forecast": forecast,
         "top1": {name: found.mean(2).tolist() for name, found in right.items()},
-        "sizes_left_out": [size for size in left_out if size >= used[-1]],
     }
     data = {
         "photos": embedded.given["photos"],

@@ -64,6 +64,8 @@ def load(photos: str | Path | None, image_px: int, seed: int, most: int = MOST_P
     found = photos_room.usable(found, findings)
     photos_room.check_trainable(found)
     sides = photos_room.split(found, findings.sha256, seed, SPLIT, findings.duplicates)
+    if photos:  # no drawn flower is another's near-duplicate
+        sides, _ = photos_room.keep_together(sides, findings.near_duplicates())
     if not len(sides["test"]):
         raise HandlensError(f"{source} leaves no photo to test on", "use at least three photos a class")
     contract = Preprocess(image_px=image_px, resize_px=image_px)

@@ -81,7 +81,7 @@ def folds(
             others = [group for place, group in enumerate(of_class) if place % count != fold]
             for group in of_class[fold::count]:
                 side[group] = "test"
-            for group in others[::9]:
+            for group in others[::9] if len(others) > 1 else ():  # training goes before all else
                 side[group] = "validation"
         found.append(dataclasses.replace(photos, splits=tuple(side.tolist())))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import logging
 import os
 import platform
@@ -22,7 +23,7 @@ from lightning_fabric import Fabric
 
 from handlens import __version__, checkpoint, evaluate, files, run
 from handlens.checkpoint import Checkpoint
-from handlens.errors import HandlensError, counted, not_one_of, quoted
+from handlens.errors import HandlensError, counted, missing_extra, not_one_of, quoted
 from handlens.evaluate import Scores, calibration, report, sections, unknown
 from handlens.evaluate.unknown import Rejection
 from handlens.nets import weights
@@ -32,12 +33,13 @@ from handlens.run.torch_runtime import default_device, keep_freed_memory
 from handlens.train import confidence, failure, last, logs, loop, modes, start, trial
 from handlens.train.cut import Cut
 from handlens.train.head import seconds_of_head
-from handlens.train.recipe import FEW_A_CLASS, Recipe, choose, mode_for
+from handlens.train.recipe import FEW_A_CLASS, Recipe, choose, mode_for, unused
 from handlens.train.watcher import Watcher, counter
 
 RECIPE = "recipe.toml"
 UNKNOWN = "unknown.json"  # which photos of other things chose the threshold
 DEVICES = ("auto", "cpu", "cuda", "mps")
+NEEDED = {"tensorboard": "tensorboard", "scikit-learn": "sklearn", "matplotlib": "matplotlib", "jinja2": "jinja2"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,8 @@ def fit(
 
     photos: a folder with a subfolder a class, a CSV, or a published set's name. out: the run's folder, which must not
     exist, by default a new one below `runs`. given: fields of `Recipe`; the rest is chosen by the photos. With
-    `resume`, `out` is the folder of an interrupted run and nothing else is given. device: "auto", "cpu", "cuda" or
+    `resume`, `out` is the folder of an interrupted run, `photos` where its photos are now if they were moved, and
+    nothing else is given. device: "auto", "cpu", "cuda" or
     "mps"; devices, num_nodes: how many of them, on how many machines (lightning-fabric's meaning).
     Raises HandlensError for photos, weights or values that do not fit; KeyboardInterrupt after saving at Ctrl-C.
     """
@@ -89,6 +92,8 @@ def fit(
         if is_finished(folder):
             raise HandlensError(f"{folder} is finished", f"`handlens evaluate {quoted(folder)}` shows its figures")
         recipe = Recipe.read(folder / RECIPE)
+        if os.fspath(photos):
+            recipe = dataclasses.replace(recipe, photos=os.path.abspath(photos))
         if recipe.unknown:
             unknown.check_halves(recipe.unknown, counter(watcher, "looking at unknown photos"))
         data = start.data_of(recipe, folder / start.SPLIT, counter(watcher, "looking at photos"), resumed=True)
@@ -106,6 +111,8 @@ def fit(
         if "mode" not in given:
             watcher.note(_why(mode_for(counts), counts))
         recipe = choose(counts, given)
+        if left := unused(counts, given):
+            watcher.note(f"mode head does not use {', '.join(left)}")
         folder = _folder(out, recipe, fabric)
     for note in data.notes:
         watcher.note(note)
@@ -137,7 +144,7 @@ def fit(
     trained = train(recipe, data, begun, folder, fabric, watcher)
     metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(trained.log)}
     metrics |= {"device": _device_name(fabric.device), "photos": {k: len(v) for k, v in data.splits.items()}}
-    metrics["notes"] = list(data.notes)
+    metrics |= {"notes": list(data.notes), "test_is": data.test_is}
     if fabric.global_rank == 0:
         if not trained.nearest:
             trained = modes.with_looks(trained, recipe, data, fabric.device, watcher)
@@ -193,7 +200,8 @@ def is_finished(folder: Path) -> bool:
     """Whether a run has been judged, which is the last thing that is done."""
     if (folder / loop.STATE).is_file() or not (folder / checkpoint.FACTS).is_file():
         return False
-    return not {"test", "validation"}.isdisjoint(checkpoint.read_facts(folder)["metrics"])
+    # Runs of earlier versions do not say that they were judged.
+    return not {"judged", "test", "validation"}.isdisjoint(checkpoint.read_facts(folder)["metrics"])
 
 
 def settled(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,6 +238,9 @@ def checked(given: Mapping[str, Any], watcher: Watcher) -> Recipe:
         raise HandlensError("--prune makes a trained network smaller", "name its run: --continue RUN --prune 0.3")
     if not given.get("photos") and not given.get("continue_run"):
         raise HandlensError("no photos were given", "name a folder of photos, or flower_photos")
+    for package, module in NEEDED.items():
+        if importlib.util.find_spec(module) is None:
+            raise missing_extra("train", package)
     draft = choose([100, 100], given)
     if draft.weights not in ("imagenet", "none") and not draft.continue_run:
         weights.find(draft.net, draft.weights, draft.width)
@@ -251,7 +262,8 @@ def _folder(out: str | os.PathLike[str] | None, recipe: Recipe, fabric: Fabric) 
             _check_free(Path(out))
         return Path(out)
     source = recipe.continue_run or recipe.photos
-    name = re.sub(r"[^\w.-]+", "-", f"{Path(source).resolve().name}-{recipe.net}-{recipe.mode}")
+    of = Path(source).resolve().name[:50]  # a name may have 255 bytes, and a character up to four of them
+    name = re.sub(r"[^\w.-]+", "-", f"{of}-{recipe.net}-{recipe.mode}")
     ends = [path.name.rpartition("-")[2] for path in Path("runs").glob(f"{name}-*")]
     return Path("runs", f"{name}-{max([0, *(int(end) for end in ends if end.isdecimal())]) + 1}")
 
@@ -377,8 +389,7 @@ def _judge(
             scores,
             photos,
             title=f"{recipe.net} on {len(data.classes)} classes of photos",
-            split=f"{counted(len(photos), 'test photo')}, cut with seed {recipe.seed}, which chose nothing in the "
-            "training",
+            split=f"{counted(len(photos), 'test photo')}, {data.test_is}, which chose nothing in the training",
             facts={
                 "Recipe": dataclasses.asdict(recipe),
                 "Pixels": preprocess.to_dict(),
@@ -392,6 +403,7 @@ def _judge(
                 *([sections.notes(metrics["notes"])] if metrics["notes"] else []),
             ],
         )
+    metrics["judged"] = True
     checkpoint.save(folder, kept)
 
 

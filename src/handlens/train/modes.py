@@ -103,7 +103,7 @@ def fit_frozen(
     frozen = Frozen(
         copy.deepcopy(begun.net),
         begun.preprocess,
-        min_area=max(0.5, recipe.crop_min_area),
+        min_area=recipe.crop_min_area,
         flip=recipe.flip,
         precision=recipe.precision,
         device=fabric.device,

@@ -230,6 +230,8 @@ _FOR_MODE: dict[str, dict[str, Any]] = {
         "head_hidden": 512,
         "ema_decay": 0.0,
         "warmup_epochs": 2.0,
+        "augment": "light",
+        "crop_min_area": 0.5,
     },
     "scratch": {
         "lr": 1.5e-3,
@@ -244,6 +246,21 @@ _FOR_MODE: dict[str, dict[str, Any]] = {
 }
 _PHOTOS_SEEN = {"full": 30_000, "last": 30_000, "scratch": 240_000}  # epochs x photos that are enough for thousands
 _EPOCHS = {"full": (8, 40), "last": (8, 40), "scratch": (60, 300)}
+
+
+_NOT_FOR_HEAD = (  # what is done to photos, or to weights that mode "head" leaves as they are
+    "train_px", "first_px", "last_px", "backbone_lr_ratio", "ema_decay", "bn_momentum", "freeze_bn",
+    "stochastic_depth", "mixup_alpha", "cutmix_alpha",
+)  # fmt: skip
+
+
+def unused(counts: Sequence[int], given: Mapping[str, Any]) -> list[str]:
+    """The given fields, with another value than would be chosen, that mode "head" does not use; none in other modes."""
+    if given.get("mode") != "head":
+        return []
+    chosen = choose(counts, {name: value for name, value in given.items() if name not in _NOT_FOR_HEAD})
+    found = [name for name in _NOT_FOR_HEAD if name in given and given[name] != getattr(chosen, name)]
+    return [*found, *(["TrivialAugment"] if given.get("augment") == "trivial" else [])]
 
 
 def mode_for(counts: Sequence[int]) -> Mode:

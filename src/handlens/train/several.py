@@ -13,7 +13,8 @@ from handlens import checkpoint, files
 from handlens import photos as photos_room
 from handlens.errors import HandlensError, quoted
 from handlens.evaluate.metrics import wilson
-from handlens.train import job
+from handlens.train import job, start
+from handlens.train.recipe import Recipe
 from handlens.train.watcher import Watcher, counter
 
 PLAN = "plan.json"
@@ -60,15 +61,20 @@ def begin(
             else "choose another --out"
         )
         raise HandlensError(f"{out} exists already", f"{hint}, or remove it")
-    job.checked(given, watcher)
+    draft = job.checked(given, watcher)
     source, first = given.pop("photos"), given.pop("seed", 0)
     if folds:
-        cut = _cut(source, folds, first, watcher)
+        cut = _cut(source, folds, first, watcher, draft)
         trainings = [Training(f"fold-{number}", f"fold-{number}.csv", first) for number in range(1, folds + 1)]
         files.make_folder(out)
         for training, fold in zip(trainings, cut, strict=True):
             _write(out / training.photos, fold)
     else:
+        if draft.teacher or draft.weights not in ("imagenet", "none"):
+            found = photos_room.scan(source)
+            if not (found.splits and "test" in found.splits):
+                hashes = photos_room.examine(found, counter(watcher, "looking at photos")).sha256
+                start.check_unlearned(draft, hashes.values(), "a test split of each seed's own")
         trainings = [Training(f"seed-{seed}", source, seed) for seed in range(first, first + repeats)]
         files.make_folder(out)
     kind: Literal["folds", "repeats"] = "folds" if folds else "repeats"
@@ -97,7 +103,8 @@ def train(plan: Plan, number: int, watcher: Watcher | None = None, device: str =
     if job.is_finished(folder):
         metrics = checkpoint.read_facts(folder)["metrics"]
     elif (folder / job.RECIPE).is_file():
-        metrics = job.fit(out=folder, resume=True, watcher=watcher, device=device).metrics
+        source = str(plan.folder / one.photos) if plan.kind == "folds" else ""  # the folder may have been moved
+        metrics = job.fit(source, out=folder, resume=True, watcher=watcher, device=device).metrics
     else:
         source = str(plan.folder / one.photos) if plan.kind == "folds" else one.photos
         metrics = job.fit(source, out=folder, watcher=watcher, **plan.given, seed=one.seed, device=device).metrics
@@ -105,6 +112,7 @@ def train(plan: Plan, number: int, watcher: Watcher | None = None, device: str =
     return {
         "run": str(folder),
         "seed": one.seed,
+        "test_is": metrics.get("test_is", ""),
         **{name: test.get(name) for name in ("num_photos", "top1", "top1_ci95")},
     }
 
@@ -127,11 +135,12 @@ def summary(plan: Plan, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _cut(source: str, count: int, seed: int, watcher: Watcher) -> list[photos_room.Photos]:
+def _cut(source: str, count: int, seed: int, watcher: Watcher, draft: Recipe) -> list[photos_room.Photos]:
     found = photos_room.scan(source)
     if found.splits and "test" in found.splits:
         raise HandlensError(f"{source} names its own test photos, which --folds would train on", "try --repeats")
     findings = photos_room.examine(found, counter(watcher, "looking at photos"))
+    start.check_unlearned(draft, findings.sha256.values(), "a test of each photo")
     for path, reason in findings.broken:
         watcher.note(f"left out {path}: {reason}")
     found = photos_room.usable(found, findings)

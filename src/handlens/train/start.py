@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Data:
 
     sha256, pixels: the hash of each file and that of its decoded pixels, by path.
     left_out: the photos that cannot be read, as (path, reason); `notes` tell of them too.
+    test_is: how the test photos came to be those, in words.
     """
 
     splits: dict[str, Photos]
@@ -41,6 +43,7 @@ class Data:
     pixels: dict[str, str]
     notes: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    test_is: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -121,8 +124,8 @@ def data_of(
     if stored and recipe.photos not in PUBLISHED and not os.path.exists(recipe.photos):
         raise HandlensError(
             f"the photos of the run {stored.parent} are no longer in {recipe.photos}",
-            "name where they are now (evaluate RUN PHOTOS --split test, export RUN --photos PHOTOS, train PHOTOS "
-            "--continue RUN), or put them back",
+            "name where they are now (train PHOTOS --resume --out RUN, evaluate RUN PHOTOS --split test, export RUN "
+            "--photos PHOTOS, train PHOTOS --continue RUN), or put them back",
         )
     whole, findings, notes = look(recipe.photos, progress, is_split=stored is not None)
     if stored:
@@ -137,7 +140,9 @@ def data_of(
         splits = photos_room.split(whole, findings.sha256, recipe.seed, duplicates=findings.duplicates)
         splits, more = together(splits, findings, own_splits=bool(whole.splits))
         notes += more
-    return Data(splits, findings.sha256, findings.pixels, tuple(notes), tuple(findings.broken))
+    named = bool(whole.splits) and "test" in (whole.splits or ())
+    test_is = "named as such by the photos" if named else f"cut with seed {recipe.seed}"
+    return Data(splits, findings.sha256, findings.pixels, tuple(notes), tuple(findings.broken), test_is)
 
 
 def _without_later_classes(splits: dict[str, Photos], num_known: int = 0) -> dict[str, Photos]:
@@ -154,18 +159,34 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
     facts = checkpoint.read_facts(recipe.continue_run)
     old = data_of(_earlier(recipe, facts), Path(recipe.continue_run, SPLIT), progress)
     known = tuple(facts["classes"])
-    kept = {name: _counted_in(photos, known) for name, photos in old.splits.items()}
+    kept = {name: counted_in(photos, known) for name, photos in old.splits.items()}
+    test_is = f"kept from {recipe.continue_run}"
     if not recipe.add:
-        return dataclasses.replace(old, splits=kept)
+        return dataclasses.replace(old, splits=kept, test_is=test_is)
     new, findings, notes = look(recipe.add, progress, is_split=stored is not None)
+    if new.splits and "test" in new.splits:
+        raise HandlensError(
+            f"{recipe.add} names its own test photos, which --add would train on",
+            "name the folder of its training photos",
+        )
     new = _meant(new, known)
     seen = {old.pixels[path] for photos in kept.values() for path in photos.paths}
     again = [path for path in new.paths if findings.pixels[path] in seen]
     if again:
         notes.append(f"left out {len(again)} added photos that the run has already ({again[0]} ...)")
     new = new.without(again)
+    near = [] if stored else _near_groups(kept, new, findings)
+    judged = {(0, path) for name in ("validation", "test") for path in kept[name].paths}
+    nearly = [path for group in near if judged & {*group} for side, path in group if side]
+    if nearly:
+        notes.append(
+            f"left out {len(nearly)} added photos that are nearly a validation or test photo of the run "
+            f"({nearly[0]} ...)"
+        )
+    new = new.without(nearly)
     if not len(new):
         raise HandlensError(f"{recipe.add} has no photo that the run does not have already", "add other photos")
+    new = counted_in(new, [name for name, number in zip(new.classes, new.counts(), strict=True) if number])
     classes = (*known, *(name for name in new.classes if name not in known))
     root = _common_root(kept["train"].root, new.root)
     sides = ((kept["train"].root, old.sha256, old.pixels), (new.root, findings.sha256, findings.pixels))
@@ -173,20 +194,48 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
     pixels = {_below(root, own, path): value for own, _, hashes in sides for path, value in hashes.items()}
     notes.append(f"kept as they were: {counted(len(kept['test']), 'test photo')} of {recipe.continue_run}")
     if stored:  # more may have been added since
-        everything = functools.reduce(lambda one, other: _joined(one, other, classes), [*kept.values(), new])
+        everything = functools.reduce(lambda one, other: joined(one, other, classes), [*kept.values(), new])
         splits = _without_later_classes(photos_room.read_split(stored, everything, sha256), len(known))
         if resumed:
             groups = [[_below(root, new.root, path) for path in group] for group in findings.duplicates]
             notes += _told("identical photos", groups, splits)
     else:
         cut = photos_room.split(new, findings.sha256, recipe.seed, duplicates=findings.duplicates)
+        cut, _ = photos_room.keep_together(cut, [[path for side, path in group if side] for group in near])
+        learned = [path for group in near if not all(side for side, _ in group) for side, path in group if side]
+        cut = _to_train(cut, learned)
         notes += _told("identical photos", findings.duplicates, cut)
         unseen = [index for index, name in enumerate(new.classes) if name not in known]
         is_test = np.isin(cut["test"].labels, unseen)
-        cut["train"] = _joined(cut["train"], cut["test"].select(np.flatnonzero(~is_test)), new.classes)
+        cut["train"] = joined(cut["train"], cut["test"].select(np.flatnonzero(~is_test)), new.classes)
         cut["test"] = cut["test"].select(np.flatnonzero(is_test))
-        splits = {name: _joined(kept[name], cut[name], classes) for name in kept}
-    return Data(splits, sha256, pixels, (*old.notes, *notes), (*old.left_out, *findings.broken))
+        splits = {name: joined(kept[name], cut[name], classes) for name in kept}
+    return Data(splits, sha256, pixels, (*old.notes, *notes), (*old.left_out, *findings.broken), test_is)
+
+
+def _near_groups(kept: Mapping[str, Photos], new: Photos, findings: Findings) -> list[list[tuple[int, str]]]:
+    """Near-duplicates among a run's photos and added ones, as (0, path) of the run's and (1, path) of the added."""
+    before = functools.reduce(lambda one, other: joined(one, other, one.classes), kept.values())
+    sides = ((before.paths, photos_room.examine(before)), (new.paths, findings))
+    facts, pixels, same = {}, {}, collections.defaultdict(list)
+    for side, (paths, found) in enumerate(sides):
+        for path in dict.fromkeys(paths):
+            if path in found.facts:
+                facts[f"{side} {path}"], pixels[f"{side} {path}"] = found.facts[path], found.pixels[path]
+                same[found.pixels[path]].append(f"{side} {path}")
+    duplicates = [group for group in same.values() if len(group) > 1]
+    both = Findings(broken=[], sha256={}, pixels=pixels, duplicates=duplicates, facts=facts)
+    return [[(int(name[0]), name[2:]) for name in group] for group in both.near_duplicates()]
+
+
+def _to_train(splits: Mapping[str, Photos], paths: Sequence[str]) -> dict[str, Photos]:
+    """The splits with these photos in train, where their near-duplicates are."""
+    found = dict(splits)
+    for name in ("validation", "test"):
+        moved = [index for index, path in enumerate(splits[name].paths) if path in set(paths)]
+        found["train"] = joined(found["train"], splits[name].select(moved), splits[name].classes)
+        found[name] = splits[name].select(sorted({*range(len(splits[name]))} - {*moved}))
+    return found
 
 
 def _meant(photos: Photos, known: Sequence[str]) -> Photos:
@@ -211,7 +260,7 @@ def _earlier(recipe: Recipe, facts: Mapping[str, Any]) -> Recipe:
     return Recipe(seed=facts["recipe"].get("seed", 0), **given)
 
 
-def _counted_in(photos: Photos, classes: Sequence[str]) -> Photos:
+def counted_in(photos: Photos, classes: Sequence[str]) -> Photos:
     """Photos with their labels counted in `classes`; other classes that have none of the photos are dropped."""
     there = [name for index, name in enumerate(photos.classes) if name in classes or (photos.labels == index).any()]
     position = {name: index for index, name in enumerate(there)}
@@ -219,7 +268,8 @@ def _counted_in(photos: Photos, classes: Sequence[str]) -> Photos:
     return dataclasses.replace(photos, labels=labels, classes=tuple(there)).as_classes(classes)
 
 
-def _joined(first: Photos, second: Photos, classes: Sequence[str]) -> Photos:
+def joined(first: Photos, second: Photos, classes: Sequence[str]) -> Photos:
+    """Both, with their labels counted in `classes` and their paths below a folder that both lie in."""
     first, second = first.as_classes(classes), second.as_classes(classes)
     root = _common_root(first.root, second.root)
     paths = [_below(root, photos.root, path) for photos in (first, second) for path in photos.paths]
@@ -247,21 +297,42 @@ def check_unseen(recipe: Recipe, data: Data) -> None:
 
     Raises HandlensError with how many they are: such a test would flatter.
     """
-    sources = {"teacher": Path(recipe.teacher)} if recipe.teacher else {}
-    if Path(recipe.weights).is_file():
-        sources["weights"] = Path(recipe.weights).parent
-    for what, folder in sources.items():
-        if not (stored := folder / SPLIT).is_file():
-            continue
-        splits = files.read_json(stored)
-        learned = {content for name in ("train", "validation") for content in splits.get(name, {}).values()}
+    for what, folder, learned, seed in _learned(recipe.teacher, recipe.weights):
         test = [data.sha256[photo] for photo in data.splits["test"].paths]
         if known := sum(content in learned for content in test):
+            cut = data.test_is.startswith("cut")
             raise HandlensError(
                 f"the run {folder} ({what}) was trained on {known} of the {len(test)} test photos of this one, whose "
                 "figures would flatter",
-                f"train both on the same split: --seed {splits.get('seed')} made that one's",
+                "train both on the same split" + (f": --seed {seed} made that one's" if cut else ""),
             )
+
+
+def check_unlearned(recipe: Recipe, contents: Iterable[str], what_for: str) -> None:
+    """That no run which this one learns from has learned or was chosen by photos with these hashes of their content.
+
+    Raises HandlensError: `what_for` cannot be had with it.
+    """
+    wanted = set(contents)
+    for what, folder, learned, _ in _learned(recipe.teacher, recipe.weights):
+        if known := len(wanted & learned):
+            raise HandlensError(
+                f"the run {folder} ({what}) was trained on {known} of these photos, and {what_for} needs weights that "
+                "have not seen them",
+                "give --weights imagenet" if what == "weights" else "leave out --teacher",
+            )
+
+
+def _learned(teacher: str, weights: str) -> Iterator[tuple[str, Path, set[str], Any]]:
+    """What a run has learned that is a teacher, or whose weights are taken: (which of them, folder, hashes, seed)."""
+    sources = {"teacher": Path(teacher)} if teacher else {}
+    if Path(weights).is_file():
+        sources["weights"] = Path(weights).parent
+    for what, folder in sources.items():
+        if (stored := folder / SPLIT).is_file():
+            splits = files.read_json(stored)
+            learned = {content for name in ("train", "validation") for content in splits.get(name, {}).values()}
+            yield what, folder, learned, splits.get("seed")
 
 
 @dataclasses.dataclass(frozen=True)
