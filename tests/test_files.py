@@ -226,3 +226,21 @@ def test_class_names_become_folders_that_stay_inside_and_apart() -> None:
     assert folders["a/b"] == "a_b"
     assert folders["a:b"] == "a_b-2"
     assert {folders["Rose"], folders["rose"]} == {"Rose", "rose-2"}
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (errno.ENOENT, "photos/a.jpg does not exist, or not any more; check the path"),
+        (errno.EACCES, "photos/a.jpg may not be read or written; change its permissions"),
+        (errno.ENOSPC, "the disk is full: photos/a.jpg could not be written"),
+        (errno.ENAMETOOLONG, "the name a.jpg... is longer than this disk takes"),
+    ],
+)
+def test_a_file_that_could_not_be_used(number: int, sentence: str) -> None:
+    assert str(files.used_error(OSError(number, "why", "photos/a.jpg"))).startswith(sentence)
+
+
+def test_a_long_name_is_told(tmp_path: Path) -> None:
+    with pytest.raises(HandlensError, match="is longer than this disk takes; choose a shorter one"):
+        files.make_folder(tmp_path / ("花" * 90))

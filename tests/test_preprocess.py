@@ -193,6 +193,17 @@ def test_sixteen_bits_become_their_high_byte(format_: str) -> None:
     assert (pixels == (values >> 8)[..., None]).all()
 
 
+def test_floats_up_to_one_are_not_black() -> None:
+    values = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    tiff = io.BytesIO()
+    Image.fromarray(values).save(tiff, "TIFF")
+    seen = np.asarray(open_photo(tiff.getvalue()))[..., 0]
+    assert np.abs(seen - 255 * values).max() <= 1
+    black = io.BytesIO()
+    Image.fromarray(0 * values).save(black, "TIFF")
+    assert not np.asarray(open_photo(black.getvalue())).any()
+
+
 def test_thirty_two_bits_and_floats() -> None:
     wide = Image.fromarray(np.linspace(0, 65535, 400).astype(np.int32).reshape(20, 20))
     assert difference(open_photo(encoded(wide, "TIFF")), (np.asarray(wide) // 257)[..., None]).max() <= 1

@@ -99,9 +99,23 @@ def disk_error(error: OSError, path: str | os.PathLike[str]) -> Exception:
         return HandlensError(f"{path} cannot be written: a file or folder of that name is in the way", "choose another")
     if error.errno == errno.ENOENT and Path(error.filename or "").parent == Path(path).parent:
         return HandlensError(f"{path} cannot be written: its folder takes no new files", "choose another place")
+    if error.errno == errno.ENAMETOOLONG:
+        return HandlensError(
+            f"the name {Path(path).name[:40]}... is longer than this disk takes", "choose a shorter one"
+        )
     if error.errno == errno.EINVAL and WINDOWS:
         return HandlensError(f"{path} is no name that Windows takes", 'choose one without < > : " | ? *')
     return error
+
+
+def used_error(error: OSError) -> Exception:
+    """The sentence for a file that could not be used, read or written; else as `disk_error`."""
+    name = error.filename or "a file"
+    if error.errno == errno.ENOENT:
+        return HandlensError(f"{name} does not exist, or not any more", "check the path, and try again")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return HandlensError(f"{name} may not be read or written", "change its permissions")
+    return disk_error(error, name)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -206,8 +206,9 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
 
     Takes a path, the file's bytes or an open binary file: JPEG, PNG, WebP, BMP, TIFF, the first frame of a GIF, and
     HEIC with the `heic` extra. EXIF orientation is applied. Grey, palette and CMYK become RGB; what is transparent is
-    laid over white; 16-bit grey is brought to 8 bits. With `at_least_px`, a JPEG far larger than that is decoded at a
-    half, quarter or eighth of its size, with the shorter side still at least twice `at_least_px`.
+    laid over white; 16-bit grey is brought to 8 bits, and grey of floats that are 1 at most too. With `at_least_px`, a
+    JPEG far larger than that is decoded at a half, quarter or eighth of its size, with the shorter side still at least
+    twice `at_least_px`.
     Raises PhotoError when the photo is missing, broken, truncated, not a photo, or larger than Pillow's limit; with
     `most_pixels` also, before its pixels are read, when it has more than these.
     """
@@ -253,6 +254,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):  # 32-bit grey, 16-bit values in most PNG and TIFF files
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        if image.mode == "F" and 0 < values.max() <= 1:  # as arithmetic likes it
+            values = 255 * values
         scaled = values / (257 if values.max() > 255 else 1)
         return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

@@ -29,6 +29,14 @@ class Decides(nn.Module):
         maps = self.conv(images)
         return maps if maps.sum() > 0 else -maps
 
+class Lazy(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.LazyConv2d(4, 3))
+
+class Refuses(nn.Module):
+    def __init__(self, width=1.0):
+        raise ValueError("width must be a half")
+
 built = build()
 number = 3
 class inner:
@@ -161,6 +169,8 @@ def test_one_that_cannot_be_traced(costs: Run) -> None:
         (["my_own_net:"], "could not be imported"),
         (["my_own_net:number"], "expected a PyTorch module"),
         (["math:pi"], "is a float"),
+        (["my_own_net:Lazy"], "has lazy layers, whose weights have no shape yet; run it once on a photo"),
+        (["my_own_net:Refuses", "--width", 0.3], "could not be built: width must be a half"),
         (["builtins:dict"], "gave a dict"),
     ],
 )

@@ -85,9 +85,39 @@ def test_the_probability_is_calibrated_as_everywhere(
     assert plain["probability"] > line["probability"] + 0.01
 
 
+def test_what_predict_calls_unknown_is_unknown(
+    explain: Explain, numbers: Callable[..., Any], tiny_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    saved = checkpoint.load(tiny_run)
+    saved.rejection = {"kind": "max-softmax", "threshold": 1.5}
+    checkpoint.save(tmp_path / "run", saved)
+    (line,) = numbers(tmp_path / "run", photo(tiny_photos))["gradcam"]
+    assert (line["answer"], line["unknown"]) == ("花朵", True)
+    assert line["score"] == pytest.approx(line["probability"])
+    code, out, err = explain(tmp_path / "run", photo(tiny_photos))
+    assert code == 0 and "unknown, nearest 花朵" in out
+    assert "uncalibrated" in err
+    (plain,) = numbers(tiny_run, photo(tiny_photos))["gradcam"]
+    assert (plain["unknown"], plain["score"]) == (False, None)
+
+
+def test_a_large_photo_is_looked_at_whole_and_shown_small(tiny_run: Path, tmp_path: Path) -> None:
+    from handlens.explain import saliency
+
+    saved = checkpoint.load(tiny_run)
+    look = saliency.explainer(saved.net, saved.preprocess, longest_px=480)
+    large = np.random.default_rng(0).integers(0, 256, (900, 1500, 3), np.uint8)
+    assert look(large, 0).shape == (288, 480)
+    whole = saliency.explainer(saved.net, saved.preprocess)(large, 0)
+    near = whole[np.ix_(np.arange(288) * 900 // 288 + 1, np.arange(480) * 1500 // 480 + 1)]
+    np.testing.assert_allclose(look(large, 0), near, atol=0.02)
+    assert look(large[:60, :70], 0).shape == (60, 70)
+
+
 def test_a_class_of_ones_own(numbers: Callable[..., Any], tiny_run: Path, tiny_photos: Path) -> None:
     (line,) = numbers(tiny_run, photo(tiny_photos), "--class", "blue sky")["gradcam"]
     assert (line["answer"], line["class"]) == ("花朵", "blue sky")
+    assert line["picture"] == str(Path("explained", "gradcam-blue sky-00.png"))
     assert line["class_probability"] < line["probability"]
 
 
@@ -214,6 +244,7 @@ def test_a_nets_name_and_a_weight_file(
         (["RUN", "--what", "positions"], "has no position embeddings"),
         (["VIT", "PHOTO", "--what", "gradcam"], "Grad-CAM needs convolutional stages"),
         (["VIT", "--what", "dead-kernels"], "has no depthwise convolutions"),
+        (["VIT", "PHOTO", "--layer", "2"], "rollout looks at all layers together; leave out --layer"),
         (["VIT", "PHOTO", "--class", "花朵"], "rollout is the same for every class; leave out --class"),
         (["RUN", "PHOTO", "--class", "blue sk"], "knows no class 'blue sk'; its classes are such as blue sky"),
         (["RUN", "--what", "gradcam"], "--what gradcam looks at photos, and none is named"),

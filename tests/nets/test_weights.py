@@ -21,7 +21,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from handlens import checkpoint, download, nets
+from handlens import checkpoint, download, nets, run
 from handlens.errors import HandlensError
 from handlens.nets import weights
 from handlens.nets.published import HALF, PUBLISHED, TF, TIMM, TV, TV2, Published, cropped
@@ -578,3 +578,22 @@ def test_the_shared_files_are_recognised(
     assert weights.load(file).features[0][0].same
     with pytest.raises(HandlensError, match=rf"holds {net}, not mobilenet_v3_small"):
         weights.find(NET, str(file.path))
+
+
+@pytest.mark.parametrize("net", ["mobilenet_v2", "mobilenet_v3_small"])  # whose classifiers have one layer and two
+def test_a_runs_file_with_an_extra_layer_is_a_backbone(net: str, tmp_path: Path) -> None:
+    arguments = {"width": 0.35, "head_hidden": 20}
+    saved = checkpoint.build(net, 3, arguments)
+    contract = Preprocess(image_px=64, resize_px=72)
+    checkpoint.save(
+        tmp_path,
+        checkpoint.Checkpoint(net=saved, name=net, arguments=arguments, classes=("a", "b", "c"), preprocess=contract),
+    )
+    found = weights.find(net, str(tmp_path / checkpoint.WEIGHTS))
+    assert (found.num_classes, found.preprocess, found.arguments.get("head_hidden")) == (None, contract, None)
+    loaded, stored = weights.load(found).state_dict(), saved.state_dict()
+    last = max(key for key in loaded if key.startswith("classifier.") and key.endswith(".weight"))
+    before = [key for key in loaded if key not in (last, last.replace("weight", "bias"))]
+    assert all(torch.equal(loaded[key], stored[key]) for key in before)
+    with pytest.raises(HandlensError, match=f"no classifier of {net}'s own.*; name the run's folder"):
+        run.from_weights(net, tmp_path / checkpoint.WEIGHTS)

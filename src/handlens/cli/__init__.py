@@ -106,9 +106,9 @@ def main() -> None:
             raise
         _fail(str(missing_extra("train", package)))
     except OSError as error:
-        from handlens.files import disk_error
+        from handlens.files import used_error
 
-        sentence = disk_error(error, error.filename or "a file")
+        sentence = used_error(error)
         if not isinstance(sentence, HandlensError):
             raise
         _fail(str(sentence))

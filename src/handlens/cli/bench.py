@@ -68,7 +68,7 @@ def _here(paths: list[Path], threads: list[int], batch: int, runs: int) -> list[
     with screen.progress("measuring", len(paths) * len(threads)) as update:
         for count in threads:
             for path in paths:
-                classifier = run.load(path, count)
+                classifier = run.load(path, count, "cpu")
                 px = classifier.preprocess.image_px
                 photos = np.random.default_rng(0).integers(0, 256, (batch, px, px, 3), dtype=np.uint8)
                 one = latency.measure(functools.partial(classifier.infer, photos[:1]), count, runs)

@@ -54,6 +54,12 @@ def compare_runs(
         screen.note(left_out if photos else f"{left_out}; {new_ones}")
         chosen = chosen.without(seen)
         how += f", without {len(seen)} that one of them was trained on or chosen by"
+    bundles = [run for run in (a, b) if bundle.is_bundle(run)]
+    caution = (
+        f"{' and '.join(bundles)} has no split: photos that it was trained on may be among these" if bundles else ""
+    )
+    if caution:
+        screen.note(caution)
     scores = []
     for name, classifier in ((a, first), (b, second)):
         with screen.progress(f"evaluating {Path(name).name}", len(chosen)) as update:
@@ -61,7 +67,7 @@ def compare_runs(
             found = room.score(classifier.predict_batch, own, classifier.preprocess, batch_size, update)
         order = [classifier.classes.index(label) for label in first.classes]
         scores.append(found.reordered(order))
-    result = {"a": a, "b": b, "photos": how, **paired.compare(*scores)}
+    result = {"a": a, "b": b, "photos": how, "caution": caution, **paired.compare(*scores)}
     if json:
         screen.print_json(result)
         return

@@ -107,6 +107,7 @@ def _imported(name: str, given: dict[str, Any]) -> nn.Module:
     import sys
 
     from torch import nn
+    from torch.nn.parameter import UninitializedParameter
 
     from handlens.errors import HandlensError
 
@@ -127,14 +128,19 @@ def _imported(name: str, given: dict[str, Any]) -> nn.Module:
             raise HandlensError(f"{name} is a {type(found).__name__}, expected a PyTorch module or what builds one")
         try:
             found = found(**given)
-        except TypeError as error:
+        except Exception as error:  # anything: it may be anyone's
             raise HandlensError(
-                f"{name} could not be built: {error}", "options are passed on to it, and no others"
+                f"{name} could not be built: {error or type(error).__name__}",
+                "options are passed on to it, and no others",
             ) from error
     elif given:
         raise HandlensError(f"{name} is built already", f"leave out {_options(given)}")
     if not isinstance(found, nn.Module):
         raise HandlensError(f"{name} gave a {type(found).__name__}, expected a PyTorch module")
+    if any(isinstance(value, UninitializedParameter) for value in found.parameters()):
+        raise HandlensError(
+            f"{name} has lazy layers, whose weights have no shape yet", "run it once on a photo where it is built"
+        )
     return found
 
 

@@ -200,6 +200,7 @@ def _confidence(
     batch_size: int,
 ) -> dict[str, Any]:
     """What is found of unknown photos, and of sets of classes, where that is asked for or follows from the scores."""
+    from handlens import bundle
     from handlens import evaluate as room
     from handlens.cli import screen
     from handlens.errors import HandlensError
@@ -219,6 +220,9 @@ def _confidence(
             if not others:
                 raise HandlensError(f"{these}, and none is left to judge by", "name a folder of other photos")
             screen.note(f"{these}: the others are judged")
+        if not chose and rejection is not None and bundle.is_bundle(run):
+            caution = "a bundle does not tell which photos chose its threshold: if some of these did, it flatters"
+            screen.note(caution)
         pair = given.select(others).pair
         if rejection is None:
             caution = "no threshold came with it, so that `handlens predict` calls nothing unknown; this one is chosen "

@@ -136,7 +136,7 @@ def load(run: str, weights: str = "") -> Subject:
         from handlens import checkpoint
 
         found, answering = checkpoint.load(run), run_room.load(run)
-        return Subject(found.net.eval(), found.name, found.preprocess, answering, answering.note)
+        return Subject(found.net.eval(), found.name, found.preprocess, answering)
     from handlens.nets import weights as published
     from handlens.run import torch_runtime
 
@@ -232,6 +232,8 @@ def _saliency(
                 "picture": names.write("-".join([*named, path.stem]), overlay.beside(photo, heat)),
             }
         )
+    if subject.classifier.note:
+        screen.note(subject.classifier.note)
     if not json:
         rows = [
             (

@@ -46,8 +46,8 @@ class WeightFile:
     """What is known of one file of pretrained weights.
 
     `arguments` are those of `nets.create` (width, padding, bn_eps ...); `num_classes` is None for a backbone without a
-    classifier; `source` says whose parameter names it has: "torchvision", "timm", "package" or "handlens"; `label` is
-    its name for messages.
+    classifier, and for a run's own file with an extra layer before its last, which is taken as one; `source` says whose
+    parameter names it has: "torchvision", "timm", "package" or "handlens"; `label` is its name for messages.
     """
 
     path: Path
@@ -104,6 +104,8 @@ def load(weight_file: WeightFile) -> Net:
     tensors, _ = _read(weight_file.path)
     tensors = _renamed(tensors, weight_file.source, weight_file.net)
     net = nets.create(weight_file.net, weight_file.num_classes or 1000, **weight_file.arguments)
+    if weight_file.num_classes is None:
+        tensors = _without_last(tensors, net.state_dict())
     own = net.state_dict()
     if wrong := _differences(_shapes(own), _shapes(tensors), weight_file.num_classes is None):
         raise _misfit(weight_file.label, weight_file.net, wrong)
@@ -196,9 +198,12 @@ def _examine(path: Path, net: str, width: float, row: Published | None) -> Weigh
     if (held := metadata.get("net")) and not _same_builder(held, net):
         raise HandlensError(f"{path.name} holds {held}, not {net}", f"`--net {held}` is for it")
     source = row.source if row else _source(tensors, net)
-    shapes = _shapes(_renamed(tensors, source, net))
+    renamed = _renamed(tensors, source, net)
     row = row or _row_named(path.name, net, source)
     preprocess, arguments = _contract(net, source, row, metadata, path)
+    if arguments.pop("head_hidden", 0):
+        renamed = _without_last(renamed, _own_shapes(net))
+    shapes = _shapes(renamed)
     known = inspect.signature(nets.entry(net).build).parameters
     if "aux" in known:  # auxiliary classifiers: some files have them, some have not
         arguments["aux"] = bool(
@@ -365,9 +370,20 @@ def _convolutions_fit(net: str, width: float, shapes: Shapes) -> bool:
 
 def _num_classes(own: Shapes, found: Shapes) -> int | None:
     """Rows of the file's last linear layer; None where it has none."""
-    layers = [int(number[1]) for key in own if (number := re.fullmatch(r"classifier\.(\d+)\.weight", key))]
-    last = found.get(f"classifier.{max(layers)}.weight")
+    last = found.get(f"classifier.{_last(own)}.weight")
     return last[0] if last else None
+
+
+def _last(own: Iterable[str]) -> int:
+    """The place of the last linear layer in the classifier."""
+    return max(int(number[1]) for key in own if (number := re.fullmatch(r"classifier\.(\d+)\.weight", key)))
+
+
+def _without_last(tensors: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """A file's tensors without the classifier from the network's last layer on."""
+    last = _last(own)
+    place = {key: re.match(r"classifier\.(\d+)\.", key) for key in tensors}
+    return {key: value for key, value in tensors.items() if not ((at := place[key]) and int(at[1]) >= last)}
 
 
 @functools.lru_cache(maxsize=256)

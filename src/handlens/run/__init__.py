@@ -164,8 +164,10 @@ class Classifier:
         return [Guess(self.classes[index], float(probabilities[index])) for index in best]
 
 
-def load(path: str | os.PathLike[str], threads: int = 0) -> Classifier:
+def load(path: str | os.PathLike[str], threads: int = 0, device: str = "") -> Classifier:
     """The classifier in a run folder or a bundle; `threads` of the processor compute it, 0 for the runtime's choice.
+
+    device: of torch, for a run; by default the accelerator that torch finds, else the processor ("cpu").
 
     Raises HandlensError when there is none, when it is damaged, and when its runtime (torch for a run) is missing.
     """
@@ -186,7 +188,7 @@ def load(path: str | os.PathLike[str], threads: int = 0) -> Classifier:
     return Classifier(
         classes=found.classes,
         preprocess=found.preprocess,
-        infer=torch_runtime.predictor(found.net, found.preprocess, threads=threads),
+        infer=torch_runtime.predictor(found.net, found.preprocess, device, threads),
         net=found.name,
         note="" if found.calibration else UNCALIBRATED,
         calibrated=found.calibration is not None,
@@ -217,12 +219,17 @@ def from_weights(
     net, a file that does not fit it or has no classifier, and when the counts of classes differ.
     """
     _need_torch()
+    from handlens import checkpoint
     from handlens.nets import weights as published
     from handlens.run import torch_runtime
 
     file = published.find(net, os.fspath(weights), progress=progress)
     if file.num_classes is None:
-        raise HandlensError(f"{weights} has no classifier, only the layers before it", "train one from it first")
+        of_run = Path(weights).with_name(checkpoint.FACTS).is_file()  # with an extra layer, which belongs to the run
+        raise HandlensError(
+            f"{weights} has no classifier of {net}'s own, only the layers before it",
+            f"name the run's folder, {Path(weights).parent}" if of_run else "train one from it first",
+        )
     if classes is not None and len(classes) != file.num_classes:
         raise HandlensError(
             f"{weights} gives {file.num_classes} classes, the photos have {len(classes)}",
