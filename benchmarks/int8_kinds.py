@@ -64,16 +64,17 @@ def rows_of(run: Path, photos: str, folder: Path, latency: bool) -> list[dict[st
     source = job.Source.of(run.name, found, splits)
     test = splits["test"]
     pixels = [images for images, _ in photos_room.batches(test, found.preprocess, BATCH)]
-    expected = np.concatenate([source.reference.predict_batch(images) for images in pixels])
+    expected, logits = map(np.concatenate, zip(*map(source.reference.infer, pixels), strict=True))
     rows = []
     for to in ("onnx", "litert"):
         made = artifacts(run.name, to, folder)
         own = []
         for kind, artifact in made.items():
             infer = bundles.runtime_of(to).predictor(artifact, 2)
+            got, got_logits = map(np.concatenate, zip(*map(infer, pixels), strict=True))
             seen = parity.Parity(
                 precision="int8", classes=found.classes, paths=test.paths, labels=test.labels, expected=expected,
-                got=np.concatenate([infer(images)[0] for images in pixels]),
+                got=got, expected_logits=logits, got_logits=got_logits,
             )  # fmt: skip
             own.append(
                 {

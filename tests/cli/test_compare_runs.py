@@ -71,6 +71,8 @@ def test_a_bundle_with_its_classes_in_another_order(
         code, out, err = compare(tiny_run, other, tiny_photos, "--json")
         assert code == 0, err
         assert json.loads(out)["verdict"].startswith("A and B get the same photos right; 6 photos")
+        caution = "no split, so that these photos may be what it was trained on"
+        assert (caution in json.loads(out)["caution"]) == (caution in err) == (other.suffix == ".zip")
 
 
 def test_photos_that_one_was_trained_on_are_left_out(

@@ -403,6 +403,18 @@ def test_unknown_photos_without_a_threshold_are_judged_by_one_of_their_own(
     assert "would be called unknown: no threshold came with it" in report.read_text("utf-8")
 
 
+def test_a_bundle_does_not_tell_which_photos_chose_its_threshold(
+    evaluate: Run, tiny: ModuleType, tiny_photos: Path, grey_photos: Path, tmp_path: Path
+) -> None:
+    rejection = {"kind": "energy", "threshold": 6.0}
+    bundle.write(tmp_path / "b.zip", dataclasses.replace(tiny.bundle(), rejection=rejection))
+    code, out, err = evaluate(tmp_path / "b.zip", tiny_photos, "--unknown", grey_photos, "--json")
+    assert code == 0, err
+    caution = json.loads(out)["unknown"]["caution"]
+    assert caution.startswith("a bundle does not tell which photos chose its threshold") and caution in err
+    assert "is called unknown: a bundle" in evaluate(tmp_path / "b.zip", tiny_photos, "--unknown", grey_photos)[1]
+
+
 def test_unknown_photos_that_chose_the_threshold_do_not_judge_it(
     evaluate: Run, run: Path, grey_photos: Path, tmp_path: Path
 ) -> None:

@@ -153,6 +153,22 @@ def test_options_beside_a_recipe_win(call: Train, asked: list[dict[str, Any]], t
     assert asked[1]["photos"] == "other photos"
 
 
+def test_a_runs_own_recipe_goes_on_from_it(call: Train, asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    Recipe(photos="my photos", mode="scratch", weights="none", net="mobilenet_v2", width=0.5, image_px=96, lr=0.5,
+           head_hidden=7).write(path)  # fmt: skip
+    assert call("--recipe", path, "--continue", "runs/a", "--epochs", 3)[0] == 0
+    assert asked[0]["photos"] == ""
+    given = asked[0]["given"]
+    assert (given["lr"], given["epochs"], given["continue_run"]) == (0.5, 3, "runs/a")
+    assert not {"net", "weights", "width", "image_px", "head_hidden", "normalisation", "mode"} & given.keys()
+    assert call("--recipe", path, "--continue", "runs/a", "--add", "more")[0] == 0
+    assert asked[1]["given"]["add"] == "more"
+    path.write_text('add = "others"\nphotos = "moved"\nlr = 0.5\n', "utf-8")  # by hand
+    assert call("--recipe", path, "--continue", "runs/a")[0] == 0
+    assert (asked[2]["photos"], asked[2]["given"]) == ("moved", {"add": "others", "lr": 0.5, "continue_run": "runs/a"})
+
+
 def test_resume_is_passed_on(call: Train, asked: list[dict[str, Any]]) -> None:
     assert call("--resume", "--out", "run")[0] == 0
     assert asked[0] | {"device": "", "devices": 0, "num_nodes": 0} == {

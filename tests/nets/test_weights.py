@@ -580,9 +580,16 @@ def test_the_shared_files_are_recognised(
         weights.find(NET, str(file.path))
 
 
-@pytest.mark.parametrize("net", ["mobilenet_v2", "mobilenet_v3_small"])  # whose classifiers have one layer and two
-def test_a_runs_file_with_an_extra_layer_is_a_backbone(net: str, tmp_path: Path) -> None:
-    arguments = {"width": 0.35, "head_hidden": 20}
+@pytest.mark.parametrize(
+    ("net", "arguments"),
+    [
+        ("mobilenet_v2", {"width": 0.35}),  # a classifier of one layer
+        ("mobilenet_v3_small", {"width": 0.35}),  # of two
+        ("googlenet_torchvision", {"aux": True}),  # and others beside it
+    ],
+)
+def test_a_runs_file_with_an_extra_layer_is_a_backbone(net: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    arguments = {**arguments, "head_hidden": 20}
     saved = checkpoint.build(net, 3, arguments)
     contract = Preprocess(image_px=64, resize_px=72)
     checkpoint.save(

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_a_request_id_is_taken_if_it_is_one(client: TestClient) -> None:
     assert len(made) == 16 and made.isalnum()
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST:1"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:8000", "LOCALHOST:1", "a.localhost"])
 def test_on_its_own_machine_it_answers(client: TestClient, host: str) -> None:
     assert client.get("/v1/model", headers={"Host": host}).status_code == 200
 
@@ -132,7 +133,8 @@ def test_a_name_that_leads_here_is_not_this_machines(serving: Callable[..., Any]
     with serving() as client:
         for host in ("rebound.example:8000", "localhost.example", "127.0.0.1.example"):
             refused(client.get("/v1/model", headers={"Host": host}), 403, "on its own machine only")
-    for open_to_others in ({"host": "0.0.0.0"}, {"api_key": "a-key-of-many-letters"}):
+    pem = {"tls_cert": Path("c.pem"), "tls_key": Path("k.pem")}
+    for open_to_others in ({"host": "0.0.0.0"}, {"api_key": "a-key-of-many-letters"}, pem):
         with serving(**open_to_others) as client:
             headers = {"Host": "flowers.example", "X-API-Key": "a-key-of-many-letters"}
             assert client.get("/v1/model", headers=headers).status_code == 200

@@ -697,3 +697,12 @@ def test_folders_that_stand_for_a_class_are_learned_as_it(tiny_photos: Path, tmp
     assert found.classes == ("Viola spp.", "a/b", "lily", "rose")
     learned = {Path(path).parent.name: found.classes[k] for path, k in zip(found.paths, found.labels, strict=True)}
     assert learned == {"Viola spp": "Viola spp.", "a_b": "a/b", "rose": "rose", "lily": "lily"}
+
+
+def test_what_is_needed_at_the_end_is_missed_at_the_beginning(
+    tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(job.NEEDED, "tensorboard", "not_there")
+    with pytest.raises(HandlensError, match=r'needs tensorboard, .*pip install "handlens\[train\]"'):
+        handlens.fit(tiny_photos, out=tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()

@@ -130,6 +130,11 @@ def test_near_duplicates_among_added_photos_come_to_one_side(run: Path, tmp_path
 def test_added_photos_that_name_their_own_test_are_refused(run: Path, tmp_path: Path) -> None:
     for side in ("train", "test"):
         small(tmp_path / "more" / side / "roses" / f"{side}.png", "roses", 3 if side == "test" else 4)
+    made = added(run, tmp_path / "more")  # a class that is new has them
+    assert [Path(path).name for path in made.splits["test"].paths if "roses" in path] == ["test.png"]
+    assert made.test_is == f"kept from {run}, those of new classes cut with seed 0"
+    for side in ("train", "test"):
+        small(tmp_path / "more" / side / "tulips" / f"{side}.png", "tulips", 33 if side == "test" else 34)
     with pytest.raises(HandlensError, match="names its own test photos, which --add would train on; name the folder"):
         added(run, tmp_path / "more")
 

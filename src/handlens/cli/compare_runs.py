@@ -56,7 +56,7 @@ def compare_runs(
         how += f", without {len(seen)} that one of them was trained on or chosen by"
     bundles = [run for run in (a, b) if bundle.is_bundle(run)]
     caution = (
-        f"{' and '.join(bundles)} has no split: photos that it was trained on may be among these" if bundles else ""
+        f"{' and '.join(bundles)}: no split, so that these photos may be what it was trained on" if bundles else ""
     )
     if caution:
         screen.note(caution)

@@ -130,7 +130,7 @@ def _imported(name: str, given: dict[str, Any]) -> nn.Module:
             found = found(**given)
         except Exception as error:  # anything: it may be anyone's
             raise HandlensError(
-                f"{name} could not be built: {error or type(error).__name__}",
+                f"{name} could not be built: {str(error) or type(error).__name__}",
                 "options are passed on to it, and no others",
             ) from error
     elif given:

@@ -233,7 +233,10 @@ def _confidence(
             own = chosen.scores(scores.probabilities, scores.logits)
             rejection = dataclasses.replace(chosen, threshold=unknown.threshold_of(own))
     if rejection:
-        found["unknown"] = unknown.judge(rejection, scores, pair, caution)
+        found["unknown"] = {
+            **unknown.judge(rejection, scores, pair, caution),
+            "calls": classifier.rejection is not None,
+        }
     if coverage is not None and validation is not None:
         with screen.progress("validation photos", len(validation)) as update:
             known = room.score(classifier.infer, validation, classifier.preprocess, batch_size, update)

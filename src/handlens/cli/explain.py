@@ -45,7 +45,9 @@ def explain(
         None, help="What to look at. Default: with photos, gradcam (rollout for a ViT); without, what the weights show."
     ),
     weights: str = typer.Option("", help="A weight file for the net named in place of a run, or `imagenet`."),
-    layer: str = typer.Option("", help="A layer's name or a stage's number; for gradcam, feature-maps and gates."),
+    layer: str = typer.Option(
+        "", help="For gradcam and feature-maps: a layer's name or a stage's number; for gates: a gate's name."
+    ),
     class_: str = typer.Option("", "--class", help="For gradcam: the class to explain in place of the answer."),
     out: Path = typer.Option(Path("explained"), help="The folder for the pictures."),
     json: bool = typer.Option(False, "--json", help="The numbers, as one JSON value on standard output."),

@@ -37,7 +37,7 @@ def train(
     epochs: int | None = typer.Option(None, help="Times that all photos are seen. [by mode and number of photos]"),
     batch_size: int | None = typer.Option(None, help="Photos a step. [32, fewer for few photos; 128 for mode head]"),
     lr: float | None = typer.Option(None, help="Highest learning rate of the classifier. [by mode]"),
-    augment: str | None = typer.Option(None, help="none, light or trivial. [trivial; light for mode last]"),
+    augment: str | None = typer.Option(None, help="none, light or trivial. [trivial; light for modes last and head]"),
     balance: str | None = typer.Option(None, help="none, weights or sampling. [weights beyond 1 : 3]"),
     head_hidden: int | None = typer.Option(
         None, help="Width of an extra layer before the classifier. [0: none; 512 for mode head]"
@@ -266,7 +266,9 @@ def _of_file(fields: dict[str, Any], continues: bool) -> dict[str, Any]:
     """What of a recipe's file holds: where the training goes on from a run, not what that run has settled."""
     if not continues:
         return fields
-    settled = ("photos", "net", "weights", "width", "image_px", "head_hidden", "normalisation", "continue_run", "add")
+    settled = {"net", "weights", "width", "image_px", "head_hidden", "normalisation"}
+    if "continue_run" in fields:  # it is a run's own file, which names that run's photos
+        settled |= {"photos", "continue_run", "add"}
     kept = {name: value for name, value in fields.items() if name not in settled}
     return {name: value for name, value in kept.items() if (name, value) != ("mode", "scratch")}
 

@@ -54,7 +54,9 @@ def export(
     out = job.check_out(out)
     found = checkpoint.load(run)
     splits, calibration = own_splits(run, found, photos)
-    for name, what_for in (("test", "is proven"), *((("validation", "is chosen"),) if precision == "int8" else ())):
+    wanted = {"test": "is proven"} if to != "coreml" else {}  # which does not run here
+    wanted |= {"validation": "is chosen"} if precision == "int8" else {}
+    for name, what_for in wanted.items():
         if not len(splits[name]):
             raise HandlensError(
                 f"{run} has no {name} photos, by which the file {what_for}", "train with more photos of each class"
@@ -122,9 +124,8 @@ def own_splits(
         except HandlensError:
             raise why_not from None  # the run's own at a new place, but not all of them
     held_out = {data.sha256[path] for path in data.splits["test"].paths}
-    return in_its_classes(data.splits), given.without(
-        [path for path in given.paths if findings.sha256[path] in held_out]
-    )
+    others = given.without([path for path in given.paths if findings.sha256[path] in held_out])
+    return in_its_classes(data.splits), start.counted_in(others, found.classes)
 
 
 def _of_every_class(splits: Mapping[str, Photos]) -> Photos:

@@ -37,7 +37,8 @@ def unknown(found: dict[str, Any]) -> Section:
     return Section(
         heading="None of the classes",
         text=f"A photo whose score ({found['kind']}) is below {found['threshold']:.4g} "
-        + (f"would be called unknown: {found['caution']}." if found.get("caution") else "is called unknown."),
+        + ("is called unknown" if found.get("calls", True) else "would be called unknown")
+        + (f": {found['caution']}." if found.get("caution") else "."),
         header=("photos", "share"),
         rows=rows,
     )

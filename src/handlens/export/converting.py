@@ -40,7 +40,7 @@ def converting(target: str, net: nn.Module) -> Iterator[None]:
             yield
     except HandlensError:
         raise
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         if target == "litert" and sys.platform == "win32":
             raise HandlensError(
                 "LiteRT's converter does not run on Windows", "export on Linux (WSL will do), and use the bundle here"

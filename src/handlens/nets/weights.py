@@ -105,7 +105,7 @@ def load(weight_file: WeightFile) -> Net:
     tensors = _renamed(tensors, weight_file.source, weight_file.net)
     net = nets.create(weight_file.net, weight_file.num_classes or 1000, **weight_file.arguments)
     if weight_file.num_classes is None:
-        tensors = _without_last(tensors, net.state_dict())
+        tensors = _without_last(tensors, weight_file.net, keep_aux=weight_file.arguments.get("aux", False))
     own = net.state_dict()
     if wrong := _differences(_shapes(own), _shapes(tensors), weight_file.num_classes is None):
         raise _misfit(weight_file.label, weight_file.net, wrong)
@@ -202,7 +202,7 @@ def _examine(path: Path, net: str, width: float, row: Published | None) -> Weigh
     row = row or _row_named(path.name, net, source)
     preprocess, arguments = _contract(net, source, row, metadata, path)
     if arguments.pop("head_hidden", 0):
-        renamed = _without_last(renamed, _own_shapes(net))
+        renamed = _without_last(renamed, net)
     shapes = _shapes(renamed)
     known = inspect.signature(nets.entry(net).build).parameters
     if "aux" in known:  # auxiliary classifiers: some files have them, some have not
@@ -379,11 +379,13 @@ def _last(own: Iterable[str]) -> int:
     return max(int(number[1]) for key in own if (number := re.fullmatch(r"classifier\.(\d+)\.weight", key)))
 
 
-def _without_last(tensors: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
-    """A file's tensors without the classifier from the network's last layer on."""
-    last = _last(own)
-    place = {key: re.match(r"classifier\.(\d+)\.", key) for key in tensors}
-    return {key: value for key, value in tensors.items() if not ((at := place[key]) and int(at[1]) >= last)}
+def _without_last(tensors: Mapping[str, Tensor], net: str, keep_aux: bool = False) -> dict[str, Tensor]:
+    """A file's tensors without the classifier from the network's last layer on, and without auxiliary classifiers."""
+    last = _last(_own_shapes(net))
+    dropped = {key for key in tensors if (at := re.match(r"classifier\.(\d+)\.", key)) and int(at[1]) >= last}
+    if not keep_aux and "aux" in inspect.signature(nets.entry(net).build).parameters:
+        dropped |= _own_shapes(net, aux=True).keys() - _own_shapes(net, aux=False).keys()
+    return {key: value for key, value in tensors.items() if key not in dropped}
 
 
 @functools.lru_cache(maxsize=256)

@@ -128,7 +128,11 @@ function row(entry) {
   right.onchange = () => {
     entry.right = right.value;
     clearTimeout(entry.pause);
-    entry.pause = setTimeout(() => (marking = marking.then(() => mark(entry))), PAUSE_MS);
+    entry.pause = setTimeout(right.onblur, PAUSE_MS);
+  };
+  right.onblur = () => {
+    clearTimeout(entry.pause);
+    marking = marking.then(() => mark(entry));
   };
   return make(
     "tr",
@@ -144,11 +148,11 @@ let marking = Promise.resolve(); // one after the other: the last word on a phot
 
 /** Keep a photo under its right class, or take back what was kept. */
 async function mark(entry) {
-  const { name, file, right, kept } = entry;
-  if (right === kept) return;
+  const { name, file, right } = entry;
+  if (right === entry.kept) return;
+  entry.kept = right;
   try {
     if (await engine.save(file, right)) {
-      entry.kept = right;
       return tell(() => (right ? t("savedService", { name, right }) : t("takenBack", { name })));
     }
     if (!right) return; // what was downloaded is the user's

@@ -24,7 +24,7 @@ from handlens.photos.batches import in_threads
 from handlens.photos.scan import Photos, listed
 from handlens.preprocess import open_photo
 
-_VERSION = 2  # of what is kept of a photo
+_VERSION = 3  # of what is kept of a photo; since 3 floats up to 1 are not black
 
 
 class Facts(NamedTuple):

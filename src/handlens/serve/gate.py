@@ -47,8 +47,8 @@ class Gate:
         self.app = app
         self.limits = settings.limits
         # The names under which this machine's own browsers ask. A page of another site whose name was made to lead here
-        # would pass for this service's page; a key, which such a page does not have, keeps it out too.
-        local = settings.host in LOCAL and not settings.lan and not settings.api_key
+        # would pass for this service's page; a key or a certificate, which such a page does not have, keeps it out too.
+        local = settings.host in LOCAL and not (settings.lan or settings.api_key or settings.tls_cert)
         self.hosts = LOCAL if local else frozenset()
         self.key = hashlib.sha256(settings.api_key.encode()).digest() if settings.api_key else b""
         self.metrics = metrics
@@ -108,11 +108,11 @@ class Gate:
         if scope["method"] != "GET" and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
             raise RefusedError(403, "a page of another site may not send photos here")
         host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower()).strip("[]")
-        if self.hosts and host and host not in self.hosts:
+        if self.hosts and host and host not in self.hosts and not host.endswith(".localhost"):
             raise RefusedError(
                 403,
                 "this service answers on its own machine only, as localhost",
-                "give it --host or an API key to be asked by another name",
+                "give it an API key, or --host, to be asked by another name",
             )
         if self.key and scope["path"].startswith(("/v1/", "/metrics")):
             scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")

@@ -29,6 +29,7 @@ from handlens.preprocess import Preprocess
 from handlens.train import augment
 from handlens.train.pixels import shrunk
 
+_DECODED = 2  # of how photos become pixels: since 2 floats up to 1 are not black
 _WORTH_CONVERTING = 250  # images: fewer are through in torch before a file for onnxruntime is made
 _SAME = 1e-3  # of the largest value: what the features of the two may differ by
 
@@ -117,7 +118,7 @@ class Frozen:
 
     def _path(self, view: int) -> Path:
         cut = [view, self.min_area, self.flip] if view else []
-        contract = json.dumps([self._weights, self.preprocess.to_dict(), self.precision, cut], sort_keys=True)
+        contract = json.dumps([_DECODED, self._weights, self.preprocess.to_dict(), self.precision, cut], sort_keys=True)
         name = hashlib.sha256(contract.encode()).hexdigest()[:32]
         return files.cache_folder() / "features" / f"{name}.safetensors"
 

@@ -71,8 +71,8 @@ def fit(
     photos: a folder with a subfolder a class, a CSV, or a published set's name. out: the run's folder, which must not
     exist, by default a new one below `runs`. given: fields of `Recipe`; the rest is chosen by the photos. With
     `resume`, `out` is the folder of an interrupted run, `photos` where its photos are now if they were moved, and
-    nothing else is given. device: "auto", "cpu", "cuda" or
-    "mps"; devices, num_nodes: how many of them, on how many machines (lightning-fabric's meaning).
+    nothing else is given. device: "auto", "cpu", "cuda" or "mps"; devices, num_nodes: how many of them, on how many
+    machines (lightning-fabric's meaning).
     Raises HandlensError for photos, weights or values that do not fit; KeyboardInterrupt after saving at Ctrl-C.
     """
     watcher = watcher or Watcher()
@@ -92,11 +92,13 @@ def fit(
         if is_finished(folder):
             raise HandlensError(f"{folder} is finished", f"`handlens evaluate {quoted(folder)}` shows its figures")
         recipe = Recipe.read(folder / RECIPE)
-        if os.fspath(photos):
-            recipe = dataclasses.replace(recipe, photos=os.path.abspath(photos))
+        if moved := os.fspath(photos):
+            recipe = dataclasses.replace(recipe, photos=os.path.abspath(moved) if os.path.exists(moved) else moved)
         if recipe.unknown:
             unknown.check_halves(recipe.unknown, counter(watcher, "looking at unknown photos"))
         data = start.data_of(recipe, folder / start.SPLIT, counter(watcher, "looking at photos"), resumed=True)
+        if moved and fabric.global_rank == 0:
+            recipe.write(folder / RECIPE)
     else:
         if given.get("continue_run"):
             if "mode" not in given:

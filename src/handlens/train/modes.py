@@ -103,7 +103,8 @@ def fit_frozen(
     frozen = Frozen(
         copy.deepcopy(begun.net),
         begun.preprocess,
-        min_area=recipe.crop_min_area,
+        # Recipes of earlier versions say "trivial" and less than the half that heads were given all the same.
+        min_area=max(0.5, recipe.crop_min_area) if recipe.augment == "trivial" else recipe.crop_min_area,
         flip=recipe.flip,
         precision=recipe.precision,
         device=fabric.device,

@@ -140,7 +140,7 @@ def data_of(
         splits = photos_room.split(whole, findings.sha256, recipe.seed, duplicates=findings.duplicates)
         splits, more = together(splits, findings, own_splits=bool(whole.splits))
         notes += more
-    named = bool(whole.splits) and "test" in (whole.splits or ())
+    named = "test" in (whole.splits or ())
     test_is = "named as such by the photos" if named else f"cut with seed {recipe.seed}"
     return Data(splits, findings.sha256, findings.pixels, tuple(notes), tuple(findings.broken), test_is)
 
@@ -164,12 +164,13 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
     if not recipe.add:
         return dataclasses.replace(old, splits=kept, test_is=test_is)
     new, findings, notes = look(recipe.add, progress, is_split=stored is not None)
-    if new.splits and "test" in new.splits:
+    new = _meant(new, known)
+    named = [label for label, side in zip(new.labels, new.splits or (), strict=bool(new.splits)) if side == "test"]
+    if not stored and any(new.classes[label] in known for label in named):
         raise HandlensError(
             f"{recipe.add} names its own test photos, which --add would train on",
             "name the folder of its training photos",
         )
-    new = _meant(new, known)
     seen = {old.pixels[path] for photos in kept.values() for path in photos.paths}
     again = [path for path in new.paths if findings.pixels[path] in seen]
     if again:
@@ -185,7 +186,8 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
         )
     new = new.without(nearly)
     if not len(new):
-        raise HandlensError(f"{recipe.add} has no photo that the run does not have already", "add other photos")
+        nor = ", or nearly, among those that it is judged by" if nearly else ""
+        raise HandlensError(f"{recipe.add} has no photo that the run does not have already{nor}", "add other photos")
     new = counted_in(new, [name for name, number in zip(new.classes, new.counts(), strict=True) if number])
     classes = (*known, *(name for name in new.classes if name not in known))
     root = _common_root(kept["train"].root, new.root)
@@ -210,6 +212,8 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
         cut["train"] = joined(cut["train"], cut["test"].select(np.flatnonzero(~is_test)), new.classes)
         cut["test"] = cut["test"].select(np.flatnonzero(is_test))
         splits = {name: joined(kept[name], cut[name], classes) for name in kept}
+    if len(splits["test"]) > len(kept["test"]):
+        test_is += f", those of new classes cut with seed {recipe.seed}"
     return Data(splits, sha256, pixels, (*old.notes, *notes), (*old.left_out, *findings.broken), test_is)
 
 
