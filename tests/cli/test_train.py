@@ -251,7 +251,7 @@ def test_continue_and_add(call: Train, done: Path, tiny_photos: Path, tmp_path: 
     value = json.loads(out)
     assert value["classes"] == ["blue sky", "花朵", "🌿 leaf", "a new one"]
     assert value["metrics"]["test"]["num_photos"] == 4
-    assert "left out 1 added photos that the run has already (a new one/03.jpg ...)" in err
+    assert "left out 1 added photo that the run has already (a new one/03.jpg ...)" in err
 
 
 def test_photos_that_cannot_be_used_are_listed(call: Train, tiny_photos: Path, tmp_path: Path) -> None:

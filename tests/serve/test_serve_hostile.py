@@ -76,6 +76,8 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "top of another kind": ({"json": {"photos": ["AAAA"], "top": [1]}}, 400, "top must be a number"),
     "top in the address": ({"content": b"x", "headers": JPEG, "params": {"top": "many"}}, 400, "top is not as it must"),
     "from another site": ({"content": b"x", "headers": {**JPEG, "Sec-Fetch-Site": "cross-site"}}, 403, "another site"),
+    "from another origin": ({"content": b"x", "headers": {**JPEG, "Origin": "http://a.example"}}, 403, "another site"),
+    "from no origin": ({"content": b"x", "headers": {**JPEG, "Origin": "null"}}, 403, "another site"),
 }  # fmt: skip
 
 
@@ -334,3 +336,12 @@ def test_all_bodies_together_have_a_limit(port: int, tiny: ModuleType) -> None:
     photo = tiny.photo(0)
     said, _ = talk(port, post(f"Content-Length: {len(photo)}", "Connection: close"), photo)
     assert sentence_of(said)[0] == 200
+
+
+def test_the_services_own_page_is_let_in(client: TestClient, tiny: ModuleType) -> None:
+    for headers in (
+        {"Origin": "http://localhost"},
+        {"Origin": "https://flowers.example", "Sec-Fetch-Site": "same-origin"},
+    ):
+        answer = client.post("/v1/predict", content=tiny.photo(0), headers={**JPEG, **headers})
+        assert answer.status_code == 200

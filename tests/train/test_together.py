@@ -110,7 +110,7 @@ def test_added_photos_that_are_nearly_those_judged_by_are_left_out(folder: Path,
     assert (side["train.png"], side["new.png"]) == ("train", "train")
     assert not {"validation.png", "test.png"} & side.keys()
     (note,) = [note for note in made.notes if "nearly a validation or test photo" in note]
-    assert note.startswith("left out 2 added photos")
+    assert "the run: 2 added photos (" in note
     assert len(made.splits["test"]) == len(kept["test"])
     assert made.test_is == f"kept from {run}"
 
@@ -157,3 +157,13 @@ def test_how_the_test_photos_came_to_be_those(folder: Path, tmp_path: Path) -> N
     for side in ("train", "test"):
         shutil.copytree(folder, tmp_path / "named" / side)
     assert data(tmp_path / "named").test_is == "named as such by the photos"
+
+
+def test_a_correction_of_a_photo_that_the_run_has_is_left_out(folder: Path, run: Path, tmp_path: Path) -> None:
+    sha256 = photos.examine(photos.scan(folder)).sha256
+    path = data(folder).splits["train"].paths[0]
+    small(tmp_path / "more" / "tulips" / f"{sha256[path]}.png", "roses", 50)  # whatever its pixels have become
+    small(tmp_path / "more" / "tulips" / "new.png", "tulips", 51)
+    made = added(run, tmp_path / "more")
+    assert any(note.startswith("left out 1 added photo that the run has already") for note in made.notes)
+    assert sum(map(len, made.splits.values())) == 21

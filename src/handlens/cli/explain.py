@@ -257,7 +257,8 @@ def _class(subject: Subject, name: str) -> int:
     from handlens.errors import HandlensError
 
     if name not in subject.classes:
-        near = difflib.get_close_matches(name, subject.classes, n=3, cutoff=0.4) or subject.classes[:5]
+        near = difflib.get_close_matches(name, subject.classes, n=3, cutoff=0.4)
+        near = [*near, *(other for other in subject.classes if other not in near)][:5]
         raise HandlensError(f"{subject.name} knows no class {name!r}", f"its classes are such as {', '.join(near)}")
     return subject.classes.index(name)
 

@@ -171,17 +171,19 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
             f"{recipe.add} names its own test photos, which --add would train on",
             "name the folder of its training photos",
         )
-    seen = {old.pixels[path] for photos in kept.values() for path in photos.paths}
-    again = [path for path in new.paths if findings.pixels[path] in seen]
+    own = [path for photos in kept.values() for path in photos.paths]
+    seen, hashes = {old.pixels[path] for path in own}, {old.sha256[path] for path in own}
+    # The service writes corrections anew, and names them by the hash of what it was sent.
+    again = [path for path in new.paths if findings.pixels[path] in seen or Path(path).stem in hashes]
     if again:
-        notes.append(f"left out {len(again)} added photos that the run has already ({again[0]} ...)")
+        notes.append(f"left out {counted(len(again), 'added photo')} that the run has already ({again[0]} ...)")
     new = new.without(again)
     near = [] if stored else _near_groups(kept, new, findings)
     judged = {(0, path) for name in ("validation", "test") for path in kept[name].paths}
     nearly = [path for group in near if judged & {*group} for side, path in group if side]
     if nearly:
         notes.append(
-            f"left out {len(nearly)} added photos that are nearly a validation or test photo of the run "
+            f"left out, as nearly a validation or test photo of the run: {counted(len(nearly), 'added photo')} "
             f"({nearly[0]} ...)"
         )
     new = new.without(nearly)
