@@ -43,14 +43,32 @@ def service(path: Path, *options: str, **environment: str) -> Iterator[str]:
         process.communicate()
 
 
+@pytest.fixture
+def colours(tiny: ModuleType, tmp_path: Path) -> Path:
+    """A bundle of its own for each test."""
+    bundle.write(tmp_path / "colours.zip", tiny.bundle())
+    return tmp_path / "colours.zip"
+
+
+@pytest.fixture
+def photo(tiny: ModuleType, tiny_photos: Path) -> Path:
+    """A photo of the first class."""
+    return next((tiny_photos / tiny.CLASSES[0]).glob("*.jpg"))
+
+
+def answered(page: Any, url: str, photo: Path) -> None:
+    """Open the page, and wait for its answer to the photo."""
+    page.goto(url)
+    page.locator("#files").set_input_files(photo)
+    page.locator("#rows tr").wait_for()
+
+
 @pytest.mark.slow
 def test_photos_are_answered_and_corrected_by_the_service(
-    chromium: Any, tiny: ModuleType, tiny_photos: Path, tmp_path: Path
+    chromium: Any, tiny: ModuleType, colours: Path, photo: Path, tmp_path: Path
 ) -> None:
-    bundle.write(tmp_path / "colours.zip", tiny.bundle())
-    photo = next((tiny_photos / tiny.CLASSES[0]).glob("*.jpg"))
     browser = chromium()
-    with service(tmp_path / "colours.zip", "--keep", str(tmp_path / "kept"), HANDLENS_API_KEY=KEY) as url:
+    with service(colours, "--keep", str(tmp_path / "kept"), HANDLENS_API_KEY=KEY) as url:
         page = browser.new_context(locale="en").new_page()
         trouble: list[str] = []
         page.on("pageerror", lambda error: trouble.append(str(error)))
@@ -75,16 +93,12 @@ def test_photos_are_answered_and_corrected_by_the_service(
 
 @pytest.mark.slow
 def test_a_service_that_keeps_nothing_says_so_and_the_photo_is_downloaded(
-    chromium: Any, tiny: ModuleType, tiny_photos: Path, tmp_path: Path
+    chromium: Any, tiny: ModuleType, colours: Path, photo: Path
 ) -> None:
-    bundle.write(tmp_path / "colours.zip", tiny.bundle())
-    photo = next((tiny_photos / tiny.CLASSES[0]).glob("*.jpg"))
     browser = chromium()
-    with service(tmp_path / "colours.zip") as url:
+    with service(colours) as url:
         page = browser.new_context(locale="en").new_page()
-        page.goto(url)
-        page.locator("#files").set_input_files(photo)
-        page.locator("#rows tr").wait_for()
+        answered(page, url, photo)
         with page.expect_download() as downloaded:
             page.get_by_label(f"Right class of {photo.name}").select_option(tiny.CLASSES[1])
         assert downloaded.value.suggested_filename == f"{tiny.CLASSES[1]}--{photo.name}"
@@ -94,18 +108,14 @@ def test_a_service_that_keeps_nothing_says_so_and_the_photo_is_downloaded(
 
 @pytest.mark.slow
 def test_the_last_class_that_is_named_is_the_one_that_is_kept(
-    chromium: Any, tiny: ModuleType, tiny_photos: Path, tmp_path: Path
+    chromium: Any, tiny: ModuleType, colours: Path, photo: Path, tmp_path: Path
 ) -> None:
     """By the arrow keys a reader passes by other classes, which some browsers tell of one by one."""
-    bundle.write(tmp_path / "colours.zip", tiny.bundle())
-    photo = next((tiny_photos / tiny.CLASSES[0]).glob("*.jpg"))
     kept = tmp_path / "kept"
     browser = chromium()
-    with service(tmp_path / "colours.zip", "--keep", str(kept)) as url:
+    with service(colours, "--keep", str(kept)) as url:
         page = browser.new_context(locale="en").new_page()
-        page.goto(url)
-        page.locator("#files").set_input_files(photo)
-        page.locator("#rows tr").wait_for()
+        answered(page, url, photo)
         right = page.get_by_label(f"Right class of {photo.name}")
         for name in (tiny.CLASSES[2], tiny.CLASSES[0], tiny.CLASSES[1]):
             right.select_option(name)
@@ -121,10 +131,9 @@ def test_the_last_class_that_is_named_is_the_one_that_is_kept(
 
 
 @pytest.mark.slow
-def test_a_key_that_no_header_carries_is_asked_for_again(chromium: Any, tiny: ModuleType, tmp_path: Path) -> None:
-    bundle.write(tmp_path / "colours.zip", tiny.bundle())
+def test_a_key_that_no_header_carries_is_asked_for_again(chromium: Any, colours: Path) -> None:
     browser = chromium()
-    with service(tmp_path / "colours.zip", HANDLENS_API_KEY=KEY) as url:
+    with service(colours, HANDLENS_API_KEY=KEY) as url:
         page = browser.new_context(locale="en").new_page()
         page.goto(url)
         field = page.get_by_label("This service wants its API key")
@@ -139,20 +148,18 @@ def test_a_key_that_no_header_carries_is_asked_for_again(chromium: Any, tiny: Mo
 
 @pytest.mark.slow
 def test_a_new_version_shows_on_an_open_page(
-    chromium: Any, tiny: ModuleType, tiny_photos: Path, tmp_path: Path
+    chromium: Any, tiny: ModuleType, colours: Path, photo: Path, tmp_path: Path
 ) -> None:
-    bundle.write(tmp_path / "colours.zip", tiny.bundle())
-    photo = next((tiny_photos / tiny.CLASSES[0]).glob("*.jpg"))
     browser = chromium()
-    with service(tmp_path / "colours.zip") as url:
+    with service(colours) as url:
         page = browser.new_context(locale="en").new_page()
-        page.goto(url)
-        page.locator("#files").set_input_files(photo)
-        page.locator("#rows tr").wait_for()
+        answered(page, url, photo)
         before = page.locator("#about").inner_text()
         bundle.write(tmp_path / "new.zip", dataclasses.replace(tiny.bundle(), card={"licence": "another"}))
-        (tmp_path / "new.zip").replace(tmp_path / "colours.zip")
-        while json.loads(urllib.request.urlopen(f"{url}v1/model").read())["card"] != {"licence": "another"}:
+        (tmp_path / "new.zip").replace(colours)
+        for _ in range(100):
+            if json.loads(urllib.request.urlopen(f"{url}v1/model").read())["card"] == {"licence": "another"}:
+                break
             time.sleep(0.2)
         page.locator("#files").set_input_files(photo)
         page.locator("#rows tr:nth-child(2)").wait_for()
@@ -166,10 +173,9 @@ def test_a_new_version_shows_on_an_open_page(
 
 
 @pytest.mark.slow
-def test_a_camera_that_goes_away_is_told(chromium: Any, tiny: ModuleType, tmp_path: Path) -> None:
-    bundle.write(tmp_path / "colours.zip", tiny.bundle())
+def test_a_camera_that_goes_away_is_told(chromium: Any, colours: Path) -> None:
     browser = chromium("--use-fake-device-for-media-stream")
-    with service(tmp_path / "colours.zip") as url:
+    with service(colours) as url:
         page = browser.new_context(locale="en", permissions=["camera"]).new_page()
         page.goto(url)
         page.locator("#camera").click()
