@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import sys
+import time
 import zlib
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +17,7 @@ import pytest
 from PIL import ExifTags, Image
 from sklearn import preprocessing
 
+from handlens import preprocess
 from handlens.errors import HandlensError, PhotoError
 from handlens.preprocess import Normalisation, Preprocess, open_photo, shorter_side_to
 
@@ -246,6 +248,48 @@ def test_an_rgb_png_with_a_transparent_colour() -> None:
     assert (pixels[1, 1] == 9).all()
 
 
+def transparent() -> dict[str, Image.Image]:
+    """16 x 257 pixels of each kind that may be transparent, as files give them."""
+    rgba = np.asarray(picture(16, 257).convert("RGBA")).copy()
+    rgba[..., 3] = np.arange(16 * 257).reshape(257, 16) % 256
+    whole = Image.fromarray(rgba)
+    palette = whole.convert("RGB").quantize(64)
+
+    def stored(image: Image.Image, format_: str, **options: Any) -> Image.Image:
+        return Image.open(io.BytesIO(encoded(image, format_, **options)))
+
+    found = {mode: whole.convert(mode) for mode in ("RGBA", "LA", "RGBa")}
+    found["PA"] = palette.convert("PA")
+    found["PA"].putalpha(whole.getchannel("A"))
+    found["P, of each colour"] = stored(palette, "PNG", transparency=bytes(range(0, 256, 4)))
+    found["P, one colour"] = stored(palette, "GIF", transparency=5)
+    found["RGB"] = stored(whole.convert("RGB"), "PNG", transparency=whole.convert("RGB").getpixel((3, 3)))
+    found["L"] = stored(whole.convert("L"), "PNG", transparency=whole.convert("L").getpixel((3, 3)))
+    return found
+
+
+@pytest.mark.parametrize("height", [1, 255, 256, 257])
+@pytest.mark.parametrize("kind", transparent())
+def test_what_is_transparent_is_laid_over_white_in_strips(
+    kind: str, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = transparent()[kind].crop((0, 0, 16, height))
+    rgba = image.convert("RGBA")
+    expected = Image.alpha_composite(Image.new("RGBA", rgba.size, (255, 255, 255, 255)), rgba).convert("RGB")
+    assert height < 257 or difference(expected, rgba.convert("RGB")).any()
+    composite, rows = Image.alpha_composite, []
+
+    def strip(below: Image.Image, above: Image.Image) -> Image.Image:
+        rows.append(above.height)
+        return composite(below, above)
+
+    monkeypatch.setattr(Image, "alpha_composite", strip)
+    monkeypatch.setattr(preprocess, "_STRIP_PX", 16 * 256)
+    made = preprocess._to_rgb(image)
+    assert made.mode == "RGB" and made.tobytes() == expected.tobytes()
+    assert rows == ([256, 1] if height == 257 else [height])
+
+
 def test_cmyk_jpeg() -> None:
     cmyk = picture(64, 48).convert("CMYK")
     pixels = open_photo(encoded(cmyk, "JPEG", quality=95))
@@ -402,6 +446,21 @@ def test_broken_photos_say_so(name: str, tmp_path: Path) -> None:
     assert str(tmp_path / name) in caught.value.message
     with pytest.raises(PhotoError, match=f"^the photo {words}"):
         Preprocess().load(content)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_too_many_scans_is_not_decoded(progressive: bool) -> None:
+    """Each of them goes over all pixels, and takes a few bytes only."""
+    ordinary = encoded(Image.new("RGB", (2000, 2000), (9, 99, 199)), "JPEG", progressive=progressive)
+    last = ordinary.rindex(b"\xff\xda")
+    scan = ordinary[last:-2] if progressive else b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" + bytes(1)
+    bomb = ordinary[:last] + scan * 1250 + ordinary[-2:]
+    begun = time.perf_counter()
+    with pytest.raises(PhotoError, match="the photo is a JPEG of too many scans; save it anew"):
+        Preprocess().load(bomb, most_pixels=50_000_000)
+    assert time.perf_counter() - begun < 1
+    with_a_film = ordinary + scan * 1250
+    assert open_photo(with_a_film, most_pixels=50_000_000).getpixel((9, 9)) == pytest.approx((9, 99, 199), abs=3)
 
 
 def test_missing_and_folders(tmp_path: Path) -> None:

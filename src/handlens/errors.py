@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class HandlensError(Exception):
@@ -69,3 +69,15 @@ def missing_extra(extra: str, package: str) -> NotHereError:
     """The error for an optional part of handlens that is not installed: it names the exact install command."""
     verb = "are" if " and " in package else "is"
     return NotHereError(f"this needs {package}, which {verb} not installed", f'pip install "handlens[{extra}]"')
+
+
+def need(extra: str, packages: Mapping[str, str]) -> None:
+    """Raise NotHereError unless each package's module can be found: before long work that would end at it.
+
+    packages: the name of each module, by that of its package.
+    """
+    import importlib.util  # only now: hardly any command that answers at once needs it
+
+    for package, module in packages.items():
+        if importlib.util.find_spec(module) is None:
+            raise missing_extra(extra, package)

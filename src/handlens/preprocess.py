@@ -10,6 +10,7 @@ import dataclasses
 import io
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -35,6 +36,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _LETTERBOX_GREY = (114, 114, 114)
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # no others: Pillow runs Ghostscript for some
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+NEEDS_PACKAGE = "is HEIC, which needs pillow-heif"  # what is said of a photo that is not broken
+_MOST_SCANNED_PX = 3e9  # of a JPEG: each of its scans goes over all pixels, and may take a few bytes
+_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # those that begin a segment, and the end
+_STRIP_PX = 1 << 20  # of a transparent photo that are laid over white at once: each takes 16 bytes meanwhile
 _THIN = 16  # a photo this many times as long as wide is cut before it is resized
 
 
@@ -210,18 +215,23 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
     JPEG far larger than that is decoded at a half, quarter or eighth of its size, with the shorter side still at least
     twice `at_least_px`.
     Raises PhotoError when the photo is missing, broken, truncated, not a photo, or larger than Pillow's limit; with
-    `most_pixels` also, before its pixels are read, when it has more than these.
+    `most_pixels` also, before its pixels are read, when it has more than these, and a JPEG's bytes when it has so
+    many scans that decoding would take long.
     """
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the photo"
     formats = (*_FORMATS, "HEIF") if "HEIF" in Image.OPEN else _FORMATS
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
-            if most_pixels and image.width * image.height > most_pixels:
+            px = image.width * image.height
+            if most_pixels and px > most_pixels:
                 raise PhotoError(
                     f"{name} has {image.width} x {image.height} pixels, the limit is {most_pixels / 1e6:g} million",
                     "make it smaller first",
                 )
-            if at_least_px and image.format in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a second picture inside
+            is_jpeg = image.format in ("JPEG", "MPO")  # MPO: a phone's JPEG with a second picture inside
+            if most_pixels and is_jpeg and isinstance(source, bytes) and _scans(source) * px > _MOST_SCANNED_PX:
+                raise PhotoError(f"{name} is a JPEG of too many scans", "save it anew")
+            if at_least_px and is_jpeg:
                 image.draft(None, shorter_side_to(*image.size, 2 * at_least_px))
             ImageOps.exif_transpose(image, in_place=True)  # loads the pixels first
             return _to_rgb(image)
@@ -249,6 +259,15 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
         raise PhotoError(f"{name} is damaged ({why})", "replace or remove it") from error
 
 
+def _scans(jpeg: bytes) -> int:
+    """How many scans a JPEG has, up to its end: what follows, such as a film or a second picture, is not decoded."""
+    count, at = 0, 2
+    while (found := _JPEG_MARKER.search(jpeg, at)) and found[1] != b"\xd9":
+        count += found[1] == b"\xda"
+        at = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
+    return count
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
@@ -259,9 +278,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         scaled = values / (257 if values.max() > 255 else 1)
         return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        made = Image.new("RGB", image.size)
+        rows = max(1, _STRIP_PX // image.width)
+        for top in range(0, image.height, rows):
+            strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+            white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+            made.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+        return made
     return image.convert("RGB") if image.mode != "RGB" else image
 
 
@@ -289,5 +312,5 @@ def _register_heif(name: str) -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
-        raise PhotoError(f"{name} is HEIC, which needs pillow-heif", 'pip install "handlens[heic]"') from None
+        raise PhotoError(f"{name} {NEEDS_PACKAGE}", 'pip install "handlens[heic]"') from None
     register_heif_opener()

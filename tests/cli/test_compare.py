@@ -59,8 +59,9 @@ def test_picture(compared: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert code == 0 and json.loads(out)[0]["median_ms"] == len(SOME[0])
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.format == "PNG" and picture.height > 700  # two rows: four costs
-    code, _, _ = compared("resnet20", "--no-latency", "--picture", tmp_path / "empty.png")
-    assert code == 0 and (tmp_path / "empty.png").exists()  # nothing that could be drawn
+    code, out, err = compared("resnet20", "resnet56", "--no-latency", "--picture", tmp_path / "empty.png")
+    assert (code, out) == (2, "") and not (tmp_path / "empty.png").exists()
+    assert "none of these nets has a published top-1, which the picture shows; leave out --picture" in err
 
 
 def test_a_family(compared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +78,7 @@ def test_a_family(compared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         (["resnet18", "--family", "vit"], "nets and a family"),
         (["--family", "vgt"], "--family is 'vgt', expected mobilenet, xception"),
         (["resnt18"], "did you mean resnet18"),
+        (["resnet18", "--no-latency", "--threads", "2"], "--threads and --runs are for measuring latency"),
         (["resnet20", "--no-latency", "--picture", "a.jpg"], "ends in .png"),
     ],
 )

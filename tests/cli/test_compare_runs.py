@@ -54,6 +54,18 @@ def test_a_worse_run_is_said_to_be_worse(compare: Run, tiny_run: Path, blind: Pa
     assert "+100.0 points" in out
 
 
+def test_photos_that_cannot_be_read_are_named(
+    compare: Run, tiny_run: Path, blind: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_photos, tmp_path / "photos")
+    (tmp_path / "photos" / "blue sky" / "00.jpg").write_bytes(b"")
+    code, out, err = compare(tiny_run, blind, tmp_path / "photos", "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["num_photos"] == 35
+    assert facts["left_out"] == [{"photo": "blue sky/00.jpg", "error": "is empty"}]
+    assert "left out: blue sky/00.jpg: is empty" in err
+
+
 def test_a_bundle_with_its_classes_in_another_order(
     compare: Run, tiny_run: Path, tiny_photos: Path, tiny: ModuleType, tmp_path: Path
 ) -> None:

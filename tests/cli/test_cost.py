@@ -14,6 +14,8 @@ from handlens import cli, cost, nets
 
 Run = Callable[..., tuple[int, str, str]]
 MODULE = """
+import threading
+
 import torch
 from torch import nn
 
@@ -37,6 +39,11 @@ class Refuses(nn.Module):
     def __init__(self, width=1.0):
         raise ValueError("width must be a half")
 
+class Locked(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 8, 3))
+        self.lock = threading.Lock()
+
 built = build()
 number = 3
 class inner:
@@ -52,6 +59,7 @@ KEYS = {
 def costs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     (tmp_path / "my_own_net.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "half_written.py").write_text("def f(:\n", encoding="utf-8")
     monkeypatch.delitem(sys.modules, "my_own_net", raising=False)
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -157,6 +165,12 @@ def test_one_that_cannot_be_traced(costs: Run) -> None:
     assert "_local_scalar_dense" in found["stopped"] and found["layers"][0]["macs"] == 216 * 900
 
 
+def test_one_that_cannot_be_copied(costs: Run) -> None:
+    code, out, err = costs("my_own_net:Locked", "--image-px", 32)
+    assert code == 2 and "parameters: 224" in out and "MACs: not known" in out
+    assert err.startswith("handlens: Locked cannot be copied: cannot pickle") and len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -164,6 +178,7 @@ def test_one_that_cannot_be_traced(costs: Run) -> None:
         (["mobilenet_v2", "--image-px", 31], "smallest that works is 32"),
         (["resnet18", "--width", 2], "takes no 'width'"),
         (["nowhere:net"], "could not be imported: No module named 'nowhere'"),
+        (["half_written:net"], "could not be imported: invalid syntax"),
         (["nowhere:net"], "install it, or type this in the folder that it is in"),
         (["my_own_net:nothing"], "has no attribute 'nothing'"),
         (["my_own_net:"], "could not be imported"),

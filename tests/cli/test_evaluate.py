@@ -109,6 +109,15 @@ def test_photos_that_were_trained_on_are_said_to_be(evaluate: Run, run: Path, ti
     assert json.loads(out)["caution"] in err.splitlines()
 
 
+def test_the_recipe_of_a_newer_handlens_is_one_sentence(evaluate: Run, run: Path) -> None:
+    facts = json.loads((run / "handlens.json").read_text("utf-8"))
+    facts["recipe"]["new"] = 1
+    (run / "handlens.json").write_text(json.dumps(facts), "utf-8")
+    code, out, err = evaluate(run, "--split", "test")
+    assert (code, out) == (2, "")
+    assert err == "handlens: the run's recipe names new, which a recipe does not have; use the handlens that made it\n"
+
+
 ADVICE = "they are the run's own photos: --split test judges those that chose nothing"
 
 
@@ -259,6 +268,40 @@ def test_a_nets_name_and_a_weight_file(evaluate: Run, tmp_path: Path, tiny_photo
     code, out, err = evaluate("mobilenet_v2", "--weights", path, tiny_photos, "--json")
     assert (code, out) == (2, "")
     assert "gives 4 classes, the photos have 3" in err
+
+
+def test_a_runs_weight_file_has_the_runs_classes_in_their_order(
+    evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    saved = checkpoint.load(run)
+    order = (2, 0, 1)  # as where classes were added later
+    last = saved.net.classifier[-1]
+    for values in (last.weight.data, last.bias.data):
+        values.copy_(values[list(order)].clone())
+    classes = tuple(saved.classes[k] for k in order)
+    checkpoint.save(tmp_path / "later", dataclasses.replace(saved, classes=classes))
+    code, out, err = evaluate(saved.name, "--weights", tmp_path / "later" / "model.safetensors", tiny_photos, "--json")
+    assert code == 0, err
+    assert json.loads(out)["top1"] == 1.0 and json.loads(out)["classes"] == list(classes)
+    assert "the names of the classes are those of" in err
+
+
+def test_photos_of_a_run_that_it_learned_from_are_said_to_be_seen(
+    evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    saved = checkpoint.load(run)
+    recipe = {**saved.recipe, "weights": str(run / "model.safetensors")}
+    checkpoint.save(tmp_path / "second", dataclasses.replace(saved, recipe=recipe))
+    code, out, err = evaluate(tmp_path / "second", tiny_photos, "--json")
+    assert code == 0 and json.loads(out)["num_seen_in_training"] == 33
+    assert "33 of these 36 photos were trained on or chosen by" in err
+
+
+def test_photos_in_this_folder_have_its_name(
+    evaluate: Run, tiny_run: Path, tiny_photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_photos)
+    assert f"; all photos of {tiny_photos.name}" in evaluate(tiny_run, ".")[1]
 
 
 def test_other_classes_are_refused_with_the_difference(
@@ -482,20 +525,41 @@ def test_robustness(evaluate: Run, tiny_run: Path, tiny_photos: Path) -> None:
         (["--coverage", "0.7", "--split", "validation"], "fitted on the validation photos"),
         (["--unknown", "nope"], "there is no folder nope"),
         (["--unknown", "EMPTY"], "empty has no photo that can be read"),
+        (["--unknown", "OWN"], "also among those of the classes (blue sky/00.jpg); name a folder of photos of none"),
         (["--report", "EMPTY"], "is a folder, expected the name of a file"),
     ],
 )
 def test_what_cannot_be_had_is_told_before_the_photos_are_scored(
-    evaluate: Run, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
+    evaluate: Run,
+    run: Path,
+    tiny_photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    sentence: str,
 ) -> None:
     from handlens import evaluate as room
 
     (tmp_path / "empty").mkdir()
+    places = {"EMPTY": str(tmp_path / "empty"), "OWN": str(tiny_photos)}
     monkeypatch.setattr(room, "score", lambda *_: pytest.fail("scored before it was told"))
-    code, out, err = evaluate(run, *(str(tmp_path / "empty") if a == "EMPTY" else a for a in arguments), "--json")
+    code, out, err = evaluate(run, *(places.get(a, a) for a in arguments), "--json")
     assert (code, out) == (2, "")
     assert sentence in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("missing", "more"), [("scipy", []), ("sklearn", []), ("jinja2", ["--report", "r.html"])])
+def test_packages_that_are_missing_are_named_first(
+    evaluate: Run, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, more: list[str]
+) -> None:
+    from handlens import evaluate as room
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(room, "score", lambda *_: pytest.fail("scored before it was told"))
+    monkeypatch.setitem(sys.modules, missing, None)
+    code, out, err = evaluate(run, *more)
+    assert (code, out) == (2, "") and 'pip install "handlens[evaluate]"' in err and len(err.splitlines()) == 1
 
 
 def test_a_photo_of_the_unknown_that_cannot_be_read(evaluate: Run, run: Path, tmp_path: Path) -> None:

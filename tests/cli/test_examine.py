@@ -99,7 +99,7 @@ def test_a_class_without_photos_is_a_finding(folder: Path, tmp_path: Path, monke
     assert shown.exit_code == 0
     told = json.loads(shown.stdout)
     assert {"kind": "empty-class", "photos": [], "detail": "roses: no photo"} in told["findings"]
-    assert [one["detail"] for one in told["findings"] if one["kind"] == "few-photos"] == ["daisy: 7", "tulips: 7"]
+    assert [one["detail"] for one in told["findings"] if one["kind"] == "few-photos"] == ["daisy: 6", "tulips: 7"]
     assert not [one for one in told["findings"] if one["kind"] == "imbalance"]
     assert told["classes"] == {"daisy": 7, "roses": 0, "tulips": 7}
     assert "there is no photo to train on in 'roses'" in told["not_trainable"]
@@ -107,6 +107,7 @@ def test_a_class_without_photos_is_a_finding(folder: Path, tmp_path: Path, monke
     assert "roses: no photo" in (tmp_path / "report.html").read_text("utf-8")
     assert "roses: no photo" in examine(folder).stdout
     rng = np.random.default_rng(0)
+    monkeypatch.setattr("handlens.cli.examine._frozen", lambda *_: object())
     monkeypatch.setattr("handlens.cli.examine._features", lambda photos, *_: rng.normal(size=(len(photos), 3)))
     monkeypatch.setattr(wrong_labels, "suspects", lambda *_: [wrong_labels.Suspect(-1, 0, 0.9, 0.1)])
     told = json.loads(examine(folder, "--labels", "--json").stdout)  # the classes that there are keep their names
@@ -175,6 +176,7 @@ def test_what_cannot_be_done_is_one_sentence(
 def refused_labels(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
     from handlens.cli import examine as command
 
+    monkeypatch.setattr(command, "_frozen", lambda *_: object())
     monkeypatch.setattr(command, "_features", lambda photos, *_: np.zeros((len(photos), 2), np.float32))
     return refused(capsys, monkeypatch, folder, "--labels")
 
@@ -248,21 +250,48 @@ def test_out_of_fold_probabilities_find_changed_labels() -> None:
 def test_without_cleanlab_the_rest_of_what_a_run_shows_is_there(
     split_run: Path, tiny_photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    monkeypatch.setattr("handlens.cli.examine._features", lambda *_: pytest.fail("features that nothing is done with"))
     found = examine(tiny_photos, "--run", split_run)
     assert found.exit_code == 0, found.stderr
     assert "suspected labels are not looked for: " in found.stderr and "cleanlab" in found.stderr
     assert "36 photos in 3 classes" in found.stdout
-    with pytest.raises(HandlensError, match="there is no run folder nope"):  # which is no reason to go on
+
+
+def test_what_labels_need_is_told_before_the_photos_are_looked_at(
+    tiny_photos: Path, split_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photos, "examine", lambda *_: pytest.fail("too late"))
+    with pytest.raises(HandlensError, match="there is no run folder nope"):
         examine(tiny_photos, "--run", "nope")
+    with pytest.raises(HandlensError, match="mobilenet_v9"):
+        examine(tiny_photos, "--labels", "--net", "mobilenet_v9")
+    with pytest.raises(HandlensError, match="--net and --weights are for --labels, and --run has a network"):
+        examine(tiny_photos, "--run", split_run, "--net", "mobilenet_v2")
+    with pytest.raises(HandlensError, match="--net and --weights are for --labels"):
+        examine(tiny_photos, "--net", "mobilenet_v2")
+    for missing, extra in (("cleanlab", "labels"), ("sklearn", "evaluate"), ("torch", "train")):
+        with monkeypatch.context() as hidden, pytest.raises(HandlensError, match=rf"handlens\[{extra}\]"):
+            hidden.setitem(sys.modules, missing, None)
+            examine(tiny_photos, "--labels")
 
 
-def test_cleanlab_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from handlens.errors import NotHereError
-
-    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
-    with pytest.raises(NotHereError, match=r"handlens\[labels\]"):
-        wrong_labels.suspects(np.eye(2), np.arange(2))
+def test_what_only_lacks_a_package_is_not_called_broken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (folder / "daisy" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    told = json.loads(examine(folder, "--json").stdout)
+    (one,) = [finding for finding in told["findings"] if finding["kind"] == "needs-package"]
+    assert one["photos"] == ["daisy/phone.heic"] and 'pip install "handlens[heic]"' in one["detail"]
+    assert "daisy/phone.heic" not in told["leave_out"]
+    with pytest.raises(HandlensError, match=r"daisy/phone\.heic is HEIC, which needs .*no copy is made without it"):
+        examine(folder, "--fix", folder.parent / "cleaned")
+    assert not (folder.parent / "cleaned").exists()
+    for path in (folder / "daisy").glob("*.jpg"):
+        path.unlink()
+    with pytest.raises(HandlensError, match=r'broken .*pip install "handlens\[heic\]".*install it') as caught:
+        photos.usable(found := photos.scan(folder), photos.examine(found))
+    assert caught.value.hint == "install it, or remove the class"
 
 
 def test_labels_are_judged_by_features_that_have_not_seen_them(

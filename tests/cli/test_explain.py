@@ -257,7 +257,8 @@ def test_a_nets_name_and_a_weight_file(
             "is no squeeze-and-excite layer; they are features.1.block",
         ),
         (["V3", "nowhere", "--what", "gates"], "there is no folder nowhere"),
-        (["RUN", "PHOTO", "--out", "PHOTO/x"], "in the way"),
+        (["RUN", "PHOTO", "--out", "PHOTO/x"], "is no folder; choose another place"),
+        (["V3", "--what", "gates", "--out", "PHOTO/x"], "is no folder; choose another place"),
     ],
 )
 def test_bad_input_is_one_sentence(

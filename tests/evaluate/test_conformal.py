@@ -116,6 +116,8 @@ def test_the_same_answers() -> None:
     assert found["p_value"] == 1.0
     assert found["verdict"].startswith("A and B get the same photos right")
     assert found["verdict"].endswith("10 points with 60 photos")
+    alike = paired.compare(right([1] * 6), right([1] * 6))
+    assert alike["verdict"].endswith("100 points with 6 photos")
     assert found["difference_ci95"] == [-found["difference_ci95"][1], pytest.approx(0.0447, abs=1e-4)]
 
 

@@ -197,15 +197,24 @@ def test_a_copy_that_fails_leaves_nothing(folder: Path, tmp_path: Path) -> None:
 
 
 def test_photos_of_a_csv_are_laid_out_by_class(folder: Path, tmp_path: Path) -> None:
-    rows = [
-        f"photos/{name}/{k}.jpg,a/b {name},{'test' if k else 'train'}" for name in ("daisy", "tulips") for k in (0, 1)
-    ]
+    labels = {"daisy": "a/b", "tulips": "a_b"}
+    rows = [f"photos/{name}/{k}.jpg,{labels[name]},{'test' if k else 'train'}" for name in labels for k in (0, 1)]
     (tmp_path / "all.csv").write_text("\n".join(["path,label,split", *rows]))
     photos = scan(tmp_path / "all.csv")
-    write_copy(tmp_path.parent / "cleaned of csv", photos, examine(photos), {})
-    made = scan(tmp_path.parent / "cleaned of csv")
-    assert made.classes == ("a_b daisy", "a_b tulips")
+    write_copy(tmp_path / "cleaned", photos, examine(photos), {})  # beside the CSV, which lists its photos
+    made = scan(tmp_path / "cleaned")
+    assert made.classes == ("a_b", "a_b-2")
     assert made.splits == ("train", "train", "test", "test")
+    assert made.counts().tolist() == [2, 2]
+
+
+def test_folders_of_classes_below_another_are_no_split(folder: Path, tmp_path: Path) -> None:
+    rows = [f"photos/{name}/{k}.jpg,{name},{'test' if k else 'train'}" for name in ("daisy", "tulips") for k in (0, 1)]
+    (tmp_path / "all.csv").write_text("\n".join(["path,label,split", *rows]))
+    photos = scan(tmp_path / "all.csv")
+    write_copy(tmp_path / "cleaned", photos, examine(photos), {})
+    made = scan(tmp_path / "cleaned")
+    assert (made.classes, made.splits) == (("daisy", "tulips"), ("train", "train", "test", "test"))
 
 
 @pytest.mark.parametrize(
@@ -214,6 +223,8 @@ def test_photos_of_a_csv_are_laid_out_by_class(folder: Path, tmp_path: Path) -> 
         ("daisy/1.jpg", "", True), ("daisy/deep/1.jpg", "", True), ("train/daisy/1.jpg", "train", True),
         ("1.jpg", "", False), ("roses/daisy/1.jpg", "", False), ("/daisy/1.jpg", "", False),
         ("../daisy/1.jpg", "train", False), ("D:/daisy/1.jpg", "train", False),  # on another drive of Windows
+        ("Valid/daisy/1.jpg", "validation", True), ("images/daisy/1.jpg", "train", False),
+        ("test/daisy/1.jpg", "train", False),
     ],
 )  # fmt: skip
 def test_only_photos_in_folders_of_their_classes_keep_their_places(path: str, side: str, by_folder: bool) -> None:

@@ -73,11 +73,27 @@ def test_named_splits(make_folder: Make) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "split"),
-    [("valid", "validation"), ("validation", "validation"), ("Val", "validation"), ("test", "test")],
+    [
+        ("valid", "validation"),
+        ("validation", "validation"),
+        ("Val", "validation"),
+        ("test", "test"),
+        ("Testing", "test"),
+    ],
 )
 def test_other_names_of_splits(make_folder: Make, folder: str, split: str) -> None:
     photos = scan(make_folder({"train/a": 1, "train/b": 1, f"{folder}/a": 1}))
     assert set(photos.splits or ()) == {"train", split}
+
+
+def test_training_and_testing_are_splits_and_named_as_they_are(make_folder: Make) -> None:
+    photos = scan(make_folder({"Training/a": 2, "Training/b": 2, "Testing/a": 1}))
+    assert (photos.classes, photos.splits) == (("a", "b"), ("train",) * 4 + ("test",))
+    with pytest.raises(HandlensError, match="Training has a class without photos: 'b'"):
+        scan(make_folder({"Training/a": 2, "Training/b": 0, "Testing/a": 1}, root="empty"))
+    with pytest.raises(HandlensError, match="Testing has the class 'c'") as caught:
+        scan(make_folder({"Training/a": 2, "Testing/c": 1}, root="other"))
+    assert "other/Training/c or remove it" in caught.value.hint
 
 
 def test_train_alone_and_empty_classes_elsewhere(make_folder: Make) -> None:
@@ -114,6 +130,7 @@ FOLDERS = {  # what is there: what is said
     "loose photos in test": ({"train/a": 1, "train/b": 1, "test": 4}, "test has 4 photos in no class folder"),
     "no photos in splits": ({"train/a": 0, "test/a": 0}, "has no photos"),
     "loose photos": ({".": 3}, "has 3 photos but no class folders"),
+    "control character": ({"roses\r": 1, "b": 2}, r"a class with a control character in its name: 'roses\\r'"),
 }
 
 
@@ -164,10 +181,10 @@ def test_links_that_lead_in_a_circle(make_folder: Make, monkeypatch: pytest.Monk
     (root / "a" / "again").symlink_to(root / "a", target_is_directory=True)
     visits: list[str] = []
     real = os.path.realpath
-    monkeypatch.setattr(os.path, "realpath", lambda path: (visits.append(path), real(path))[1])
+    monkeypatch.setattr(os.path, "realpath", lambda path, **given: (visits.append(path), real(path, **given))[1])
     (root / "b" / "gone.png").symlink_to(root / "nowhere.png")
     assert scan(root).paths == ("a/000.png", "b/000.png", "b/gone.png")  # examine reports the link to nothing
-    assert len(visits) == 3  # a, the link back to a, b
+    assert len([path for path in visits if Path(path) != root]) == 3  # a, the link back to a, b
 
 
 # Training needs more --------------------------------------------------------------------------------------------------
@@ -255,7 +272,7 @@ CSVS = {
     "path,label\n,a\n": "row 2 of .* has no path",
     "path,label\nx/000.png,a\n\nx/009.png,a\n": "row 4 of .* names x/009.png, which does not exist",
     "path,label\nx/000.png,a\nx/001.png,a\n./x/000.png,b\n": "row 4 of .* names x/000.png again, after row 2",
-    "path,label,split\nx/000.png,a,training\n": "row 2 of .* has the split 'training', expected 'train', 'valid",
+    "path,label,split\nx/000.png,a,trained\n": "row 2 of .* has the split 'trained', expected 'train', 'valid",
     "path,label,split\nx/000.png,a,train\nx/001.png,a,\n": "row 3 of .* has the split ''",
     'path,label\nx/000.png,"a\n': "row 2 of .* cannot be read",
     "path,label\nx,a\n": "row 2 of .* names x, which does not exist",  # a folder

@@ -176,7 +176,7 @@ def test_round_trip(written: Written) -> None:
     assert {name: part.paths for name, part in again.items()} == {name: part.paths for name, part in parts.items()}
     assert all((again[name].labels == parts[name].labels).all() for name in PARTS)
     value = json.loads(path.read_text(encoding="utf-8"))
-    assert value["seed"] == 3
+    assert value["seed"] == 3 and value["classes"] == ["a 花", "b"]
     assert sum(len(value[name]) for name in PARTS) == 40
     assert "/" in next(iter(value["train"]))
 

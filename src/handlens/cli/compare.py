@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from handlens.cost import Latency
 
+RUNS = 30  # that are measured, of each net
 FRONTS = {"macs": "MACs", "num_params": "parameters", "size_bytes": "size", "median_ms": "latency"}
 
 
@@ -18,7 +19,7 @@ def compare(
     family: str = typer.Option("", help="All nets of this family."),
     latency: bool = typer.Option(True, "--latency/--no-latency", help="Measure latency on this machine."),
     threads: int | None = typer.Option(None, min=1, help="Threads to measure with. Default: torch's own choice."),
-    runs: int = typer.Option(30, min=3, help="Runs to measure, of each net."),
+    runs: int | None = typer.Option(None, min=3, show_default=str(RUNS), help="Runs to measure, of each net."),
     json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
     picture: Path | None = typer.Option(None, help="Write a picture (PNG): top-1 against each cost."),
 ) -> None:
@@ -47,9 +48,13 @@ def compare(
     names = list(dict.fromkeys(net)) if net else nets.names(family)
     if not names:
         raise not_one_of("--family", family or "", tuple(dict.fromkeys(line.family for line in nets.NETS.values())))
+    if picture and all(nets.entry(name).top1 is None for name in names):
+        raise HandlensError("none of these nets has a published top-1, which the picture shows", "leave out --picture")
+    if not latency and (threads or runs):
+        raise HandlensError("--threads and --runs are for measuring latency", "leave out --no-latency")
     found = rows(names)
     if latency:
-        _time(found, threads, runs)
+        _time(found, threads, runs or RUNS)
     mark_fronts(found)
     if json:
         screen.print_json(found)

@@ -31,9 +31,11 @@ def compare_runs(
     from handlens import evaluate as room
     from handlens import run as run_room
     from handlens.cli import evaluate, screen
+    from handlens.cli.seen import seen as seen_by
     from handlens.errors import HandlensError, counted, quoted
     from handlens.evaluate import paired
 
+    room.check_installed()
     first, second = run_room.load(a, threads), run_room.load(b, threads)
     if set(first.classes) != set(second.classes):
         other = ", ".join(sorted(set(first.classes) ^ set(second.classes)))
@@ -45,13 +47,13 @@ def compare_runs(
     chosen, how = evaluate.labelled(a, photos)
     chosen = chosen.as_classes(first.classes)
     runs = [Path(run) for run in (a, b) if not bundle.is_bundle(run)]
-    seen = sorted({path for run in runs for path in evaluate.seen(run, chosen)})
+    seen = sorted({path for run in runs for path in seen_by(run, chosen)})
     new_ones = f"both can be asked about new photos: handlens compare-runs {quoted(a)} {quoted(b)} NEW_PHOTOS"
     if len(seen) == len(chosen):
         raise HandlensError("no photo is left that neither was trained on or chosen by", new_ones)
     if seen:
-        left_out = f"left out {counted(len(seen), 'photo')} that one of them was trained on or chosen by"
-        screen.note(left_out if photos else f"{left_out}; {new_ones}")
+        told = f"left out {counted(len(seen), 'photo')} that one of them was trained on or chosen by"
+        screen.note(told if photos else f"{told}; {new_ones}")
         chosen = chosen.without(seen)
         how += f", without {len(seen)} that one of them was trained on or chosen by"
     bundles = [run for run in (a, b) if bundle.is_bundle(run)]
@@ -67,7 +69,10 @@ def compare_runs(
             found = room.score(classifier.predict_batch, own, classifier.preprocess, batch_size, update)
         order = [classifier.classes.index(label) for label in first.classes]
         scores.append(found.reordered(order))
-    result = {"a": a, "b": b, "photos": how, "caution": caution, **paired.compare(*scores)}
+    left_out = [{"photo": path, "error": reason} for path, reason in scores[0].left_out]
+    for one in left_out:
+        screen.note("left out: {photo}: {error}".format_map(one))
+    result = {"a": a, "b": b, "photos": how, "caution": caution, **paired.compare(*scores), "left_out": left_out}
     if json:
         screen.print_json(result)
         return

@@ -117,10 +117,11 @@ def _imported(name: str, given: dict[str, Any]) -> nn.Module:
         found: Any = importlib.import_module(module)
         for part in member.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # anything: it may be anyone's
         missing = isinstance(error, ModuleNotFoundError)
         hint = "install it, or type this in the folder that it is in" if missing else "write it as package.module:name"
-        raise HandlensError(f"{name} could not be imported: {error}", hint) from error
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise HandlensError(f"{name} could not be imported: {why}", hint) from error
     finally:
         sys.path.remove("")
     if not isinstance(found, nn.Module):
@@ -130,7 +131,7 @@ def _imported(name: str, given: dict[str, Any]) -> nn.Module:
             found = found(**given)
         except Exception as error:  # anything: it may be anyone's
             raise HandlensError(
-                f"{name} could not be built: {str(error) or type(error).__name__}",
+                f"{name} could not be built: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
                 "options are passed on to it, and no others",
             ) from error
     elif given:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from handlens.cli.seen import SPLIT_FILE, are_the_runs_own, contents, seen
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 FEW = 3  # photos left out that are named each
 LeftOut = tuple[tuple[str, str], ...]  # (path, reason)
-SPLIT_FILE, CURVES_FILE, UNKNOWN_FILE = "split.json", "curves.png", "unknown.json"  # of a run's folder
+CURVES_FILE, UNKNOWN_FILE = "curves.png", "unknown.json"  # of a run's folder
 
 
 def evaluate(
@@ -81,6 +83,7 @@ def evaluate(
     """
     from handlens import bundle, files
     from handlens import evaluate as room
+    from handlens import photos as photos_room
     from handlens import run as run_room
     from handlens.cli import screen
     from handlens.errors import HandlensError, counted, not_one_of, quoted
@@ -109,8 +112,8 @@ def evaluate(
         conformal.check(coverage)
     if coverage is not None and split == "validation":
         raise HandlensError("--coverage is fitted on the validation photos", "check it on others: leave out --split")
-    if unknown:
-        unknown_room.look(unknown)  # what cannot be used is told before long work
+    room.check_installed(report=report is not None)  # what cannot be done is told before long work
+    others = unknown_room.look(unknown) if unknown else None
     if report:
         files.check_place(report)
     left_out: LeftOut = ()  # of the run's own photos, which tells of them itself
@@ -119,9 +122,12 @@ def evaluate(
     else:
         classifier = run_room.load(run, threads)
         chosen, how, left_out = _labelled(run, photos, split)
+    chosen = chosen.as_classes(classifier.classes)
+    if unknown and others:
+        known = contents(Path(run)) | set(photos_room.examine(chosen).sha256.values())
+        unknown_room.check_apart(unknown, others, known)
     if classifier.note:
         screen.note(classifier.note)
-    chosen = chosen.as_classes(classifier.classes)
     num_seen = None if weights or classifier.runtime != "torch" else len(seen(Path(run), chosen))
     caution = ""
     if not weights and bundle.is_bundle(run):
@@ -131,7 +137,7 @@ def evaluate(
         caution = (
             f"{num_seen} of {these} {'was' if num_seen == 1 else 'were'} trained on or chosen by: the figures flatter"
         )
-        if _are_the_runs_own(Path(run), chosen):
+        if are_the_runs_own(Path(run), chosen):
             caution += "; they are the run's own photos: --split test judges those that chose nothing"
     if caution:
         screen.note(caution)
@@ -352,7 +358,7 @@ def _runs_split(run: str, source: str, split: str, tell: bool) -> tuple[Photos, 
     from handlens.train import Recipe, start
 
     facts = checkpoint.read_facts(run)
-    recipe = Recipe(**facts["recipe"])
+    recipe = Recipe.of(facts["recipe"])
     if source:  # the run's photos at a new place
         recipe = dataclasses.replace(recipe, photos=source)
     with screen.progress("looking at photos") as update:
@@ -400,7 +406,7 @@ def _nearest(run: str, source: str) -> Nearest | None:
     try:
         if not (stored := Path(run, SPLIT_FILE)).is_file():
             raise HandlensError(f"{run} has no {SPLIT_FILE}")
-        recipe = Recipe(**trained.recipe)
+        recipe = Recipe.of(trained.recipe)
         places = [dataclasses.replace(recipe, photos=source)] if source else []
         data = _first_there([*places, recipe], stored)
         net = failure.without_hidden(trained.net, trained.arguments)
@@ -445,33 +451,11 @@ def _own_split(found: Photos, split: str) -> tuple[Photos, str]:
 
     split = split or ("test" if found.splits and "test" in found.splits else "all")
     if split == "all":
-        return found, f"all photos of {found.root.name}"
+        return found, f"all photos of {found.root.resolve().name}"
     if not found.splits or split not in found.splits:
         raise HandlensError(f"{found.root} has no {split} split", "leave out --split")
     chosen = found.select([index for index, own in enumerate(found.splits) if own == split])
-    return chosen, f"the {split} split that {found.root.name} itself names"
-
-
-def seen(run: Path, photos: Photos) -> list[str]:
-    """Those of the photos, by content, that the run was trained on or chosen by."""
-    from handlens import files
-    from handlens import photos as photos_room
-
-    if not (run / SPLIT_FILE).is_file():
-        return []
-    stored = files.read_json(run / SPLIT_FILE)
-    known = {content for name in ("train", "validation") for content in stored.get(name, {}).values()}
-    return [path for path, content in photos_room.examine(photos).sha256.items() if content in known]
-
-
-def _are_the_runs_own(run: Path, photos: Photos) -> bool:
-    """Whether all photos of the run's split are among these by content, so that `--split` finds them here."""
-    from handlens import files
-    from handlens import photos as photos_room
-
-    stored = files.read_json(run / SPLIT_FILE)
-    own = {content for name in SPLITS for content in stored.get(name, {}).values()}
-    return bool(stored.get("test")) and own <= set(photos_room.examine(photos).sha256.values())
+    return chosen, f"the {split} split that {found.root.resolve().name} itself names"
 
 
 def _background(run: Path, weights: str, classifier: Classifier) -> tuple[dict[str, Any], dict[str, bytes]]:

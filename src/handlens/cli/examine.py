@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from handlens.photos import Findings, Photos
     from handlens.photos.diagnose import Finding
+    from handlens.train.features import Frozen
 
 
 def examine(
@@ -26,8 +27,12 @@ def examine(
         None, metavar="RUN", help="A run: its split shows leaks, its network finds suspected labels."
     ),
     labels: bool = typer.Option(False, "--labels", help="Find suspected labels without a run, by --net and --weights."),
-    net: str = typer.Option("mobilenet_v3_small", help="--labels: the network whose features are used."),
-    weights: str = typer.Option("imagenet", help="--labels: its weights, imagenet or a file."),
+    net: str | None = typer.Option(
+        None, show_default="mobilenet_v3_small", help="--labels: the network whose features are used."
+    ),
+    weights: str | None = typer.Option(
+        None, show_default="imagenet", help="--labels: its weights, imagenet or a file."
+    ),
     fix: Path | None = typer.Option(
         None,
         metavar="DIR",
@@ -59,7 +64,12 @@ def examine(
         photos = photos or _photos_of(run)
     elif not photos:
         raise HandlensError("no photos were given", "name a folder of photos, or --run RUN")
-    if labels and weights == "none":
+    if (net or weights) and (run or not labels):
+        raise HandlensError(
+            "--net and --weights are for --labels" + (", and --run has a network of its own" if run else ""),
+            "leave them out" if run else "add --labels",
+        )
+    if weights == "none":
         raise HandlensError("suspected labels need features, and --weights is none", "give imagenet or a file's path")
     if report:
         files.check_place(report)
@@ -69,6 +79,14 @@ def examine(
         found = room.scan(photos, update, keep_empty=True)
     if fix:
         clean.check_target(fix, found)
+    frozen, not_looked_for = None, ""
+    if run or labels:  # before the photos are looked at
+        try:
+            frozen = _frozen(run, net or "mobilenet_v3_small", weights or "imagenet")
+        except NotHereError as error:  # such as cleanlab, which is not installed
+            if labels:
+                raise
+            not_looked_for = str(error)
     with screen.progress("looking at photos", len(found)) as update:
         findings = room.examine(found, update)
     if not findings.facts:
@@ -76,13 +94,15 @@ def examine(
         raise HandlensError(f"none of the photos of {found.root} can be read (the first: {path} {reason})")
     where = sides(run / "split.json", findings.sha256) if run and (run / "split.json").is_file() else None
     listed = diagnose(found, findings, findings.near_duplicates(), where)
-    if run or labels:
+    if frozen:
         try:
-            listed = _with_suspects(listed, found, findings, run, net, weights)
-        except (NotHereError, TooFewError) as error:  # such as cleanlab, which is not installed
+            listed = _with_suspects(listed, found, findings, frozen)
+        except TooFewError as error:
             if labels:
                 raise
-            screen.note(f"suspected labels are not looked for: {error}")
+            not_looked_for = str(error)
+    if not_looked_for:
+        screen.note(f"suspected labels are not looked for: {not_looked_for}")
     not_trainable = None
     try:
         room.check_trainable(room.usable(found, findings), findings.duplicates)
@@ -168,9 +188,7 @@ def _photos_of(run: Path) -> str:
     return named
 
 
-def _with_suspects(
-    listed: list[Finding], photos: Photos, findings: Findings, run: Path | None, net: str, weights: str
-) -> list[Finding]:
+def _with_suspects(listed: list[Finding], photos: Photos, findings: Findings, frozen: Frozen) -> list[Finding]:
     """The findings with those photos added whose label a linear classifier, fitted to the others, speaks against."""
     import numpy as np
 
@@ -183,7 +201,7 @@ def _with_suspects(
     wrong_labels.check(whole.counts()[whole.counts() > 0])  # before the features are computed
     present, labels = np.unique(whole.labels, return_inverse=True)  # without the classes that have no photo
     classes = [whole.classes[k] for k in present]
-    probabilities = wrong_labels.out_of_fold(_features(whole, findings, run, net, weights), labels)
+    probabilities = wrong_labels.out_of_fold(_features(whole, findings, frozen), labels)
     suspected = [
         Finding(
             "suspected-label",
@@ -197,15 +215,23 @@ def _with_suspects(
     return sorted([*listed, *suspected], key=lambda finding: order.index(finding.kind))
 
 
-def _features(photos: Photos, findings: Findings, run: Path | None, net: str, weights: str) -> np.ndarray:
-    """float32 (N, F): the embedding of each photo by a run's network, from its cache where it is a head's."""
+def _features(photos: Photos, findings: Findings, frozen: Frozen) -> np.ndarray:
+    """float32 (N, F): the embedding of each photo, from the cache where it has them."""
     from handlens.cli import screen
-    from handlens.errors import missing_extra
 
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise missing_extra("train", "torch") from None
+    with screen.progress("features", len(photos)) as update:
+        return frozen.features(photos, findings.sha256, progress=update)[0]
+
+
+def _frozen(run: Path | None, net: str, weights: str) -> Frozen:
+    """What computes features for suspected labels: a run's network, else `net` with `weights`.
+
+    Raises NotHereError where a package for it is missing.
+    """
+    from handlens.cli import screen
+    from handlens.evaluate import wrong_labels
+
+    wrong_labels.check_installed()
     from handlens import checkpoint
     from handlens.nets import weights as published
     from handlens.train import Recipe, failure
@@ -216,7 +242,7 @@ def _features(photos: Photos, findings: Findings, run: Path | None, net: str, we
         trained = checkpoint.load(run)
         # The extra layer has seen the labels, wrong ones too.
         network, preprocess = failure.without_hidden(trained.net, trained.arguments), trained.preprocess
-        recipe = Recipe(**trained.recipe) if trained.recipe else Recipe()
+        recipe = Recipe.of(trained.recipe)
         if recipe.mode == "head":  # as it computed and kept them
             precision = recipe.precision
         else:
@@ -225,5 +251,4 @@ def _features(photos: Photos, findings: Findings, run: Path | None, net: str, we
         with screen.progress("downloading") as update:
             file = published.find(net, os.fspath(weights), progress=update)
         network, preprocess = published.load(file), file.preprocess
-    with screen.progress("features", len(photos)) as update:
-        return Frozen(network, preprocess, precision=precision).features(photos, findings.sha256, progress=update)[0]
+    return Frozen(network, preprocess, precision=precision)

@@ -71,6 +71,7 @@ def explain(
       handlens explain runs/flowers --what dead-kernels --json
       handlens explain efficientnet_lite0 --weights imagenet
     """
+    from handlens import files
     from handlens.cli import screen
     from handlens.errors import HandlensError, quoted
 
@@ -84,6 +85,7 @@ def explain(
         raise HandlensError(f"--what {what} looks at no photos", f"leave out {given[0]}")
     if class_ and (what not in (None, What.gradcam) or not given):
         raise HandlensError("--class is for gradcam of photos", "leave it out")
+    files.check_place(out / "picture.png")
     subject = load(run, weights)
     if subject.note:
         screen.note(subject.note)
@@ -309,7 +311,7 @@ def _gates(subject: Subject, run: str, given: list[str], layer: str, out: Path, 
         raise HandlensError("gates are compared on one source of photos with labels", "name a folder, CSV or set")
     if given:
         chosen = photos_room.scan(given[0])
-        how = f"all photos of {chosen.root.name}"
+        how = f"all photos of {chosen.root.resolve().name}"
     else:
         chosen, how = evaluate.runs_split(run)
     chosen = chosen.without([path for path, _ in photos_room.examine(chosen).broken])

@@ -65,7 +65,10 @@ def trace(net: nn.Module, image_px: int) -> Traced:
     Whatever it raises ends the trace and is told in `stopped`.
     """
     fakes = Fakes()
-    fake = fakes.copy_of(net).eval()
+    try:
+        fake = fakes.copy_of(net).eval()
+    except Exception as error:  # such as a lock, which cannot be copied
+        return Traced((), f"{type(net).__name__} cannot be copied: {error}")
     photo = fakes.photos(net, 1, image_px)
     recorder = _Recorder(fake, photo)
     stopped = None

@@ -7,11 +7,19 @@ from collections.abc import Callable
 import numpy as np
 
 from handlens import photos as photos_room
+from handlens.errors import need
 from handlens.evaluate.metrics import Scores
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
 
-__all__ = ["Scores", "score"]
+__all__ = ["Scores", "check_installed", "score"]
+
+
+def check_installed(report: bool = False) -> None:
+    """Raise NotHereError unless what computes the figures is installed, and with `report` what draws and writes it."""
+    need("evaluate", {"scipy": "scipy", "scikit-learn": "sklearn"})
+    if report:
+        need("evaluate", {"matplotlib": "matplotlib", "jinja2": "jinja2"})
 
 
 def score(

@@ -64,7 +64,7 @@ def _verdict(num_photos: int, only_first: int, only_second: int, p_value: float)
     if p_value < SIGNIFICANT:
         better = "better" if only_second > only_first else "worse"
         return f"B is really {better} than A: {counts} ({chance})"
-    least = f"; {least}: {100 * LEAST / num_photos:.2g} points with {num_photos} photos"
+    least = f"; {least}: {100 * LEAST / num_photos:.3g} points with {num_photos} photos"
     if not only_first + only_second:
         return f"A and B get the same photos right{least}"
     return f"these photos do not show that either is better: {counts} ({chance}){least}"

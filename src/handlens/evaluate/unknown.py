@@ -14,7 +14,7 @@ from handlens import photos as photos_room
 from handlens.errors import HandlensError, counted, not_finite, not_one_of
 from handlens.evaluate.metrics import Scores, wilson
 from handlens.photos import Photos
-from handlens.photos.scan import photos_below
+from handlens.photos.scan import check_names, photos_below
 from handlens.preprocess import Preprocess
 
 TRUE_ACCEPT = 0.95  # the share of photos of the classes that a threshold lets pass
@@ -197,6 +197,7 @@ def look(folder: str | os.PathLike[str], progress: Callable[[int, int], None] | 
         what = f"{folder} is a file, expected a folder" if root.exists() else f"there is no folder {folder}"
         raise HandlensError(what, "name a folder of photos of none of the classes")
     paths = photos_below(root)
+    check_names(root, paths)
     found = Photos(root, tuple(paths), np.zeros(len(paths), np.int64), ("unknown",))
     findings = photos_room.examine(found, progress)
     first: dict[str, str] = {}
@@ -223,6 +224,14 @@ def check_halves(
         raise HandlensError(
             f"{folder} has one photo that can be read, which cannot be cut in two halves", "give some tens"
         )
+    check_apart(folder, found, known)
+
+
+def check_apart(folder: str | os.PathLike[str], found: Others, known: Collection[str]) -> None:
+    """Raise HandlensError where one of the photos found in a folder is among those of the classes.
+
+    known: the SHA-256 of these.
+    """
     if same := [path for path in found.photos.paths if found.sha256[path] in known]:
         raise HandlensError(
             f"{folder} has {counted(len(same), 'photo')} that {'are' if len(same) > 1 else 'is'} also among those of "

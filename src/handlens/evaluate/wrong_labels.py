@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from handlens.errors import HandlensError, missing_extra
+from handlens.errors import HandlensError, need
 
 
 class Suspect(NamedTuple):
@@ -23,6 +23,13 @@ class TooFewError(HandlensError):
     """There are not two classes with two photos each."""
 
 
+def check_installed() -> None:
+    """Raise NotHereError unless what finds suspected labels is installed."""
+    need("train", {"torch": "torch"})
+    need("evaluate", {"scikit-learn": "sklearn"})
+    need("labels", {"cleanlab": "cleanlab"})
+
+
 def check(counts: np.ndarray) -> None:
     """Raise TooFewError unless there are two classes or more, with two photos each or more, by their `counts`."""
     if len(counts) < 2 or counts.min() < 2:
@@ -36,13 +43,11 @@ def out_of_fold(features: np.ndarray, labels: np.ndarray, folds: int = 5, seed: 
 
     features: float (N, F), such as a network's embedding. labels: int (N,), each of 0 to K - 1 at least twice.
     """
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import StratifiedKFold, cross_val_predict
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError:
-        raise missing_extra("evaluate", "scikit-learn") from None
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     counts = np.bincount(labels)
     check(counts)
     with warnings.catch_warnings():
@@ -57,10 +62,8 @@ def suspects(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:
 
     probabilities: (N, K) of photos that the classifier was not fitted to, as `out_of_fold` gives them.
     """
-    try:
-        from cleanlab.filter import find_label_issues
-    except ImportError:
-        raise missing_extra("labels", "cleanlab") from None
+    from cleanlab.filter import find_label_issues
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = find_label_issues(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from handlens.photos.batches import batches, in_threads
 from handlens.photos.examine import Facts, Findings, examine, usable
 from handlens.photos.scan import Photos, check_trainable, scan
-from handlens.photos.split import folds, keep_together, read_split, split, write_split
+from handlens.photos.split import folds, keep_together, read_split, relabelled, split, write_split
 
 __all__ = [
     "Facts",
@@ -18,6 +18,7 @@ __all__ = [
     "in_threads",
     "keep_together",
     "read_split",
+    "relabelled",
     "scan",
     "split",
     "usable",

@@ -12,7 +12,7 @@ from handlens import files
 from handlens.errors import HandlensError
 from handlens.photos.diagnose import BROKEN, Finding, suffix_of
 from handlens.photos.examine import Findings
-from handlens.photos.scan import SUFFIXES, Photos
+from handlens.photos.scan import SPLIT_OF_FOLDER, SUFFIXES, Photos
 
 LISTS = (".csv", ".txt")
 _OTHER_FILES = (
@@ -61,7 +61,7 @@ def check_target(target: str | os.PathLike[str], photos: Photos) -> None:
     """Raise HandlensError where neither a list nor a copy of the photos can be made, before they are looked at.
 
     That is when something is there, when the name is that of another kind of file, when a copy would lie within the
-    photos, and when the place cannot be written.
+    folders of the classes (where it would be found with them), and when the place cannot be written.
     """
     target = Path(target)
     if os.path.lexists(target):
@@ -71,7 +71,7 @@ def check_target(target: str | os.PathLike[str], photos: Photos) -> None:
             f"{target} ends in {target.suffix}, expected a new folder or a list in {' or '.join(LISTS)}",
             "such as cleaned or leave-out.csv",
         )
-    if not is_list(target) and target.resolve().is_relative_to(photos.root.resolve()):
+    if not is_list(target) and _by_folder(photos) and target.resolve().is_relative_to(photos.root.resolve()):
         raise HandlensError(f"{target} lies within {photos.root}", "choose a folder outside the photos")
     files.check_place(target)
 
@@ -103,6 +103,8 @@ def write_copy(
     kept = photos.without(list(out))
     target = Path(folder)
     check_target(target, photos)
+    if unread := [path for path in kept.paths if path not in findings.facts]:
+        raise HandlensError(f"{unread[0]} {dict(findings.broken)[unread[0]]}", "no copy is made without it")
     if not len(kept):
         raise HandlensError(f"of {photos.root}, no photo would be left", "mend what was found first")
     taken: set[str] = set()
@@ -120,10 +122,10 @@ def _places(photos: Photos, findings: Findings) -> Sequence[PurePosixPath]:
     """Where each photo goes, relative to the copy."""
     names = [photos.classes[k] for k in photos.labels]
     sides: Sequence[str] = photos.splits or ("",) * len(photos)
-    by_folder = all(_class_folder(*row) for row in zip(photos.paths, names, sides, strict=True))
+    by_folder, folders = _by_folder(photos), files.folder_names(photos.classes)
     places = []
     for path, name, side in zip(photos.paths, names, sides, strict=True):
-        place = PurePosixPath(path) if by_folder else PurePosixPath(side, files.safe_name(name), Path(path).name)
+        place = PurePosixPath(path) if by_folder else PurePosixPath(side, folders[name], Path(path).name)
         right = suffix_of(findings.facts[path])
         places.append(place if _fits(place.suffix, right) else place.with_suffix(right))
     return places
@@ -134,12 +136,21 @@ def _fits(suffix: str, right: str) -> bool:
     return same.get(suffix.lower(), suffix.lower()) == right
 
 
+def _by_folder(photos: Photos) -> bool:
+    """Whether all photos lie where a folder of photos would have them, as those of a CSV need not."""
+    sides: Sequence[str] = photos.splits or ("",) * len(photos)
+    names = (photos.classes[k] for k in photos.labels)
+    return all(_class_folder(*row) for row in zip(photos.paths, names, sides, strict=True))
+
+
 def _class_folder(path: str, name: str, side: str) -> bool:
     """Whether a photo lies where a folder of photos would have it: in class/ or split/class/."""
     parts = PurePosixPath(path).parts
     if (
         PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive or ".." in parts
     ):  # not below the photos' folder
+        return False
+    if side and SPLIT_OF_FOLDER.get(parts[0].lower()) != side:
         return False
     return parts[1 if side else 0 : -1][:1] == (name,)
 

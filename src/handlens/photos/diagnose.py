@@ -15,11 +15,13 @@ from handlens.files import read_json
 from handlens.photos import quality
 from handlens.photos.examine import Facts, Findings
 from handlens.photos.scan import SPLITS, Photos
+from handlens.preprocess import NEEDS_PACKAGE
 
 KINDS = {  # in the order in which they are told
     "unreadable": "cannot be decoded",
     "truncated": "the end of the file is missing",
     "zero-byte": "the file is empty",
+    "needs-package": "HEIC, and the package that reads it is not installed",
     "too-large": "more than 50 million pixels or 50 MB",
     "label-conflict": "the same photo in two classes",
     "leak": "the same photo in two of train, validation and test",
@@ -99,7 +101,8 @@ def diagnose(
             found.append(Finding("label-conflict", group, f"{how}: {', '.join(names)}"))
         if len(sides) > 1:
             found.append(Finding("leak", group, f"{how}: {', '.join(name for name in SPLITS if name in sides)}"))
-    found += _classes(photos)
+    lost = [one.photos[0] for one in found if one.kind in BROKEN]
+    found += _classes(photos.without(lost))
     found += _single(photos.root, findings.facts)
     order = list(KINDS)
     return sorted(found, key=lambda finding: order.index(finding.kind))
@@ -128,6 +131,8 @@ def _broken(root: Path, path: str, reason: str) -> Finding:
         return Finding("unreadable", (path,), reason)
     if not size:
         return Finding("zero-byte", (path,), "is empty")
+    if NEEDS_PACKAGE in reason:
+        return Finding("needs-package", (path,), reason)
     if "too many pixels" in reason:
         return Finding("too-large", (path,), reason)
     return Finding("truncated" if "truncated" in reason or _is_cut(data, size) else "unreadable", (path,), reason)

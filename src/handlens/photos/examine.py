@@ -22,7 +22,7 @@ from handlens.files import atomic, cache_folder
 from handlens.photos import near, quality
 from handlens.photos.batches import in_threads
 from handlens.photos.scan import Photos, listed
-from handlens.preprocess import open_photo
+from handlens.preprocess import NEEDS_PACKAGE, open_photo
 
 _VERSION = 3  # of what is kept of a photo; since 3 floats up to 1 are not black
 
@@ -137,9 +137,8 @@ def usable(photos: Photos, findings: Findings) -> Photos:
     counts = zip(photos.classes, photos.counts(), whole.counts(), strict=True)
     if lost := [name for name, before, after in counts if before and not after]:
         path, reason = next(pair for pair in findings.broken if photos.classes[_label(photos, pair[0])] in lost)
-        raise HandlensError(
-            f"all photos of {listed(lost)} are broken (the first: {path} {reason})", "replace them or remove the class"
-        )
+        hint = "install it, or remove the class" if NEEDS_PACKAGE in reason else "replace them or remove the class"
+        raise HandlensError(f"all photos of {listed(lost)} are broken (the first: {path} {reason})", hint)
     return whole
 
 
@@ -159,7 +158,8 @@ def _look(path: Path, by_content: dict[str, list[Any]]) -> tuple[str, list[Any],
     try:
         photo = open_photo(data)
     except PhotoError as error:
-        return file_hash, [], error.message.removeprefix("the photo ")
+        install = f": {error.hint}" if NEEDS_PACKAGE in error.message else ""
+        return file_hash, [], error.message.removeprefix("the photo ") + install
     pixel_hash = hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest()
     measured = quality.measure(photo)
     thumbnail = base64.b64encode(near.thumbnail(photo).tobytes()).decode()

@@ -20,12 +20,14 @@ from handlens.photos.published import PUBLISHED, fetch_published
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif")
 SPLITS = ("train", "validation", "test")
-_SPLIT_OF_FOLDER = {
+SPLIT_OF_FOLDER = {
     "train": "train",
+    "training": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
     "test": "test",
+    "testing": "test",
 }
 _NOT_PHOTOS = ("__macosx", "@eadir", "thumbs.db", "desktop.ini")  # what macOS, NAS boxes and Windows leave behind
 _LAYOUT = "put the photos of each class into a subfolder with the name of the class"
@@ -104,8 +106,8 @@ def scan(
 
     - A folder with one subfolder a class: photos may be nested deeper in it. Hidden files and what is not a photo by
       its suffix is passed over. Classes are in sorted order.
-    - A folder with `train` and, where there are, `validation` (or `val`, `valid`) and `test`, each with a subfolder a
-      class: the same, with `splits`.
+    - A folder with `train` (or `training`) and, where there are, `validation` (`val`, `valid`) and `test` (`testing`),
+      each with a subfolder a class: the same, with `splits`.
     - A CSV in UTF-8 with a header that names the columns path, label and, if wanted, split; paths relative to it.
     - "flower_photos" (3,670 photos, 5 classes) or "flowers102" (8,189 photos, 102 classes): downloaded into the cache
       the first time; `progress` is called with bytes (done, total).
@@ -182,8 +184,8 @@ def _scan_folder(root: Path, keep_empty: bool) -> Photos:
 
 def _named_splits(root: Path, folders: list[str]) -> bool:
     """Whether the subfolders are splits, not classes (a set of vehicles may well have a class "train")."""
-    others = [name for name in folders if name.lower() not in _SPLIT_OF_FOLDER]
-    train = next((name for name in folders if name.lower() == "train"), None)
+    others = [name for name in folders if name.lower() not in SPLIT_OF_FOLDER]
+    train = next((name for name in folders if SPLIT_OF_FOLDER.get(name.lower()) == "train"), None)
     if train is None or len(others) == len(folders) - 1 > 0:
         return False
     if others and _subfolders(root / train):
@@ -197,8 +199,9 @@ def _named_splits(root: Path, folders: list[str]) -> bool:
 def _scan_splits(root: Path, folders: list[str], keep_empty: bool) -> Photos:
     rows: list[tuple[str, str, str | None]] = []
     by_class: dict[str, list[str]] = {}  # of the photos to train on
-    for folder in sorted(folders, key=lambda name: SPLITS.index(_SPLIT_OF_FOLDER[name.lower()])):
-        split = _SPLIT_OF_FOLDER[folder.lower()]
+    train = next(name for name in folders if SPLIT_OF_FOLDER[name.lower()] == "train")
+    for folder in sorted(folders, key=lambda name: SPLITS.index(SPLIT_OF_FOLDER[name.lower()])):
+        split = SPLIT_OF_FOLDER[folder.lower()]
         if loose := sum(_is_photo(entry.name) for entry in (root / folder).iterdir()):
             raise HandlensError(f"{root / folder} has {counted(loose, 'photo')} in no class folder", _LAYOUT)
         for name in _subfolders(root / folder):
@@ -210,13 +213,13 @@ def _scan_splits(root: Path, folders: list[str], keep_empty: bool) -> Photos:
             elif paths and name not in by_class:
                 raise HandlensError(
                     f"{root / folder} has the class {name!r}, of which there are no photos to train on",
-                    f"add {root}/train/{name} or remove it",
+                    f"add {root / train}/{name} or remove it",
                 )
             rows += [(path, name, split) for path in paths]
     if not rows:
         raise HandlensError(f"{root} has no photos: {_what_is_in(root)}", _LAYOUT)
     if not keep_empty:
-        _refuse_empty(root / "train", by_class)
+        _refuse_empty(root / train, by_class)
     return _photos(root, rows, sorted(by_class))
 
 
@@ -256,7 +259,7 @@ def _scan_csv(file: Path) -> Photos:
                     f"row {number} of {file} names {path}, which does not exist", "paths are relative to the CSV"
                 )
             if "split" in columns:
-                split = _SPLIT_OF_FOLDER.get(row["split"].lower())
+                split = SPLIT_OF_FOLDER.get(row["split"].lower())
                 if split is None:
                     raise HandlensError(
                         f"row {number} of {file} has the split {row['split']!r}, expected {listed(SPLITS)}"
@@ -278,11 +281,11 @@ def _csv_path(root: Path, text: str) -> str:
 
 def _photos(root: Path, rows: list[tuple[str, str, str | None]], classes: Sequence[str]) -> Photos:
     label_of = {name: i for i, name in enumerate(classes)}
-    for path, _, _ in rows:
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            raise HandlensError(f"the name of {path!a} in {root} is not valid UTF-8", "rename it") from None
+    check_names(root, (path for path, _, _ in rows))
+    if bad := [name for name in classes if re.search(r"[\x00-\x1f\x7f-\x9f]", name)]:
+        raise HandlensError(
+            f"{root} has a class with a control character in its name: {listed(bad)}", "rename the folder"
+        )
     return Photos(
         root=root,
         paths=tuple(path for path, _, _ in rows),
@@ -290,6 +293,15 @@ def _photos(root: Path, rows: list[tuple[str, str, str | None]], classes: Sequen
         classes=tuple(classes),
         splits=tuple(split for _, _, split in rows if split) or None,
     )
+
+
+def check_names(root: Path, paths: Iterable[str]) -> None:
+    """Raise HandlensError where the name of a folder or of a photo below it is no valid UTF-8, as may be on Linux."""
+    for path, where in ((str(root.resolve()), ""), *((path, f" in {root}") for path in paths)):
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise HandlensError(f"the name of {path!a}{where} is not valid UTF-8", "rename it") from None
 
 
 def _refuse_empty(root: Path, found: dict[str, list[str]]) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -152,8 +153,8 @@ def _sizes(count: int, shares: Mapping[str, float]) -> dict[str, int]:
 def write_split(
     path: str | os.PathLike[str], splits: Mapping[str, Photos], sha256: Mapping[str, str], seed: int
 ) -> None:
-    """Write which photo is in which split, by relative path and content hash, as JSON."""
-    value: dict[str, Any] = {"version": _VERSION, "seed": seed}
+    """Write the classes in order, and which photo is in which split, by relative path and content hash, as JSON."""
+    value: dict[str, Any] = {"version": _VERSION, "seed": seed, "classes": list(splits["train"].classes)}
     for name in SPLITS:
         value[name] = {photo: sha256[photo] for photo in splits[name].paths}
     write_json(path, value)
@@ -196,3 +197,21 @@ def read_split(path: str | os.PathLike[str], photos: Photos, sha256: Mapping[str
             "bring them back, or split anew",
         )
     return {name: photos.select(indices) for name, indices in found.items()}
+
+
+def relabelled(path: str | os.PathLike[str], splits: Mapping[str, Photos], sha256: Mapping[str, str]) -> list[str]:
+    """The photos of `splits` that now lie elsewhere, where they have another class than the folder that they came from.
+
+    `path`: the file that `read_split` found them by. Only folders that bear the name of a class tell.
+    """
+    value = read_json(path)
+    stored = {photo: content for name in SPLITS for photo, content in value[name].items()}
+    before = {content: photo for photo, content in stored.items()}
+    found = []
+    for photos in splits.values():
+        for photo, label in zip(photos.paths, photos.labels.tolist(), strict=True):
+            was = PurePosixPath(before.get(sha256[photo], photo))
+            named = {*was.parts[:-1]} & {*photos.classes} if not was.is_absolute() else set()
+            if photo not in stored and len(named) == 1 and named != {photos.classes[label]}:
+                found.append(photo)
+    return found

@@ -214,9 +214,10 @@ def from_weights(
 ) -> Classifier:
     """The classifier of a network's name and a weight file (or "imagenet"), with the file's own preprocessing.
 
-    Such files have no class names: they are taken to be `classes` in sorted order; without `classes` they are numbers.
-    `note` says so. `progress` is called with bytes (done, total) of a download. Raises HandlensError for an unknown
-    net, a file that does not fit it or has no classifier, and when the counts of classes differ.
+    Such files have no class names, but those of a run, whose folder has them: they are taken to be `classes` in sorted
+    order; without `classes` they are numbers. `note` says so. `progress` is called with bytes (done, total) of a
+    download. Raises HandlensError for an unknown net, a file that does not fit it or has no classifier, and when the
+    counts of classes differ.
     """
     _need_torch()
     from handlens import checkpoint
@@ -225,11 +226,17 @@ def from_weights(
 
     file = published.find(net, os.fspath(weights), progress=progress)
     if file.num_classes is None:
-        of_run = Path(weights).with_name(checkpoint.FACTS).is_file()  # with an extra layer, which belongs to the run
+        of_run = published.run_of(weights)  # with an extra layer, which belongs to the run
         raise HandlensError(
             f"{weights} has no classifier of {net}'s own, only the layers before it",
-            f"name the run's folder, {Path(weights).parent}" if of_run else "train one from it first",
+            f"name the run's folder, {of_run}" if of_run else "train one from it first",
         )
+    folder = published.run_of(weights)
+    own = checkpoint.read_facts(folder)["classes"] if folder else ()
+    if len(own) == file.num_classes:
+        infer = torch_runtime.predictor(published.load(file), file.preprocess, threads=threads)
+        note = f"the names of the classes are those of {folder}, whose calibration is left out"
+        return Classifier(classes=tuple(own), preprocess=file.preprocess, infer=infer, net=net, note=note)
     if classes is not None and len(classes) != file.num_classes:
         raise HandlensError(
             f"{weights} gives {file.num_classes} classes, the photos have {len(classes)}",
