@@ -11,6 +11,8 @@ import pytest
 import handlens
 from handlens import cli
 from handlens.cli import demo
+from handlens.photos import drawn
+from handlens.train import job
 
 pytest.importorskip("onnxruntime")
 
@@ -56,6 +58,31 @@ def test_a_folder_that_exists_is_not_touched(
     assert (code, out) == (2, "")
     assert f"{folder} exists already" in " ".join(err.split())
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--seed", 4294967296, "seed is 4294967296, expected 0 to 4294967295"),
+        ("--epochs", 100_001, "epochs is 100001, expected 1 to 100000"),
+        ("", "", "this needs tensorboard, which is not installed"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_flowers_are_drawn(
+    option: str,
+    value: object,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(drawn, "draw", lambda *_, **__: pytest.fail("drew flowers"))
+    if not option:
+        monkeypatch.setitem(job.NEEDED, "tensorboard", "not_there")
+    code, out, err = run(monkeypatch, capsys, "--out", tmp_path / "demo", *([option, value] if option else []))
+    assert (code, out) == (2, "")
+    assert sentence in " ".join(err.split())
+    assert not (tmp_path / "demo").exists()
 
 
 def test_ctrl_c_before_there_is_a_run_names_none(

@@ -19,7 +19,8 @@ import pytest
 
 from handlens import checkpoint, cli, files, photos, train
 from handlens.cli import train as command
-from handlens.train import Recipe, Run, job, loop
+from handlens.train import Recipe, Run, job, loop, several
+from handlens.train.recipe import choose
 
 Train = Callable[..., tuple[int, str, str]]
 NET = "mobilenet_v3_small"
@@ -151,6 +152,27 @@ def test_options_beside_a_recipe_win(call: Train, asked: list[dict[str, Any]], t
     assert asked[0]["given"] == rest | {"seed": 4}
     assert call("--recipe", path, "other photos")[0] == 0
     assert asked[1]["photos"] == "other photos"
+
+
+def test_a_size_and_epochs_beside_a_recipe_leave_nothing_that_was_chosen_for_others(
+    call: Train, asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path, crops = tmp_path / "recipe.toml", {"train_px", "first_px", "last_px"}
+    recipe = choose([500] * 5, {"mode": "scratch", "weights": "none"})
+    assert (recipe.train_px, recipe.last_px, recipe.warmup_epochs) == (176, 224, 5.0)
+    recipe.write(path)
+    assert call("--recipe", path, "--image-px", 160, "--epochs", 3)[0] == 0
+    given = asked[0]["given"]
+    assert not crops & given.keys() and given["warmup_epochs"] == 0.6
+    again = choose([500] * 5, given)
+    assert (again.train_px, again.last_px, again.epochs) == (128, 160, 3)
+    assert call("--recipe", path, "--image-px", 224, "--epochs", recipe.epochs)[0] == 0
+    assert asked[1]["given"] == {name: value for name, value in vars(recipe).items() if name != "photos"}
+    assert call("--recipe", path, "--epochs", 500)[0] == 0
+    assert asked[2]["given"]["warmup_epochs"] == 5.0
+    path.write_text("train_px = 96\nwarmup_epochs = 2\n", "utf-8")  # by hand, for no size or epochs of its own
+    assert call("--recipe", path, "--image-px", 160, "--epochs", 3)[0] == 0
+    assert asked[3]["given"] == {"train_px": 96, "warmup_epochs": 2, "image_px": 160, "epochs": 3}
 
 
 def test_a_runs_own_recipe_goes_on_from_it(call: Train, asked: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -581,6 +603,33 @@ def test_interrupted_folds_go_on_as_a_whole(
     assert (out / "fold-1" / checkpoint.WEIGHTS).read_bytes() == first
     again = call("--resume", "--out", out, "--json")  # all are done, and nothing is trained
     assert json.loads(again[1]) == found
+
+
+def test_seeds_go_on_where_their_photos_are_now(
+    call: Train, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, runs, fit = shutil.copytree(tiny_photos, tmp_path / "photos"), tmp_path / "runs", job.fit
+
+    def stopped(*arguments: Any, **given: Any) -> Any:
+        if given["out"].name == "seed-1":
+            raise KeyboardInterrupt
+        return fit(*arguments, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "fit", stopped)
+        assert call(root, "--repeats", "2", "--out", runs, *SMALL)[0] == 130
+    Path(root).rename(tmp_path / "moved")
+    code, _, err = call("--resume", "--out", runs)
+    assert code == 2 and f"handlens train PHOTOS --resume --out {runs}" in err
+    code, said, err = call(tmp_path / "moved", "--resume", "--out", runs, "--json")
+    assert code == 0, err
+    assert [Path(row["run"]).name for row in json.loads(said)["runs"]] == ["seed-0", "seed-1"]
+
+
+def test_folds_do_not_go_on_elsewhere(call: Train, tiny_photos: Path, tmp_path: Path) -> None:
+    several.begin(str(tiny_photos), tmp_path / "runs", {}, folds=2)
+    code, out, err = call(tmp_path, "--resume", "--out", tmp_path / "runs")
+    assert (code, out) == (2, "") and "name each photo by its place" in err and len(err.splitlines()) == 1
 
 
 def test_photos_of_other_things_are_looked_at_before_folds_are_cut(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import sys
@@ -22,6 +23,7 @@ from handlens.experiments.learning_curve import Embedded
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
 from handlens.train import recipe, start
+from handlens.train.features import weights_hash
 
 CLASSES = ("a", "b", "c")
 
@@ -89,7 +91,7 @@ def test_several_modes_and_going_on(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     row = result.tables["learning curve"][0]
     assert (row["last_top1"], row["full_top1"]) == pytest.approx((1 / 3, 2 / 3))
     assert "mode full is right about 66.7% of 60" in result.finding
-    other = dataclasses.replace(photos, given={**photos.given, "photos": "others"})
+    other = dataclasses.replace(photos, given={**photos.given, "net": "mobilenet_v1"})
     before = stored.read_bytes()
     with pytest.raises(HandlensError, match="is of other photos"):  # whose answers do not count, and are not lost
         learning_curve.measure(other, (2,), 1, modes=("full",), kept_in=stored)
@@ -99,6 +101,42 @@ def test_several_modes_and_going_on(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with pytest.raises(HandlensError, match="is of other photos or labels"):
         learning_curve.measure(relabelled, (2,), 1, modes=("full",), kept_in=stored)
     assert stored.read_bytes() == before and len(asked) == 9
+
+
+def test_photos_and_weights_are_known_by_what_they_hold(
+    tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = nets.create("mobilenet_v3_small_035")
+    monkeypatch.setattr(learning_curve, "features", lambda *_, **__: np.zeros((1, 1, 1), np.float32))
+    monkeypatch.chdir(tiny_photos.parent)
+    for name in ("one.pth", "same.pth", "other.pth"):
+        if name == "other.pth":
+            net.get_parameter("classifier.0.bias").data += 1
+        torch.save(net.state_dict(), tmp_path / name)
+
+    def key(photos: object, weights: str = "one.pth", seed: int = 0) -> str:
+        embedded = learning_curve.embed(str(photos), "mobilenet_v3_small_035", str(tmp_path / weights), seed)
+        return learning_curve._Answers(None, embedded).of
+
+    first = key(tiny_photos)
+    for same in (f"{tiny_photos}/", tiny_photos.name, f"./{tiny_photos.name}/"):
+        assert key(same) == first
+    assert key(tiny_photos, "same.pth") == first
+    assert first not in (key(tiny_photos, "other.pth"), key(tiny_photos, seed=1))
+
+
+def test_a_file_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> None:
+    """They counted the names of photos and weights in, and are for the same command only."""
+    photos, stored = clouds(7.0), tmp_path / "answers.json"
+    digest = hashlib.sha256(json.dumps([photos.given, weights_hash(photos.begun.net)]).encode())
+    for part in photos.data.splits.values():
+        rows = sorted(zip(part.paths, [None] * len(part), part.labels.tolist(), strict=True))
+        digest.update(json.dumps([rows, part.classes]).encode())
+    stored.write_text(json.dumps({"of": digest.hexdigest(), "right": {"head 2 0": "1" * 60}}))
+    assert learning_curve._Answers(stored, photos).known == {"head 2 0": "1" * 60}
+    renamed = dataclasses.replace(photos, given={**photos.given, "photos": "others"})
+    with pytest.raises(HandlensError, match="is of other photos"):
+        learning_curve._Answers(stored, renamed)
 
 
 def test_smaller_draws_are_among_the_greater() -> None:
@@ -178,6 +216,18 @@ def test_a_place_that_cannot_be_written_is_told_first(
     code, out, err = command(tiny_photos, "--out", tmp_path / "file")
     assert (code, out) == (2, "")
     assert "file is no folder" in err
+
+
+def test_answers_of_others_are_refused_before_features_are_computed(
+    command: Any, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = "mobilenet_v3_small_035"
+    torch.save(nets.create(net).state_dict(), tmp_path / "w.pth")
+    (tmp_path / "answers.json").write_text('{"of": "others", "right": {}}')
+    monkeypatch.setattr(learning_curve, "features", lambda *_, **__: pytest.fail("computed features"))
+    code, out, err = command(tiny_photos, "--net", net, "--weights", tmp_path / "w.pth", "--out", tmp_path)
+    assert (code, out) == (2, "")
+    assert "answers.json is of other photos or labels, another split or another network" in " ".join(err.split())
 
 
 def test_a_mode_that_is_none(command: Any, tiny_photos: Path) -> None:

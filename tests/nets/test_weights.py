@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import pickle
+import shutil
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -331,6 +332,14 @@ def test_the_width_is_found(tmp_path: Path, width: float) -> None:
     assert weights.find("mobilenet_v2", path, width).arguments["width"] == width
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_width_for_a_network_that_takes_none(tmp_path: Path, there: bool) -> None:
+    path = save(tmp_path / "a.pth", nets.create("resnet20", 2).state_dict())
+    with pytest.raises(HandlensError, match=r"^resnet20 takes no width; leave it out$"):
+        weights.find("resnet20", path if there else "imagenet", 0.5)
+    assert "width" not in weights.find("resnet20", path, 1.0).arguments
+
+
 def test_another_width_than_given(tmp_path: Path, v2_small: nn.Module) -> None:
     path = save(tmp_path / "a.pth", v2_small.state_dict())
     with pytest.raises(HandlensError, match=r"a.pth is of width 0.25, not 0.5"):
@@ -452,6 +461,15 @@ def test_a_runs_own_file_brings_the_runs_contract(tmp_path: Path) -> None:
     file = weights.find("mobilenet_v1", str(tmp_path / "model.safetensors"))
     assert (file.source, file.num_classes) == ("handlens", 3)
     assert file.preprocess == preprocess and file.arguments == arguments
+    (tmp_path / "elsewhere").mkdir()
+    (link := tmp_path / "elsewhere" / "link.safetensors").symlink_to(tmp_path / "model.safetensors")
+    linked = weights.find("mobilenet_v1", str(link))
+    assert linked.preprocess == preprocess and linked.arguments == arguments
+    (tmp_path / "kept").mkdir()  # a run whose weights are kept elsewhere
+    shutil.copy(tmp_path / "handlens.json", tmp_path / "kept")
+    (kept := tmp_path / "kept" / "model.safetensors").symlink_to(tmp_path / "model.safetensors")
+    assert weights.run_of(kept) == tmp_path / "kept" and weights.run_of(link) == tmp_path
+    assert weights.run_of(tmp_path / "none.safetensors") is None
     facts = json.loads((tmp_path / "handlens.json").read_text())
     (tmp_path / "handlens.json").write_text(json.dumps({**facts, "preprocess": 3}))
     with pytest.raises(HandlensError):

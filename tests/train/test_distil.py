@@ -14,7 +14,7 @@ import handlens
 from handlens import checkpoint, photos
 from handlens.errors import HandlensError
 from handlens.preprocess import Normalisation, Preprocess
-from handlens.train import Recipe, Run
+from handlens.train import Recipe, Run, start
 from handlens.train.distil import Teacher, divergence
 
 CONTRACTS = {
@@ -104,8 +104,8 @@ def test_what_a_teacher_cannot_teach(tiny_run: Path, tiny_photos: Path, tmp_path
         handlens.fit(tiny_photos, teacher=str(others), **given)
     with pytest.raises(HandlensError, match="there is no run folder"):
         handlens.fit(tiny_photos, teacher=str(tmp_path / "none"), **given)
-    with pytest.raises(HandlensError, match="mode head"):
-        Teacher(Recipe(teacher=str(tiny_run), mode="head"), checkpoint.load(tiny_run).classes, CONTRACTS["same"])
+    with pytest.raises(HandlensError, match="mode head trains on stored features"):
+        start.start_of(Recipe(teacher=str(tiny_run), mode="head"), checkpoint.load(tiny_run).classes)
     for field in ("train_px", "first_px", "last_px"):
         with pytest.raises(HandlensError, match="16 px is too small"):
             recipe = Recipe(teacher=str(tiny_run), image_px=32, **{field: 16})
@@ -113,13 +113,23 @@ def test_what_a_teacher_cannot_teach(tiny_run: Path, tiny_photos: Path, tmp_path
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("what", ["teacher", "weights"])
+@pytest.mark.parametrize(("what", "how"), [("teacher", ""), ("weights", ""), ("weights", "link"), ("weights", "home")])
 def test_a_run_that_knows_the_test_photos_is_refused(
-    what: str, full_run: Run, tiny_photos: Path, tmp_path: Path, quick: dict[str, Any]
+    what: str,
+    how: str,
+    full_run: Run,
+    tiny_photos: Path,
+    tmp_path: Path,
+    quick: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Under another seed other photos are the test."""
-    learned_from = {"teacher": str(full_run.folder), "weights": str(full_run.folder / checkpoint.WEIGHTS)}
-    given = {**quick, "net": full_run.recipe.net, "weights": "none", "mode": "full", what: learned_from[what]}
+    own = full_run.folder / checkpoint.WEIGHTS
+    (tmp_path / "link.safetensors").symlink_to(own)
+    monkeypatch.setenv("HOME", str(full_run.folder))
+    named = {"link": str(tmp_path / "link.safetensors"), "home": f"~/{own.name}"}.get(how, str(own))
+    given = {**quick, "net": full_run.recipe.net, "weights": "none", "mode": "full"}
+    given[what] = named if what == "weights" else str(full_run.folder)
     with pytest.raises(HandlensError, match=rf"\({what}\) was trained on \d+ of the \d+ test photos") as caught:
         handlens.fit(tiny_photos, **{**given, "seed": full_run.recipe.seed + 1}, out=tmp_path / "run")
     assert f"--seed {full_run.recipe.seed} made" in caught.value.hint and not (tmp_path / "run").exists()

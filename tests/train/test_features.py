@@ -185,6 +185,55 @@ def test_only_the_views_that_are_missing_are_computed(net: Net, few: photos.Phot
     assert computed == [6, 6]
 
 
+def test_what_was_computed_is_kept_where_it_is_stopped(
+    net: Net, few: photos.Photos, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_torch = room._torch_embedder
+    monkeypatch.setattr(room, "_torch_embedder", lambda *given: by_torch(*given)._replace(at_once=2))
+
+    def ctrl_c(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        features(net, few, progress=ctrl_c)
+    assert features(net, few).shape == (3, 6, net.num_features)
+    assert computed == [6, 4]
+
+
+def test_photos_of_others_stay_in_the_file_and_out_of_memory(
+    net: Net, few: photos.Photos, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some, others = few.select([0, 1, 2]), few.select([3, 4, 5])
+    held: list[set[str]] = []
+    compute = room.Frozen._compute
+
+    def looking(self: room.Frozen, missing: Any, wanted: Any, found: dict[int, dict[str, Any]], progress: Any) -> None:
+        compute(self, missing, wanted, found, progress)
+        held.append(set().union(*found.values()))
+
+    monkeypatch.setattr(room.Frozen, "_compute", looking)
+    first = features(net, some)
+    second = features(net, others)
+    assert [len(names) for names in held] == [3, 3] and not held[0] & held[1]
+    assert np.array_equal(features(net, few), np.concatenate([first, second], 1))
+    assert computed == [3, 3]
+
+
+def test_two_trainings_at_once_keep_both_of_theirs(net: Net, few: photos.Photos, computed: list[int]) -> None:
+    some, others = few.select([0, 1, 2]), few.select([3, 4, 5])
+    first = features(net, some, progress=lambda *_: features(net, others))
+    assert computed == [3, 3]
+    assert np.array_equal(features(net, few)[:, :3], first)
+    assert computed == [3, 3]
+
+
+def test_a_photo_that_is_there_twice_is_computed_once(net: Net, few: photos.Photos, computed: list[int]) -> None:
+    shutil.copy(few.path(0), few.path(2))
+    found = features(net, few)
+    assert computed == [5]
+    assert np.array_equal(found[:, 0], found[:, 2]) and not np.array_equal(found[:, 0], found[:, 1])
+
+
 @pytest.mark.parametrize("resize", ["crop", "squash", "letterbox"])
 def test_the_plain_view_of_a_large_photo_is_as_in_use(net: Net, tmp_path: Path, resize: Any) -> None:
     from PIL import Image

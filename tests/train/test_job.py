@@ -297,9 +297,11 @@ def test_so_few_photos_that_a_class_has_one(given: dict[str, Any], tmp_path: Pat
     colour_photos(tmp_path / "photos" / "one", 1, (20, 200, 20), 1)
     watcher = Listens()
     del given["mode"]
-    run = handlens.fit(tmp_path / "photos", out=tmp_path / "run", watcher=watcher, **{**given, "epochs": 1})
+    given |= {"epochs": 1, "head_views": 5}
+    run = handlens.fit(tmp_path / "photos", out=tmp_path / "run", watcher=watcher, **given)
     assert run.metrics["photos"] == {"train": 2, "validation": 1, "test": 1}
     assert run.recipe.mode == "last"  # chosen, and said why
+    assert "mode last does not use head_views" in watcher.notes
     assert [note for note in watcher.notes if "mode last is chosen for 1 training photo a class" in note]
 
 
@@ -525,15 +527,93 @@ def test_no_photos_at_all(tmp_path: Path) -> None:
         handlens.fit(out=tmp_path / "run")
 
 
-@pytest.mark.parametrize("wrong", ["out", "weights"])
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"out": ""}, "exists already"),
+        ({"out": "file/run"}, "file is no folder"),
+        ({"weights": "no-weights.pth"}, "no-weights.pth"),
+        ({"weights": "imagenet", "net": "mobilenet_v1_050"}, "no ImageNet weights are published for mobilenet_v1_050"),
+        ({"weights": "none", "mode": "head"}, "--mode head trains on top of weights"),
+        ({"weights": "none", "net": "vit_s_16", "image_px": 200, "mode": "scratch"}, "200 px is not a multiple of 16"),
+        ({"teacher": "typo"}, "there is no run folder typo"),
+        ({"teacher": "RUN", "mode": "head"}, "mode head trains on stored features, which a teacher does not see"),
+    ],
+)
 def test_what_is_wrong_anyway_is_told_before_photos_are_looked_at(
-    wrong: str, tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    more: dict[str, Any],
+    sentence: str,
+    full_run: Run,
+    tiny_photos: Path,
+    given: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("handlens.train.start.look", lambda *_: pytest.fail("the photos were looked at"))
+    monkeypatch.setattr("handlens.train.start.look", lambda *_, **__: pytest.fail("the photos were looked at"))
     (tmp_path / "no-weights.pth").write_bytes(b"no weights")
-    more = {"out": {"out": tmp_path}, "weights": {"weights": tmp_path / "no-weights.pth"}}[wrong]
-    with pytest.raises(HandlensError, match={"out": "exists already", "weights": "no-weights.pth"}[wrong]):
-        handlens.fit(tiny_photos, **{**given, "out": tmp_path / "run", **more})
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    more = {name: str(full_run.folder) if value == "RUN" else value for name, value in more.items()}
+    more["out"] = tmp_path / more.get("out", "run")
+    with pytest.raises(HandlensError, match=sentence):
+        handlens.fit(tiny_photos, **{**given, **more})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_head_is_not_pruned_which_is_told_before_photos_are_looked_at(
+    full_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlens.train.start.look", lambda *_, **__: pytest.fail("the photos were looked at"))
+    with pytest.raises(HandlensError, match="a pruned network has to be trained as a whole again"):
+        handlens.fit(continue_run=str(full_run.folder), prune=0.3, mode="head", out=tmp_path / "run")
+
+
+def test_runs_that_cannot_be_written_are_told_before_photos_are_looked_at(
+    tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlens.train.start.look", lambda *_, **__: pytest.fail("the photos were looked at"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_bytes(b"")
+    with pytest.raises(HandlensError, match="runs is no folder"):
+        handlens.fit(tiny_photos, **given)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"), [({"epochs": 0}, "epochs is 0, expected 1"), ({"out": "."}, "exists already")]
+)
+def test_what_is_wrong_anyway_is_told_before_other_processes_are_begun(
+    more: dict[str, Any],
+    sentence: str,
+    tiny_photos: Path,
+    given: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(job.Fabric, "launch", lambda *_: pytest.fail("processes were begun"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HandlensError, match=sentence):
+        handlens.fit(tiny_photos, device="cpu", devices=2, **{**given, "out": "run", **more})
+
+
+@pytest.mark.parametrize("told", [{"LOCAL_RANK": "1"}, {"NODE_RANK": "1"}])
+def test_another_process_neither_speaks_nor_minds_the_folder_that_the_first_has_made(
+    told: dict[str, str], full_run: Run, tiny_photos: Path, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LaunchedError(Exception):
+        pass
+
+    def launch(*_: Any) -> None:
+        raise LaunchedError
+
+    monkeypatch.setattr(job.Fabric, "launch", launch)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    watcher = Listens()
+    continued = {"continue_run": str(full_run.folder), "epochs": 1}
+    for start_of in ({"photos": str(tiny_photos), **given}, continued):
+        with pytest.raises(LaunchedError):
+            handlens.fit(out=full_run.folder, device="cpu", devices=2, watcher=watcher, **start_of)
+    assert not watcher.notes
 
 
 def test_a_folder_that_exists_is_left_as_it_is(
@@ -624,16 +704,30 @@ def test_two_processes_give_one_run(mode: str, command: list[str], tiny_photos: 
     check_one_run(tmp_path / "run", done.stdout, tiny_photos)
 
 
+FILLS_UP = """
+from handlens import cli
+from handlens.errors import HandlensError
+from handlens.train import job
+
+def full(*_, **__):
+    raise HandlensError("the disk is full")
+
+job._begin = full
+cli.main()
+"""
+
+
 @pytest.mark.slow
 def test_where_the_first_process_fails_the_second_shows_no_traceback(command: list[str], tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
+    (tmp_path / "fills_up.py").write_text(FILLS_UP)
+    command[1:3] = [str(tmp_path / "fills_up.py")]
     command += ["--mode", "full", "--devices", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "run exists already; choose another --out" in done.stderr
+    assert "the disk is full" in done.stderr
     assert "another process of this training has ended" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list((tmp_path / "run").iterdir())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -673,6 +767,20 @@ def test_lightning_fabric_says_nothing_of_its_own() -> None:
     assert not told
 
 
+def test_float16_on_a_processor_is_refused_before_photos_are_looked_at(
+    tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "data_of", lambda *_, **__: pytest.fail("looked at photos"))
+    given["precision"] = "16-mixed"
+    for device in ("cpu", "auto"):
+        monkeypatch.setattr(job, "default_device", lambda: torch.device("cpu"))
+        with pytest.raises(HandlensError, match=r"16-mixed is for graphics cards; use bf16-mixed or auto"):
+            handlens.fit(tiny_photos, out=tmp_path / "run", device=device, **given)
+        with pytest.raises(HandlensError, match=r"16-mixed is for graphics cards"):  # as where a run goes on
+            job._fabric(device, 1, 1, "16-mixed")
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_trainings_at_once_have_two_folders(
     tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -690,13 +798,14 @@ def test_two_trainings_at_once_have_two_folders(
 
 def test_folders_that_stand_for_a_class_are_learned_as_it(tiny_photos: Path, tmp_path: Path) -> None:
     """The service keeps a photo of "Viola spp." in a folder without the dot, which not every system would have."""
-    known = ("Viola spp.", "a/b", "rose")
-    for name in ("Viola spp", "a_b", "rose", "lily"):
+    known = ("Viola spp.", "a/b", "rose", "Unknown")
+    for name in ("Viola spp", "a_b", "rose", "lily", "Unknown-2"):  # "unknown" is the name of another folder
         colour_photos(tmp_path / name, 2, (10, 20, 30), len(name))
     found = start._meant(photos.scan(tmp_path), known)
-    assert found.classes == ("Viola spp.", "a/b", "lily", "rose")
+    assert found.classes == ("Unknown", "Viola spp.", "a/b", "lily", "rose")
     learned = {Path(path).parent.name: found.classes[k] for path, k in zip(found.paths, found.labels, strict=True)}
-    assert learned == {"Viola spp": "Viola spp.", "a_b": "a/b", "rose": "rose", "lily": "lily"}
+    meant = {"Viola spp": "Viola spp.", "a_b": "a/b", "rose": "rose", "lily": "lily", "Unknown-2": "Unknown"}
+    assert learned == meant
 
 
 def test_what_is_needed_at_the_end_is_missed_at_the_beginning(

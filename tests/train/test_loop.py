@@ -135,6 +135,24 @@ def test_prepare_sets_dropout_stochastic_depth_and_batch_norm() -> None:
     assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+# Networks of one builder have the same modules in other numbers: the first stands for all.
+ONE_OF_A_KIND = {getattr(build := nets.entry(name).build, "func", build): name for name in reversed(nets.NETS)}
+
+
+@pytest.mark.parametrize("name", ONE_OF_A_KIND.values())
+def test_dropout_is_the_classifiers_alone(name: str) -> None:
+    net = nets.on_meta(name, 3)
+    dropouts = {key: module for key, module in net.named_modules() if isinstance(module, nn.Dropout)}
+    own = {key: module.p for key, module in dropouts.items()}
+    loop.prepare(net, Recipe(dropout=0.4))
+    found = {key: module.p for key, module in dropouts.items()}
+    assert found == {key: 0.4 if key.startswith("classifier.") else p for key, p in own.items()}
+    if name.startswith("vit"):
+        assert found and set(found.values()) == {0.0}  # none in the classifier, and the encoder's stays off
+    if name == "googlenet":
+        assert sorted(found.values()) == [0.4, 0.7, 0.7]
+
+
 def test_soft_cross_entropy_is_torchs() -> None:
     random = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn((8, 5), generator=random)

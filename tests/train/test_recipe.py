@@ -396,4 +396,25 @@ def test_what_a_head_does_not_use_is_named() -> None:
     asked = {"mode": "head", "augment": "trivial", "mixup_alpha": 0.2, "train_px": 176, "lr": 0.01}
     assert unused([50, 50], asked) == ["train_px", "mixup_alpha", "TrivialAugment"]
     assert unused([50, 50], {**asked, "mode": "full"}) == []
-    assert unused([50, 50], vars(choose([50, 50], {"mode": "head"}))) == []  # a head's own recipe
+
+
+@pytest.mark.parametrize(
+    ("mode", "left"),
+    [
+        ("full", ["last_blocks", "last_views", "head_views"]),
+        ("last", ["head_views"]),
+        ("head", ["last_blocks", "last_views", "cache_mb"]),
+        ("scratch", ["last_blocks", "last_views", "head_views"]),
+    ],
+)
+@pytest.mark.parametrize("counts", [[5] * 5, [500] * 5])
+def test_what_a_mode_does_not_use_is_named(mode: str, left: list[str], counts: list[int]) -> None:
+    asked: dict[str, Any] = {"last_blocks": 2, "last_views": 3, "head_views": 5, "cache_mb": 77}
+    assert unused(counts, {**asked, "mode": mode}) == left
+    if mode == ("full" if sum(counts) > 1000 else "last"):
+        assert unused(counts, asked) == left  # chosen by the number of photos
+    taught = {"mode": mode, "distil_weight": 0.5, "distil_temperature": 3.0}
+    assert unused(counts, taught) == ["distil_weight without a teacher", "distil_temperature without a teacher"]
+    assert unused(counts, {**taught, "teacher": "run"}) == []
+    for own in ({}, {"augment": "none"}):
+        assert unused(counts, vars(choose(counts, {"mode": mode, **own}))) == []  # a run's own recipe

@@ -18,7 +18,7 @@ import torch
 from lightning_fabric import Fabric
 
 import handlens
-from handlens import checkpoint, nets, photos
+from handlens import checkpoint, files, nets, photos
 from handlens.errors import HandlensError
 from handlens.preprocess import Preprocess
 from handlens.train import Recipe, Run, Watcher, job, loop
@@ -394,3 +394,81 @@ def test_a_run_that_was_judged_on_nothing_is_finished(tmp_path: Path) -> None:
     assert not job.is_finished(tmp_path)
     checkpoint.save(tmp_path, dataclasses.replace(saved, metrics={"judged": True}))
     assert job.is_finished(tmp_path)
+
+
+class StopsInTheSecondEpoch(Watcher):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def step(self, step: loop.Step) -> None:
+        if step.epoch == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def stopped(tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path) -> Path:
+    """A run that was stopped in the second of two epochs, on photos of its own beside it."""
+    shutil.copytree(tiny_photos, tmp_path / "photos")
+    given = {"weights": str(weight_file), "net": "mobilenet_v3_small", "mode": "full", **quick}
+    with pytest.raises(KeyboardInterrupt):
+        handlens.fit(tmp_path / "photos", out=tmp_path / "run", watcher=StopsInTheSecondEpoch(), **given)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("to", "sentence"),
+    [
+        ("aster", "without '花朵' and with 'aster'; name the folders as before"),
+        ("🌿 leaf/more", "without '花朵'; name"),
+    ],
+)
+def test_classes_that_changed_meanwhile_are_refused(stopped: Path, to: str, sentence: str) -> None:
+    """Renamed, in another order; two merged into one."""
+    root = stopped.parent / "photos"
+    (root / "花朵").rename(root / to)
+    with pytest.raises(HandlensError, match=sentence):
+        handlens.fit(out=stopped, resume=True)
+
+
+def test_a_run_that_does_not_tell_its_classes_goes_on(stopped: Path) -> None:
+    stored = files.read_json(stopped / "split.json")
+    assert stored.pop("classes") == ["blue sky", "花朵", "🌿 leaf"]
+    files.write_json(stopped / "split.json", stored)
+    assert job.is_finished(handlens.fit(out=stopped, resume=True).folder)
+
+
+@pytest.mark.parametrize("mode", ["full", "last"])
+def test_the_plan_of_a_run_that_goes_on_is_of_what_is_left(
+    mode: str,
+    tiny_photos: Path,
+    weight_file: Path,
+    quick: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(job.trial, "faster_precision", lambda *_: ("32-true", 110.0))  # seconds a step, three an epoch
+    monkeypatch.setattr(job.last, "caching_s", lambda *_: 1200.0)
+    given = {"weights": str(weight_file), "net": "mobilenet_v3_small", "mode": mode, **quick}
+    first, second = StopsInTheSecondEpoch(), StopsInTheSecondEpoch()
+    with pytest.raises(KeyboardInterrupt):
+        handlens.fit(tiny_photos, out=tmp_path / "run", watcher=first, **given)
+    with pytest.raises(KeyboardInterrupt):
+        handlens.fit(out=tmp_path / "run", resume=True, watcher=second)
+    (before,), (after,) = ([note for note in one.notes if "2 epochs of" in note] for one in (first, second))
+    assert before.endswith(f": about {13 if mode == 'full' else 33} min")
+    assert after.endswith(": about 6 min for what is left")
+
+
+def test_another_number_of_processes_is_refused_before_they_are_begun(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fabric, "launch", lambda *_: pytest.fail("processes were begun"))
+    with pytest.raises(HandlensError, match=r"was begun with 1 process, and goes on with 2.*--devices 1"):
+        handlens.fit(out=stopped, resume=True, device="cpu", devices=2)
+    with pytest.raises(HandlensError, match="nowhere is no interrupted run"):
+        handlens.fit(out="nowhere", resume=True, device="cpu", devices=2)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from handlens.errors import HandlensError
-from handlens.train import several
+from handlens.train import Watcher, loop, several
 
 
 def planned(kind: str) -> several.Plan:
@@ -55,3 +56,66 @@ def test_a_plan_that_is_none(value: Any, tmp_path: Path) -> None:
     (tmp_path / several.PLAN).write_text(json.dumps(value), "utf-8")
     with pytest.raises(HandlensError, match="is no plan of trainings"):
         several.read(tmp_path)
+
+
+@pytest.mark.parametrize("more", [{"repeats": 2}, {"folds": 2}])
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"net": "mobilenet_v1_050"}, "no ImageNet weights are published for mobilenet_v1_050"),
+        ({"teacher": "runs/typo"}, "there is no run folder runs/typo"),
+        ({"mode": "head", "weights": "none"}, "--mode head trains on top of weights"),
+        ({"net": "vit_s_16", "weights": "none", "image_px": 200}, "200 px is not a multiple of 16 px"),
+    ],
+)
+def test_what_no_training_of_a_plan_could_do_makes_no_plan(
+    given: dict[str, Any], sentence: str, more: dict[str, int], tiny_photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(HandlensError, match=sentence):
+        several.begin(str(tiny_photos), tmp_path / "runs", given, **more)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("more", [{"repeats": 2}, {"folds": 2}])
+def test_places_that_cannot_be(more: dict[str, int], tiny_photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(HandlensError, match="file is no folder"):
+        several.begin(str(tiny_photos), tmp_path / "file" / "runs", {}, **more)
+    with pytest.raises(HandlensError, match="there is no folder nowhere"):
+        several.begin("nowhere", tmp_path / "runs", {}, **more)
+    assert not (tmp_path / "runs").exists()
+
+
+SMALL = {"net": "mobilenet_v3_small", "weights": "none", "width": 0.35, "image_px": 32, "epochs": 1, "batch_size": 8}
+
+
+def test_photos_that_are_moved_between_two_seeds(tiny_photos: Path, tmp_path: Path) -> None:
+    class Stops(Watcher):
+        def step(self, step: loop.Step) -> None:
+            raise KeyboardInterrupt
+
+    root = Path(shutil.copytree(tiny_photos, tmp_path / "photos"))
+    plan = several.begin(str(root), tmp_path / "runs", {**SMALL, "precision": "32-true"}, repeats=3)
+    several.train(plan, 0)
+    with pytest.raises(KeyboardInterrupt):
+        several.train(plan, 1, Stops())
+    root = root.rename(tmp_path / "moved")
+    for number in (1, 2):
+        with pytest.raises(
+            HandlensError, match=r"no longer in .*photos; name where they are now: handlens train PHOTOS"
+        ):
+            several.train(several.read(plan.folder), number)
+    with pytest.raises(HandlensError, match=r"are no longer in .*nowhere"):
+        several.moved(plan, str(tmp_path / "nowhere"))
+    plan = several.moved(plan, str(root))
+    assert plan == several.read(plan.folder) and plan.photos == str(root)
+    assert [several.train(plan, number)["num_photos"] for number in range(3)] == [3, 3, 3]
+
+
+def test_folds_whose_photos_were_moved_want_them_back(tiny_photos: Path, tmp_path: Path) -> None:
+    plan = several.begin(str(tiny_photos), tmp_path / "runs", SMALL, folds=2)
+    with pytest.raises(
+        HandlensError, match="name each photo by its place, which cannot be changed; put the photos back"
+    ):
+        several.moved(plan, str(tmp_path))
+    assert several.read(plan.folder) == plan

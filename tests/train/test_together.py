@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 
-from handlens import checkpoint, nets, photos
+from handlens import checkpoint, files, nets, photos
 from handlens.cli.predict import UNKNOWN, UNSURE
 from handlens.errors import HandlensError
 from handlens.photos import drawn
@@ -46,7 +47,11 @@ def test_a_folder_that_sorting_made_is_told(name: str, folder: Path) -> None:
     assert note.startswith(f"{name!r} is learned as a class: remove its folder")
 
 
-def test_near_duplicates_of_test_photos_leave_training(folder: Path) -> None:
+@pytest.mark.parametrize("below", [(), ("train",)])  # what is cut from a folder `train` is cut by us, too
+def test_near_duplicates_of_test_photos_leave_training(folder: Path, below: tuple[str, ...]) -> None:
+    if below:
+        (inner := folder.parent / "inner").mkdir()
+        folder = folder.rename(inner / below[0]).parent
     before = data(folder).splits
     for path in (*before["test"].paths, *before["train"].paths[:4]):
         photo = drawn.picture(*((Path(path).parent.name, int(Path(path).stem))))[0]
@@ -75,6 +80,22 @@ def test_splits_that_the_photos_came_with_are_kept_and_the_leak_is_told(tmp_path
     same, near = made.notes
     assert same.startswith("1 group of identical photos (") and near.startswith("1 group of near-duplicates (")
     assert all("1 of them across the photos' own splits, which are kept" in note for note in made.notes)
+
+
+def test_near_duplicates_in_train_are_on_one_side_where_validation_is_cut_from_it(folder: Path) -> None:
+    (inner := folder.parent / "inner").mkdir()
+    folder.rename(inner / "train")
+    (inner / "test" / "daisy").mkdir(parents=True)
+    drawn.picture("daisy", 40)[0].save(inner / "test" / "daisy" / "40.png")
+    judged = data(inner).splits["validation"].paths
+    for path in judged:
+        small(inner / f"{path[:-4]}-small.png", Path(path).parent.name, int(Path(path).stem))
+    made = data(inner)
+    side = {path: name for name, part in made.splits.items() for path in part.paths}
+    assert all(side[path] == side[f"{path[:-4]}-small.png"] for path in judged)
+    assert made.splits["test"].paths == ("test/daisy/40.png",)
+    (note,) = made.notes
+    assert "each on one side of the split" in note
 
 
 @pytest.fixture
@@ -167,3 +188,92 @@ def test_a_correction_of_a_photo_that_the_run_has_is_left_out(folder: Path, run:
     made = added(run, tmp_path / "more")
     assert any(note.startswith("left out 1 added photo that the run has already") for note in made.notes)
     assert sum(map(len, made.splits.values())) == 21
+
+
+def test_a_run_that_was_begun_with_such_a_correction_has_it(folder: Path, run: Path, tmp_path: Path) -> None:
+    """Earlier versions did not leave it out."""
+    sha256 = photos.examine(photos.scan(folder)).sha256
+    first, second = data(folder).splits["train"].paths[:2]
+    small(tmp_path / "more" / "tulips" / f"{sha256[first]}.png", "roses", 50)
+    small(tmp_path / "more" / "tulips" / "new.png", "tulips", 51)
+    shutil.copy(folder / second, tmp_path / "more" / "tulips" / "same.png")
+    made = added(run, tmp_path / "more")
+    photos.write_split(tmp_path / "split.json", made.splits, made.sha256, 0)
+    stored = files.read_json(tmp_path / "split.json")
+    (new,) = [path for path in stored["train"] if path.endswith("new.png")]
+    correction = new.replace("new.png", f"{sha256[first]}.png")
+    stored["train"][correction] = made.sha256[correction]
+    files.write_json(tmp_path / "split.json", stored)
+    recipe = choose([10, 10], {"continue_run": str(run), "add": str(tmp_path / "more")})
+    again = start.data_of(recipe, tmp_path / "split.json")
+    assert {*again.splits["train"].paths} == {*made.splits["train"].paths, correction}
+    (note,) = [note for note in again.notes if note.startswith("left out")]
+    assert note.startswith("left out 1 added photo that the run has already (tulips/same.png")
+
+
+def test_classes_without_photos_among_added_ones_are_no_matter(run: Path, tmp_path: Path) -> None:
+    """The service leaves such folders, where a correction was corrected."""
+    for name in ("daisy", "roses", UNKNOWN):
+        (tmp_path / "more" / name).mkdir(parents=True)
+    small(tmp_path / "more" / "tulips" / "new.png", "tulips", 51)
+    made = added(run, tmp_path / "more")
+    assert made.classes == ("daisy", "tulips")
+    assert sum(map(len, made.splits.values())) == 21
+    assert not any("is learned as a class" in note for note in made.notes)
+    (tmp_path / "more" / "roses" / "broken.png").write_bytes(b"")
+    with pytest.raises(HandlensError, match="all photos of 'roses' are broken"):
+        added(run, tmp_path / "more")
+
+
+def test_a_new_class_with_test_photos_only_is_refused(run: Path, tmp_path: Path) -> None:
+    small(tmp_path / "more" / "train" / "tulips" / "new.png", "tulips", 51)
+    small(tmp_path / "more" / "test" / "roses" / "new.png", "roses", 52)
+    with pytest.raises(HandlensError, match="there is no photo to train on in 'roses'; add photos or remove the class"):
+        added(run, tmp_path / "more")
+
+
+@pytest.mark.parametrize(
+    ("to", "told"), [("daisy/moved.png", 0), ("tulips/moved.png", 1), ("tulips/daisy/moved.png", 1)]
+)
+def test_photos_that_have_another_class_now_are_told(to: str, told: int, folder: Path, run: Path) -> None:
+    path = next(path for path in data(folder).splits["train"].paths if path.startswith("daisy/"))
+    (folder / to).parent.mkdir(exist_ok=True)
+    (folder / path).rename(folder / to)
+    notes = start.data_of(choose([10, 10], {"continue_run": str(run)}), None).notes
+    assert [note for note in notes if "class now" in note] == [
+        f"1 photo of {run} has another class now ({to} ...)"
+    ] * told
+
+
+BY = ("weights", "teacher", "continue_run")
+
+
+@pytest.mark.parametrize("first", BY)
+@pytest.mark.parametrize("second", BY)
+def test_what_runs_further_back_have_learned_counts(
+    first: str, second: str, folder: Path, run: Path, tmp_path: Path
+) -> None:
+    """A run on the photos, one on others that learned from it, and one on the photos that learns from that one."""
+
+    def named(by: str, of: Path) -> dict[str, str]:
+        return {by: str(of / checkpoint.WEIGHTS if by == "weights" else of)}
+
+    between = tmp_path / "between"
+    shutil.copytree(run, between)
+    for one, recipe in ((between, named(first, run)), (run, named(first, between))):  # in a circle, too
+        facts = files.read_json(one / checkpoint.FACTS)
+        files.write_json(one / checkpoint.FACTS, {**facts, "recipe": {**facts["recipe"], **recipe}})
+    files.write_json(between / start.SPLIT, {"train": {"other.jpg": "0" * 64}, "validation": {}, "test": {}, "seed": 5})
+    recipe = choose([10, 10], {"net": "mobilenet_v2", "photos": str(folder), "seed": 1})
+    made = start.data_of(recipe, None)
+    learns = dataclasses.replace(recipe, **named(second, between))
+    if first == second == "continue_run":  # whose test photos are kept
+        start.check_unseen(learns, made)
+        return
+    by = first if second == "continue_run" else second
+    with pytest.raises(
+        HandlensError, match=rf"the run {run} \({by}\) was trained on [12] of the 2 test photos.*--seed 0"
+    ):
+        start.check_unseen(learns, made)
+    shutil.rmtree(run)
+    start.check_unseen(learns, made)

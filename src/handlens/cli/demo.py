@@ -57,18 +57,20 @@ def demo(
     from handlens.errors import HandlensError, quoted
     from handlens.evaluate.baseline import linear_baseline
     from handlens.photos.drawn import draw
+    from handlens.train import Watcher, job
 
     names = itertools.chain(("demo",), (f"demo-{number}" for number in itertools.count(2)))
     out = out or next(Path(name) for name in names if not os.path.lexists(name))
     if os.path.lexists(out):
         raise HandlensError(f"{out} exists already", "choose another --out or remove it")
-    shorter = {"epochs": epochs, "warmup_epochs": 0.3 * epochs}
+    given = {**RECIPE, "epochs": epochs, "warmup_epochs": 0.3 * epochs, "seed": seed}
+    job.checked({**given, "photos": str(out / "photos")}, Watcher())  # before flowers are drawn, which takes long
     start = time.monotonic()
     with screen.progress("drawing flowers", 5 * photos_per_class) as update:
         draw(out / "photos", photos_per_class=photos_per_class, image_px=128, seed=seed, progress=update)
     try:
         with watcher() as watching:
-            run = handlens.fit(out / "photos", out=out / "run", watcher=watching, **{**RECIPE, **shorter, "seed": seed})
+            run = handlens.fit(out / "photos", out=out / "run", watcher=watching, **given)
     except KeyboardInterrupt:
         screen.note(f"\n{to_resume(watching.folder)}")
         raise typer.Exit(130) from None

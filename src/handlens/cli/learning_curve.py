@@ -63,7 +63,7 @@ def learning_curve(
 
     files.check_place(out / "answers.json")
     with screen.progress("features") as update:
-        embedded = room.embed(photos, net, weights, split_seed, update)
+        embedded = room.embed(photos, net, weights, split_seed, update, out / "answers.json")
     for note in embedded.data.notes:
         screen.note(note)
     with screen.progress("training") as update:

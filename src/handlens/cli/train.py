@@ -102,7 +102,7 @@ def train(
             "--resume goes on with seeds or folds as they were begun", "handlens train --resume --out RUNS, no more"
         )
     begun = bool(resume and out and (out / PLAN_FILE).is_file())
-    if resume and (given or recipe or not out or (photos and begun)):
+    if resume and (given or recipe or not out):
         raise HandlensError(
             "--resume goes on with a run as it was begun",
             "give --out RUN, and at most where its photos are now: handlens train --resume --out RUN",
@@ -110,7 +110,7 @@ def train(
     if recipe:
         from handlens.train.recipe import read_toml
 
-        given = _of_file(read_toml(recipe), bool(continue_run)) | given
+        given = _beside(_of_file(read_toml(recipe), bool(continue_run)), given) | given
     if given.get("add") and not given.get("continue_run"):
         raise HandlensError("--add needs the run that it adds to", "handlens train --continue RUN --add PHOTOS")
     in_recipe = given.pop("photos", "")
@@ -123,10 +123,10 @@ def train(
                 "leave out --devices and --num-nodes",
             )
         if begun:
-            from handlens.train.several import read
+            from handlens.train.several import moved, read
 
             assert out
-            carry_out(read(out), json, device)
+            carry_out(moved(read(out), photos) if photos else read(out), json, device)
         else:
             several(photos or in_recipe, repeats, folds, out, given, json, device)
         return
@@ -271,6 +271,16 @@ def _of_file(fields: dict[str, Any], continues: bool) -> dict[str, Any]:
         settled |= {"photos", "continue_run", "add"}
     kept = {name: value for name, value in fields.items() if name not in settled}
     return {name: value for name, value in kept.items() if (name, value) != ("mode", "scratch")}
+
+
+def _beside(fields: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """What of a recipe's file holds beside options: not what was chosen for another size, or for more epochs."""
+    changed = {name for name in options if name in fields and options[name] != fields[name]}
+    sizes = {"train_px", "first_px", "last_px"} if "image_px" in changed else set()
+    kept = {name: value for name, value in fields.items() if name not in sizes}
+    if "epochs" in changed and "warmup_epochs" in kept:
+        kept["warmup_epochs"] = min(kept["warmup_epochs"], round(options["epochs"] / 5, 2))
+    return kept
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

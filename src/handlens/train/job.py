@@ -12,7 +12,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from handlens import __version__, checkpoint, evaluate, files, run
+from handlens import __version__, checkpoint, evaluate, files, nets, run
 from handlens.checkpoint import Checkpoint
 from handlens.errors import HandlensError, counted, missing_extra, not_one_of, quoted
 from handlens.evaluate import Scores, calibration, report, sections, unknown
 from handlens.evaluate.unknown import Rejection
 from handlens.nets import weights
 from handlens.photos import Photos, batches, write_split
+from handlens.photos.scan import listed
 from handlens.run import Classifier
 from handlens.run.torch_runtime import default_device, keep_freed_memory
 from handlens.train import confidence, failure, last, logs, loop, modes, start, trial
@@ -77,45 +78,50 @@ def fit(
     """
     watcher = watcher or Watcher()
     keep_freed_memory()
+    folder = _interrupted(out) if resume else Path()
     several = devices != 1 or num_nodes != 1
     if several:  # no trial: all processes must come to the same answer before they know of each other
-        stored = Recipe.read(Path(out or "", RECIPE)).precision if resume else given.get("precision", "auto")
+        stored = Recipe.read(folder / RECIPE).precision if resume else given.get("precision", "auto")
         given["precision"] = trial.usual_precision(device) if stored == "auto" else stored
     fabric = _fabric(device, devices, num_nodes, given["precision"] if several else "32-true")
-    fabric.launch()
-    if fabric.global_rank:  # one process speaks for all
+    speaks = not (fabric.local_rank or fabric.node_rank)  # one process for all
+    if not speaks:
         watcher = Watcher()
+    # What needs no photos is checked before `launch`, which begins the other processes: they come by here, too.
     if resume:
-        folder = Path(out or "")
-        if not out or not (folder / RECIPE).is_file():
-            raise HandlensError(f"{out or 'no folder'} is no interrupted run", "name its folder: --resume --out RUN")
-        if is_finished(folder):
-            raise HandlensError(f"{folder} is finished", f"`handlens evaluate {quoted(folder)}` shows its figures")
         recipe = Recipe.read(folder / RECIPE)
+        loop.check_processes(folder, getattr(fabric.strategy, "num_processes", 1) * num_nodes)
         if moved := os.fspath(photos):
             recipe = dataclasses.replace(recipe, photos=os.path.abspath(moved) if os.path.exists(moved) else moved)
         if recipe.unknown:
             unknown.check_halves(recipe.unknown, counter(watcher, "looking at unknown photos"))
-        data = start.data_of(recipe, folder / start.SPLIT, counter(watcher, "looking at photos"), resumed=True)
-        if moved and fabric.global_rank == 0:
-            recipe.write(folder / RECIPE)
     else:
         if given.get("continue_run"):
             if "mode" not in given:
                 watcher.note("mode full is chosen, as always where a run goes on from another; --mode head is quicker")
             given = start.defaults_from_run(given["continue_run"], given)
         given = settled({**given, "photos": os.fspath(photos)} if os.fspath(photos) else given)
-        if out and fabric.global_rank == 0:
+        if out and speaks:
             _check_free(Path(out))
         draft = checked(given, watcher)
+        if not out and speaks:
+            _check_free(_folder(draft))
+        _check_precision(draft.precision, fabric.device.type)
+    fabric.launch()
+    if resume:
+        data = start.data_of(recipe, folder / start.SPLIT, counter(watcher, "looking at photos"), resumed=True)
+        _check_classes(folder, data.classes)
+        if moved and speaks:
+            recipe.write(folder / RECIPE)
+    else:
         data = start.data_of(draft, None, counter(watcher, "looking at photos"))
         counts = [int(count) for count in data.splits["train"].counts()]
         if "mode" not in given:
             watcher.note(_why(mode_for(counts), counts))
         recipe = choose(counts, given)
         if left := unused(counts, given):
-            watcher.note(f"mode head does not use {', '.join(left)}")
-        folder = _folder(out, recipe, fabric)
+            watcher.note(f"mode {recipe.mode} does not use {', '.join(left)}")
+        folder = Path(out) if out else _folder(recipe)
     for note in data.notes:
         watcher.note(note)
     start.check_unseen(recipe, data)
@@ -130,7 +136,8 @@ def fit(
     takes = cut.shape(recipe.train_px or recipe.image_px) if cut else ()
     precision, step_s = trial.faster_precision(net, recipe, fabric.device, begun.teacher, takes)
     recipe = dataclasses.replace(recipe, precision=precision)
-    watcher.note(_plan(recipe, data, begun, step_s, fabric, cut))
+    done = loop.epochs_done(folder) if resume else None
+    watcher.note(_plan(recipe, data, begun, step_s, fabric, cut, done))
     if why_not:
         watcher.note(why_not)
     if not resume:
@@ -161,6 +168,7 @@ def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> 
         raise not_one_of("device", device, DEVICES)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the precision is told in the plan
     accelerator = "cpu" if device == "auto" and default_device().type == "cpu" else device
+    _check_precision(precision, accelerator)
     try:
         return Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision)
     except (ValueError, RuntimeError) as error:  # also MisconfigurationException
@@ -169,6 +177,14 @@ def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> 
             f"device {device!r} x {devices} cannot be had here ({first})",
             "try --device auto" if devices == 1 else "give fewer --devices, or none",
         ) from error
+
+
+def _check_precision(precision: str, device: str) -> None:
+    if precision == "16-mixed" and device == "cpu":  # lightning-fabric would take bfloat16 in its place
+        raise HandlensError(
+            "precision 16-mixed is for graphics cards",
+            "use bf16-mixed or auto; where a run goes on, write bf16-mixed into its recipe.toml",
+        )
 
 
 def _begin(folder: Path, recipe: Recipe, data: start.Data, named: bool) -> Path:
@@ -218,7 +234,8 @@ def settled(given: Mapping[str, Any]) -> dict[str, Any]:
         "unknown",
     ):  # absolute: the run is used from anywhere
         if isinstance(value := given.get(name), (str, os.PathLike)) and value and value not in ("imagenet", "none"):
-            given[name] = os.path.abspath(value) if os.path.exists(value) else os.fspath(value)
+            path = os.path.expanduser(value)
+            given[name] = os.path.abspath(path) if os.path.exists(path) else os.fspath(value)
     if given.get("mode") == "scratch":
         given.setdefault("weights", "none")
         if given["weights"] != "none":
@@ -244,25 +261,58 @@ def checked(given: Mapping[str, Any], watcher: Watcher) -> Recipe:
         if importlib.util.find_spec(module) is None:
             raise missing_extra("train", package)
     draft = choose([100, 100], given)
-    if draft.weights not in ("imagenet", "none") and not draft.continue_run:
-        weights.find(draft.net, draft.weights, draft.width)
+    start.check_mode(draft)
+    if draft.teacher:
+        checkpoint.read_facts(draft.teacher)
+    if not draft.continue_run:
+        arguments: dict[str, Any] = {"width": draft.width} if draft.width != 1 else {}
+        if draft.weights not in ("imagenet", "none"):
+            arguments = weights.find(draft.net, draft.weights, draft.width).arguments
+        net = nets.on_meta(draft.net, **arguments)
+        for px in (draft.image_px, *draft.crops_px):
+            nets.check_input(net, px)
+        if draft.weights == "imagenet":
+            weights.best(draft.net, draft.width)
     if draft.unknown:  # it is used when the training is over
         unknown.check_halves(draft.unknown, counter(watcher, "looking at unknown photos"))
     return draft
 
 
+def _interrupted(out: str | os.PathLike[str] | None) -> Path:
+    """The folder of a run that can be gone on with. Raises HandlensError for any other."""
+    folder = Path(out or "")
+    if not out or not (folder / RECIPE).is_file():
+        raise HandlensError(f"{out or 'no folder'} is no interrupted run", "name its folder: --resume --out RUN")
+    if is_finished(folder):
+        raise HandlensError(f"{folder} is finished", f"`handlens evaluate {quoted(folder)}` shows its figures")
+    return folder
+
+
+def _check_classes(folder: Path, classes: Sequence[str]) -> None:
+    """Raise HandlensError where the photos of an interrupted run have other classes than it was begun with."""
+    begun = files.read_json(folder / start.SPLIT).get("classes")  # runs of earlier versions do not tell
+    if begun is None or begun == list(classes):
+        return
+    gone, new = [name for name in begun if name not in classes], [name for name in classes if name not in begun]
+    differing = [*([f"without {listed(gone)}"] if gone else []), *([f"with {listed(new)}"] if new else [])]
+    raise HandlensError(
+        f"the photos of {folder} have other classes now than it was begun with: "
+        f"{' and '.join(differing) or 'they are in another order'}",
+        "name the folders as before, or begin anew",
+    )
+
+
 def _check_free(folder: Path) -> None:
+    """Raise HandlensError where there is something at a new run's place, or nothing can be made there."""
     if os.path.lexists(folder):
         begun = (folder / RECIPE).is_file() and not is_finished(folder)
         hint = f"go on with: handlens train --resume --out {quoted(folder)}" if begun else "choose another --out"
         raise HandlensError(f"{folder} exists already", f"{hint}, or remove it")
+    files.check_place(folder)
 
 
-def _folder(out: str | os.PathLike[str] | None, recipe: Recipe, fabric: Fabric) -> Path:
-    if out:
-        if fabric.global_rank == 0:
-            _check_free(Path(out))
-        return Path(out)
+def _folder(recipe: Recipe) -> Path:
+    """The next free one below `runs`, for a run that was given none."""
     source = recipe.continue_run or recipe.photos
     of = Path(source).resolve().name[:50]  # a name may have 255 bytes, and a character up to four of them
     name = re.sub(r"[^\w.-]+", "-", f"{of}-{recipe.net}-{recipe.mode}")
@@ -271,15 +321,23 @@ def _folder(out: str | os.PathLike[str] | None, recipe: Recipe, fabric: Fabric) 
 
 
 def _plan(
-    recipe: Recipe, data: start.Data, begun: start.Start, step_s: float, fabric: Fabric, cut: Cut | None = None
+    recipe: Recipe,
+    data: start.Data,
+    begun: start.Start,
+    step_s: float,
+    fabric: Fabric,
+    cut: Cut | None = None,
+    done: int | None = None,
 ) -> str:
+    """What will be done, and about how long it takes; `done`: epochs of a run that goes on, None for a new one."""
     sizes = ", ".join(f"{len(photos)} {name}" for name, photos in data.splits.items())
     photos = len(data.splits["train"])
     if recipe.mode == "head":
         seconds = seconds_of_head(recipe, data.splits, begun.preprocess, step_s, fabric.device)
     else:
-        seconds = recipe.work() * step_s * 1.15 * max(1, photos // recipe.batch_size // fabric.world_size)
-        seconds += last.caching_s(cut, recipe, photos, fabric.device) if cut else 0
+        seconds = recipe.work(done or 0) * step_s * 1.15 * max(1, photos // recipe.batch_size // fabric.world_size)
+        if cut and done is None:  # else they are in the cache
+            seconds += last.caching_s(cut, recipe, photos, fabric.device)
     why = {
         "full": "all weights are fine-tuned",
         "last": f"the last {recipe.last_blocks} blocks are trained"
@@ -291,7 +349,7 @@ def _plan(
         f"{recipe.net} at {recipe.image_px} px, mode {recipe.mode} ({why}), {begun.note}; "
         f"{len(data.classes)} classes, {sizes}; {counted(recipe.epochs, 'epoch')} of "
         f"{recipe.batch_size} a batch in {recipe.precision} on {_device_name(fabric.device)}: "
-        f"about {_duration(seconds)}"
+        f"about {_duration(seconds)}{' for what is left' if done else ''}"
         + (", less if the features of these photos are in the cache" if recipe.mode == "head" else "")
     )
 

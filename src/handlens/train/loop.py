@@ -53,11 +53,12 @@ class Step:
 
 
 def prepare(net: Net, recipe: Recipe) -> Net:
-    """Set dropout, stochastic depth and batch norm as the recipe says, and freeze what it does not train."""
-    for module in net.modules():
+    """Set the classifier's dropout, stochastic depth and batch norm as the recipe says; freeze what is not trained."""
+    for module in net.classifier.modules():
         if isinstance(module, nn.Dropout):
             module.p = recipe.dropout
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = recipe.bn_momentum
     set_stochastic_depth(net, recipe.stochastic_depth)
     if recipe.mode == "last":
@@ -282,12 +283,7 @@ def fit(
     since, earlier_s = time.monotonic(), spent_s(folder)
     if (folder / STATE).is_file():
         state = _read_state(folder / STATE)
-        if (begun_with := state.get("processes", fabric.world_size)) != fabric.world_size:
-            raise HandlensError(
-                f"{folder} was begun with {counted(begun_with, 'process')}, and goes on with "
-                f"{fabric.world_size}, which would give other figures",
-                f"go on with --devices {begun_with}, or as many in all on several machines",
-            )
+        check_processes(folder, fabric.world_size)
         if state.get("precision"):  # the scale of losses in float16
             fabric.strategy.precision.load_state_dict(state["precision"])
         net.load_state_dict(state["net"])
@@ -417,7 +413,28 @@ def _step(at: dict[str, float], epoch: int, step: int, steps: int, recipe: Recip
 
 def spent_s(folder: Path) -> float:
     """Seconds that a run had been trained for when it was last saved; 0 where it was not."""
-    return float(_read_state(folder / STATE).get("spent_s", 0.0)) if (folder / STATE).is_file() else 0.0
+    return float(_saved(folder).get("spent_s", 0.0))
+
+
+def epochs_done(folder: Path) -> int | None:
+    """Whole epochs that a run had been trained for when it was last saved; None where it was not."""
+    state = _saved(folder)
+    return int(state["at"]["epoch"]) if state else None
+
+
+def check_processes(folder: Path, processes: int) -> None:
+    """Raise HandlensError where a run was begun with another number of processes than these."""
+    if (begun_with := _saved(folder).get("processes", processes)) != processes:
+        raise HandlensError(
+            f"{folder} was begun with {counted(begun_with, 'process')}, and goes on with "
+            f"{processes}, which would give other figures",
+            f"go on with --devices {begun_with}, or as many in all on several machines",
+        )
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    """The state of a run; empty where none was saved."""
+    return _read_state(folder / STATE) if (folder / STATE).is_file() else {}
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -185,6 +185,16 @@ class Recipe:
         """Read what `write` wrote; fields that are left out keep their defaults. Raises HandlensError."""
         return cls(**read_toml(path))
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Recipe:
+        """The recipe that a run's `handlens.json` holds. Raises HandlensError where it has fields that are unknown."""
+        if unknown := [name for name in values if name not in _types()]:
+            raise HandlensError(
+                f"the run's recipe names {', '.join(unknown)}, which a recipe does not have",
+                "use the handlens that made it",
+            )
+        return cls(**values)
+
 
 @functools.cache
 def _types() -> dict[str, Any]:
@@ -248,19 +258,26 @@ _PHOTOS_SEEN = {"full": 30_000, "last": 30_000, "scratch": 240_000}  # epochs x 
 _EPOCHS = {"full": (8, 40), "last": (8, 40), "scratch": (60, 300)}
 
 
-_NOT_FOR_HEAD = (  # what is done to photos, or to weights that mode "head" leaves as they are
-    "train_px", "first_px", "last_px", "backbone_lr_ratio", "ema_decay", "bn_momentum", "freeze_bn",
-    "stochastic_depth", "mixup_alpha", "cutmix_alpha",
-)  # fmt: skip
+_UNUSED = {
+    "full": ("last_blocks", "last_views", "head_views"),
+    "last": ("head_views",),
+    "head": (  # what is done to photos, or to weights that it leaves as they are
+        "train_px", "first_px", "last_px", "backbone_lr_ratio", "ema_decay", "bn_momentum", "freeze_bn",
+        "stochastic_depth", "mixup_alpha", "cutmix_alpha", "last_blocks", "last_views", "cache_mb",
+    ),
+    "scratch": ("last_blocks", "last_views", "head_views"),
+}  # fmt: skip
+_TEACHERS = ("distil_weight", "distil_temperature")
 
 
 def unused(counts: Sequence[int], given: Mapping[str, Any]) -> list[str]:
-    """The given fields, with another value than would be chosen, that mode "head" does not use; none in other modes."""
-    if given.get("mode") != "head":
-        return []
-    chosen = choose(counts, {name: value for name, value in given.items() if name not in _NOT_FOR_HEAD})
-    found = [name for name in _NOT_FOR_HEAD if name in given and given[name] != getattr(chosen, name)]
-    return [*found, *(["TrivialAugment"] if given.get("augment") == "trivial" else [])]
+    """What is given, with another value than would be chosen, and is not used by the mode, given or chosen."""
+    mode = choose(counts, given).mode
+    fields = (*_UNUSED[mode], *(() if given.get("teacher") else _TEACHERS))
+    chosen = choose(counts, {name: value for name, value in given.items() if name not in fields})
+    found = [name for name in fields if name in given and given[name] != getattr(chosen, name)]
+    found = [f"{name} without a teacher" if name in _TEACHERS else name for name in found]
+    return [*found, *(["TrivialAugment"] if mode == "head" and given.get("augment") == "trivial" else [])]
 
 
 def mode_for(counts: Sequence[int]) -> Mode:

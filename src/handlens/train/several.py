@@ -13,6 +13,7 @@ from handlens import checkpoint, files
 from handlens import photos as photos_room
 from handlens.errors import HandlensError, quoted
 from handlens.evaluate.metrics import wilson
+from handlens.photos.published import PUBLISHED
 from handlens.train import job, start
 from handlens.train.recipe import Recipe
 from handlens.train.watcher import Watcher, counter
@@ -61,6 +62,7 @@ def begin(
             else "choose another --out"
         )
         raise HandlensError(f"{out} exists already", f"{hint}, or remove it")
+    files.check_place(out)
     draft = job.checked(given, watcher)
     source, first = given.pop("photos"), given.pop("seed", 0)
     if folds:
@@ -70,19 +72,16 @@ def begin(
         for training, fold in zip(trainings, cut, strict=True):
             _write(out / training.photos, fold)
     else:
-        if draft.teacher or draft.weights not in ("imagenet", "none"):
-            found = photos_room.scan(source)
-            if not (found.splits and "test" in found.splits):
-                hashes = photos_room.examine(found, counter(watcher, "looking at photos")).sha256
-                start.check_unlearned(draft, hashes.values(), "a test split of each seed's own")
+        found = photos_room.scan(source)
+        learns = draft.teacher or draft.weights not in ("imagenet", "none")
+        if learns and not (found.splits and "test" in found.splits):
+            hashes = photos_room.examine(found, counter(watcher, "looking at photos")).sha256
+            start.check_unlearned(draft, hashes.values(), "a test split of each seed's own")
         trainings = [Training(f"seed-{seed}", source, seed) for seed in range(first, first + repeats)]
         files.make_folder(out)
     kind: Literal["folds", "repeats"] = "folds" if folds else "repeats"
     plan = Plan(out, kind, source, given, tuple(trainings))
-    files.write_json(
-        out / PLAN,
-        {"kind": kind, "photos": source, "given": given, "trainings": [one._asdict() for one in trainings]},
-    )
+    _store(plan)
     return plan
 
 
@@ -96,18 +95,46 @@ def read(out: str | os.PathLike[str]) -> Plan:
         raise HandlensError(f"{Path(out, PLAN)} is no plan of trainings ({error!r})", "begin anew") from None
 
 
+def moved(plan: Plan, photos: str) -> Plan:
+    """The plan with its photos at a new place, which is stored. Raises HandlensError for folds, and for no place."""
+    if plan.kind == "folds":
+        raise HandlensError(
+            f"the folds in {plan.folder} name each photo by its place, which cannot be changed",
+            f"put the photos back, and go on with: handlens train --resume --out {quoted(plan.folder)}",
+        )
+    photos = os.path.abspath(photos) if os.path.exists(photos) else photos
+    plan = plan._replace(photos=photos, trainings=tuple(one._replace(photos=photos) for one in plan.trainings))
+    _check_there(plan)
+    _store(plan)
+    return plan
+
+
+def _store(plan: Plan) -> None:
+    trainings = [one._asdict() for one in plan.trainings]
+    stored = {"kind": plan.kind, "photos": plan.photos, "given": plan.given, "trainings": trainings}
+    files.write_json(plan.folder / PLAN, stored)
+
+
+def _check_there(plan: Plan) -> None:
+    if plan.kind == "repeats" and plan.photos not in PUBLISHED and not os.path.exists(plan.photos):
+        raise HandlensError(
+            f"the photos of {plan.folder} are no longer in {plan.photos}",
+            f"name where they are now: handlens train PHOTOS --resume --out {quoted(plan.folder)}",
+        )
+
+
 def train(plan: Plan, number: int, watcher: Watcher | None = None, device: str = "auto") -> dict[str, Any]:
     """Do training `number` of a plan, from 0 on, go on with it, or read what it gave: its row in `summary`."""
     one = plan.trainings[number]
     folder = plan.folder / one.name
+    source = str(plan.folder / one.photos) if plan.kind == "folds" else one.photos  # the plan's may have been moved
     if job.is_finished(folder):
         metrics = checkpoint.read_facts(folder)["metrics"]
-    elif (folder / job.RECIPE).is_file():
-        source = str(plan.folder / one.photos) if plan.kind == "folds" else ""  # the folder may have been moved
-        metrics = job.fit(source, out=folder, resume=True, watcher=watcher, device=device).metrics
     else:
-        source = str(plan.folder / one.photos) if plan.kind == "folds" else one.photos
-        metrics = job.fit(source, out=folder, watcher=watcher, **plan.given, seed=one.seed, device=device).metrics
+        _check_there(plan)
+        begun = (folder / job.RECIPE).is_file()
+        given: dict[str, Any] = {"resume": True} if begun else {**plan.given, "seed": one.seed}
+        metrics = job.fit(source, out=folder, watcher=watcher, device=device, **given).metrics
     test = metrics.get("test") or {}
     return {
         "run": str(folder),

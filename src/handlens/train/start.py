@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from handlens.errors import HandlensError, counted
 from handlens.nets import Net, weights
 from handlens.photos import Findings, Photos
 from handlens.photos.published import PUBLISHED
+from handlens.photos.scan import SPLITS, listed
 from handlens.preprocess import Preprocess
 from handlens.train.distil import Teacher
 from handlens.train.prune import shrink
@@ -52,13 +54,18 @@ class Data:
 
 
 def look(
-    source: str, progress: Callable[[int, int], None] | None, *, is_split: bool = False
+    source: str,
+    progress: Callable[[int, int], None] | None,
+    *,
+    is_split: bool = False,
+    keep_empty: bool = False,
 ) -> tuple[Photos, Findings, list[str]]:
     """Scan and examine photos: the usable ones, the findings, and a sentence on each thing that was found.
 
     A class without any is an error, unless `is_split`: then it came after the photos were split, and is no matter.
+    keep_empty: a class folder without photos is no matter either, but one whose photos are all broken is.
     """
-    found = photos_room.scan(source, keep_empty=is_split)
+    found = photos_room.scan(source, keep_empty=keep_empty or is_split)
     findings = photos_room.examine(found, progress)
     broken = [path for path, _ in findings.broken]
     whole = found.without(broken) if is_split else photos_room.usable(found, findings)
@@ -72,21 +79,21 @@ def look(
         )
     notes += [
         f"{name!r} is learned as a class: remove its folder if `handlens predict --sort-into` made it"
-        for name in whole.classes
-        if name in _SORTED_APART
+        for name, number in zip(whole.classes, whole.counts(), strict=True)
+        if number and name in _SORTED_APART
     ]
     return whole, findings, notes
 
 
-def together(splits: dict[str, Photos], findings: Findings, own_splits: bool) -> tuple[dict[str, Photos], list[str]]:
+def together(
+    splits: dict[str, Photos], findings: Findings, named: Collection[str] = ()
+) -> tuple[dict[str, Photos], list[str]]:
     """The splits with near-duplicates on one side each, and sentences on what is there more than once.
 
-    Splits that the photos came with stay.
+    named: the paths that the photos themselves call validation or test, which stay.
     """
     near = findings.near_duplicates()
-    moved: dict[str, str] = {}
-    if near and not own_splits:
-        splits, moved = photos_room.keep_together(splits, near)
+    splits, moved = photos_room.keep_together(splits, [[path for path in group if path not in named] for group in near])
     same = _told("identical photos", findings.duplicates, splits)
     return splits, same + _told("near-duplicates", near, splits, len(moved))
 
@@ -98,11 +105,10 @@ def _told(what: str, groups: Sequence[Sequence[str]], splits: Mapping[str, Photo
     side = {path: name for name, photos in splits.items() for path in photos.paths}
     found = f"{counted(len(groups), 'group')} of {what} ({' ~ '.join(groups[0][:2])} ...)"
     across = sum(len({side[path] for path in group if path in side}) > 1 for group in groups)
-    if across:
-        kept = f"{across} of them across the photos' own splits, which are kept"
-    else:
-        kept = "each on one side of the split"
-        kept += f", for which {counted(num_moved, 'photo')} changed sides" if num_moved else ""
+    kept = (
+        f"{across} of them across the photos' own splits, which are kept" if across else "each on one side of the split"
+    )
+    kept += f", for which {counted(num_moved, 'photo')} changed sides" if num_moved else ""
     return [f"{found}, {kept}: `handlens examine PHOTOS` shows them"]
 
 
@@ -138,7 +144,8 @@ def data_of(
     else:
         photos_room.check_trainable(whole, findings.duplicates)
         splits = photos_room.split(whole, findings.sha256, recipe.seed, duplicates=findings.duplicates)
-        splits, more = together(splits, findings, own_splits=bool(whole.splits))
+        sides = zip(whole.paths, whole.splits or (), strict=bool(whole.splits))
+        splits, more = together(splits, findings, {path for path, side in sides if side != "train"})
         notes += more
     named = "test" in (whole.splits or ())
     test_is = "named as such by the photos" if named else f"cut with seed {recipe.seed}"
@@ -160,10 +167,13 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
     old = data_of(_earlier(recipe, facts), Path(recipe.continue_run, SPLIT), progress)
     known = tuple(facts["classes"])
     kept = {name: counted_in(photos, known) for name, photos in old.splits.items()}
+    if moved := photos_room.relabelled(Path(recipe.continue_run, SPLIT), kept, old.sha256):
+        told = f"{counted(len(moved), 'photo')} of {recipe.continue_run} {'has' if len(moved) == 1 else 'have'}"
+        old = dataclasses.replace(old, notes=(*old.notes, f"{told} another class now ({moved[0]} ...)"))
     test_is = f"kept from {recipe.continue_run}"
     if not recipe.add:
         return dataclasses.replace(old, splits=kept, test_is=test_is)
-    new, findings, notes = look(recipe.add, progress, is_split=stored is not None)
+    new, findings, notes = look(recipe.add, progress, is_split=stored is not None, keep_empty=True)
     new = _meant(new, known)
     named = [label for label, side in zip(new.labels, new.splits or (), strict=bool(new.splits)) if side == "test"]
     if not stored and any(new.classes[label] in known for label in named):
@@ -173,8 +183,11 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
         )
     own = [path for photos in kept.values() for path in photos.paths]
     seen, hashes = {old.pixels[path] for path in own}, {old.sha256[path] for path in own}
+    # Runs of earlier versions may have been begun with what is left out now.
+    begun_with = _contents(files.read_json(stored), SPLITS) - hashes if stored else set()
+    fresh = [path for path in new.paths if findings.sha256[path] not in begun_with]
     # The service writes corrections anew, and names them by the hash of what it was sent.
-    again = [path for path in new.paths if findings.pixels[path] in seen or Path(path).stem in hashes]
+    again = [path for path in fresh if findings.pixels[path] in seen or Path(path).stem in hashes]
     if again:
         notes.append(f"left out {counted(len(again), 'added photo')} that the run has already ({again[0]} ...)")
     new = new.without(again)
@@ -210,6 +223,8 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
         cut = _to_train(cut, learned)
         notes += _told("identical photos", findings.duplicates, cut)
         unseen = [index for index, name in enumerate(new.classes) if name not in known]
+        if lacking := [new.classes[label] for label in unseen if not cut["train"].counts()[label]]:
+            raise HandlensError(f"there is no photo to train on in {listed(lacking)}", "add photos or remove the class")
         is_test = np.isin(cut["test"].labels, unseen)
         cut["train"] = joined(cut["train"], cut["test"].select(np.flatnonzero(~is_test)), new.classes)
         cut["test"] = cut["test"].select(np.flatnonzero(is_test))
@@ -249,7 +264,9 @@ def _meant(photos: Photos, known: Sequence[str]) -> Photos:
 
     A class may have a name that is no folder's on every system, such as "Viola spp.".
     """
-    folders = {folder: name for name, folder in files.folder_names(known).items()}
+    sorted_into = files.folder_names((*_SORTED_APART, *known))
+    folders = {folder: name for name, folder in sorted_into.items() if name in known}
+    folders |= {folder: name for name, folder in files.folder_names(known).items()}
     names = [name if name in known else folders.get(name, name) for name in photos.classes]
     classes = tuple(dict.fromkeys(names))
     labels = np.array([classes.index(name) for name in names], np.int64)[photos.labels]
@@ -303,7 +320,7 @@ def check_unseen(recipe: Recipe, data: Data) -> None:
 
     Raises HandlensError with how many they are: such a test would flatter.
     """
-    for what, folder, learned, seed in _learned(recipe.teacher, recipe.weights):
+    for what, folder, learned, seed in learned_by(recipe.teacher, recipe.weights, recipe.continue_run):
         test = [data.sha256[photo] for photo in data.splits["test"].paths]
         if known := sum(content in learned for content in test):
             cut = data.test_is.startswith("cut")
@@ -320,7 +337,7 @@ def check_unlearned(recipe: Recipe, contents: Iterable[str], what_for: str) -> N
     Raises HandlensError: `what_for` cannot be had with it.
     """
     wanted = set(contents)
-    for what, folder, learned, _ in _learned(recipe.teacher, recipe.weights):
+    for what, folder, learned, _ in learned_by(recipe.teacher, recipe.weights):
         if known := len(wanted & learned):
             raise HandlensError(
                 f"the run {folder} ({what}) was trained on {known} of these photos, and {what_for} needs weights that "
@@ -329,16 +346,37 @@ def check_unlearned(recipe: Recipe, contents: Iterable[str], what_for: str) -> N
             )
 
 
-def _learned(teacher: str, weights: str) -> Iterator[tuple[str, Path, set[str], Any]]:
-    """What a run has learned that is a teacher, or whose weights are taken: (which of them, folder, hashes, seed)."""
-    sources = {"teacher": Path(teacher)} if teacher else {}
-    if Path(weights).is_file():
-        sources["weights"] = Path(weights).parent
-    for what, folder in sources.items():
-        if (stored := folder / SPLIT).is_file():
-            splits = files.read_json(stored)
-            learned = {content for name in ("train", "validation") for content in splits.get(name, {}).values()}
-            yield what, folder, learned, splits.get("seed")
+def learned_by(teacher: str, weights: str, continue_run: str = "") -> Iterator[tuple[str, Path, set[str], Any]]:
+    """What has been learned by the runs that one learns from, and by those that these have learned from.
+
+    Gives (whether by "teacher" or "weights", folder, hashes of its training and validation photos, seed of its split)
+    of each that is still there. Of a run that is continued, whose split is kept, these are those behind it.
+    """
+    waiting = _sources({"teacher": teacher, "weights": weights, "continue_run": continue_run})
+    known: set[tuple[str, Path]] = set()
+    while waiting:
+        what, folder = waiting.pop(0)
+        if (what, folder.resolve()) in known:
+            continue
+        known.add((what, folder.resolve()))
+        if what != "continue_run" and (folder / SPLIT).is_file():
+            stored = files.read_json(folder / SPLIT)
+            yield what, folder, _contents(stored, ("train", "validation")), stored.get("seed")
+        with contextlib.suppress(HandlensError):  # where it is no longer there, or cannot be read
+            behind = _sources(checkpoint.read_facts(folder)["recipe"])
+            waiting += [(name if what == "continue_run" else what, path) for name, path in behind]
+
+
+def _sources(recipe: Mapping[str, Any]) -> list[tuple[str, Path]]:
+    """The folders of the runs that a recipe names, each with the field that does."""
+    folders = {name: recipe.get(name) for name in ("teacher", "continue_run")}
+    folders["weights"] = weights.run_of(str(recipe.get("weights", "")))
+    return [(name, Path(folder)) for name, folder in folders.items() if folder]
+
+
+def _contents(stored: Mapping[str, Any], names: Iterable[str]) -> set[str]:
+    """The hashes of the photos in these splits of a split.json."""
+    return {content for name in names for content in stored.get(name, {}).values()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,8 +393,24 @@ class Start:
     teacher: Teacher | None = None
 
 
+def check_mode(recipe: Recipe) -> None:
+    """That a recipe's mode goes with what else it names. Raises HandlensError."""
+    if recipe.weights == "none" and recipe.mode in ("last", "head") and not recipe.continue_run:
+        raise HandlensError(
+            f"--mode {recipe.mode} trains on top of weights, and --weights is none",
+            "give --weights imagenet or a file, or use --mode scratch",
+        )
+    if recipe.teacher and recipe.mode == "head":
+        raise HandlensError(
+            "mode head trains on stored features, which a teacher does not see", "use --mode full, last or scratch"
+        )
+    if recipe.prune and recipe.mode != "full":
+        raise HandlensError("a pruned network has to be trained as a whole again", "leave out --mode, or --prune")
+
+
 def start_of(recipe: Recipe, classes: Sequence[str]) -> Start:
     """Build the network of a recipe for these classes, with the weights it names and a new classifier; its teacher."""
+    check_mode(recipe)
     begun = _untaught(recipe, classes)
     if not recipe.teacher:
         return begun
@@ -369,11 +423,6 @@ def _untaught(recipe: Recipe, classes: Sequence[str]) -> Start:
     if recipe.continue_run:
         return _from_run(recipe, classes)
     if recipe.weights == "none":
-        if recipe.mode in ("last", "head"):
-            raise HandlensError(
-                f"--mode {recipe.mode} trains on top of weights, and --weights is none",
-                "give --weights imagenet or a file, or use --mode scratch",
-            )
         arguments: dict[str, Any] = {"width": recipe.width} if recipe.width != 1 else {}
         net = nets.create(recipe.net, len(classes), **arguments)
         preprocess = Preprocess().at(recipe.image_px)
@@ -411,8 +460,6 @@ def _from_run(recipe: Recipe, classes: Sequence[str]) -> Start:
             new.bias[: old.out_features] = old.bias
     if not recipe.prune:
         return Start(net, earlier.arguments, earlier.preprocess, f"the weights of {recipe.continue_run}")
-    if recipe.mode != "full":
-        raise HandlensError("a pruned network has to be trained as a whole again", "leave out --mode, or --prune")
     net, widths = shrink(net, recipe.prune)
     note = f"the weights of {recipe.continue_run} without {recipe.prune:.0%} of the expansion channels"
     return Start(net, {**earlier.arguments, "expanded": widths}, earlier.preprocess, note)
