@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -80,6 +81,7 @@ def test_an_int8_bundle_tells_of_its_rungs_and_that_it_is_slower(
         return {"median_ms": 3.5 if exported.precision == "int8" else 3.0}
 
     monkeypatch.setattr(ladder, "SURE_AGREEMENT", 0.0)
+    monkeypatch.setattr("handlens.run.bundles.INT8_MARGIN", 1.1)
     monkeypatch.setattr(job, "latency", measured)
     out = tmp_path / "int8"
     code, stdout, errors = export(split_run, "--int8", "--photos", tiny_photos, "--out", out, "--max-drop", "100")
@@ -106,17 +108,48 @@ def test_an_int8_bundle_tells_of_its_rungs_and_that_it_is_slower(
         ),
         (["--int8", "--float16"], "--int8 and --float16 are both given"),
         (["--weights-only"], "--weights-only is given without --int8"),
+        (["--max-drop", "1"], "--max-drop and --calibration-photos are for INT8; add --int8"),
+        (["--calibration-photos", "64"], "--max-drop and --calibration-photos are for INT8; add --int8"),
+        (["--runtime-files", "dist"], "--runtime-files is for --to web; leave it out"),
+        (["--to", "executorch", "--int8", "--weights-only"], "has no file with the weights alone in eight bits"),
+        (["--to", "executorch", "--float16"], "so float16 makes no file smaller; use --int8"),
+        (["--int8", "--weights-only", "--reduce-range"], "--reduce-range is for arithmetic in integers"),
         (["--to", "coreml", "--int8"], "makes no INT8 file for coreml"),
         (["--to", "litert", "--int8", "--reduce-range"], "--reduce-range is for INT8 on onnxruntime; leave it out"),
         (["--reduce-range"], "--reduce-range is for INT8 on onnxruntime; leave it out"),
     ],
 )
 def test_what_cannot_be_made(
-    options: list[str], sentence: str, split_run: Path, tiny_photos: Path, tmp_path: Path
+    options: list[str],
+    sentence: str,
+    split_run: Path,
+    tiny_photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("handlens.compress.job.own_splits", lambda *_: pytest.fail("after the photos were looked at"))
     code, _, errors = export(split_run, *options, "--photos", tiny_photos, "--out", tmp_path / "out")
     assert code == 2 and sentence in errors
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        ("onnxscript", []),
+        ("onnxruntime", ["--to", "web", "--runtime-files", "DIST"]),
+        ("nncf", ["--to", "openvino", "--int8"]),
+        ("coremltools", ["--to", "coreml"]),
+    ],
+)
+def test_a_missing_converter_is_told_before_any_work(
+    module: str, options: list[str], split_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlens.compress.job.own_splits", lambda *_: pytest.fail("after the photos were looked at"))
+    monkeypatch.setattr("handlens.export.web.runtime_files", lambda *_: tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, errors = export(split_run, *options, "--out", tmp_path / "out")
+    assert code == 2 and f"this needs {module}, which is not installed; pip install" in errors
 
 
 def test_a_place_that_cannot_be_written_is_told_before_any_work(
@@ -131,7 +164,9 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(
 def test_a_bundles_site_has_its_weights(tiny: ModuleType, tmp_path: Path) -> None:
     bundle.write(tmp_path / "b.zip", tiny.bundle())
     code, _, errors = export(tmp_path / "b.zip", "--to", "web", "--int8", "--out", tmp_path / "site")
-    assert code == 2 and "whose site has its weights as they are" in errors
+    assert code == 2 and "whose site has its weights and its card as they are" in errors
+    code, _, errors = export(tmp_path / "b.zip", "--to", "web", "--licence", "MIT", "--out", tmp_path / "site")
+    assert code == 2 and "whose site has its weights and its card as they are" in errors
     assert not (tmp_path / "site").exists()
 
 
@@ -146,6 +181,16 @@ def test_a_run_without_its_split_says_so(split_run: Path, tiny_photos: Path, tmp
     (tmp_path / "run" / "split.json").unlink()
     code, _, errors = export(tmp_path / "run", "--photos", tiny_photos, "--out", tmp_path / "out")
     assert code == 2 and "has no split.json" in errors
+
+
+def test_the_recipe_of_a_newer_handlens_is_one_sentence(split_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    from handlens import checkpoint, files
+
+    run = shutil.copytree(split_run, tmp_path / "run")
+    files.write_json(run / checkpoint.FACTS, {**files.read_json(run / checkpoint.FACTS), "recipe": {"new": 1}})
+    code, _, errors = export(run, "--photos", tiny_photos, "--out", tmp_path / "out.zip")
+    assert code == 2
+    assert errors == "the run's recipe names new, which a recipe does not have; use the handlens that made it"
 
 
 def test_a_class_that_came_later_and_one_that_was_emptied_change_no_label(

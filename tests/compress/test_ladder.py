@@ -193,6 +193,8 @@ def test_calibration_photos_are_of_all_classes_alike(source: Source) -> None:
     assert images.shape == (6, 32, 32, 3) and images.dtype == np.uint8
     predicted = source.reference.predict_batch(images).argmax(1)
     assert np.bincount(predicted, minlength=3).tolist() == [2, 2, 2]
+    least = source.reference.predict_batch(ladder.calibration_images(uneven, source, 2)).argmax(1)
+    assert sorted(least.tolist()) == [0, 1, 2]  # one of each class, where fewer are asked for
 
 
 def test_calibration_photos_without_a_class_are_refused(source: Source) -> None:

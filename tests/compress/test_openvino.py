@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from handlens import bundle
-from handlens.compress.observe import Quantize
+from handlens.compress.observe import Observer, Quantize
 from handlens.nets import Net
 from handlens.nets.fold import fold_batch_norm
 from handlens.preprocess import Preprocess
@@ -56,6 +56,17 @@ def test_all_weights_are_stored_in_eight_bits(quantize: Quantize) -> None:
     assert openvino_runtime.embedded(artifact) == FACTS
     probabilities, _ = openvino_runtime.predictor(artifact, 1)(PHOTOS)
     assert np.isfinite(probabilities).all() and np.allclose(probabilities.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("observer", ["minmax", None])
+def test_what_meets_the_weights_is_not_rounded_by_who_does_not_ask_for_it(
+    observer: Observer | None, quantize: Quantize
+) -> None:
+    import openvino
+
+    artifact = quantize(observer, ())
+    model = openvino.Core().read_model(artifact["model.xml"], artifact["model.bin"])
+    assert openvino.compile_model(model, "CPU").get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
 
 
 def test_layers_that_are_kept_stay_float(quantize: Quantize) -> None:

@@ -20,13 +20,19 @@ def test_a_part_that_is_missing_is_named() -> None:
         import not_there  # type: ignore[import-not-found]  # noqa: F401
 
 
-def test_where_there_is_no_converter_installing_is_not_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("target", "module", "where"),
+    [("litert", "litert_torch", r"Linux \(WSL will do\), and use"), ("coreml", "coremltools", r"Linux .* or macOS")],
+)
+def test_where_there_is_no_converter_installing_is_not_advised(
+    target: str, module: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     with (
-        pytest.raises(HandlensError, match=r"converter does not run on Windows; export on Linux"),
-        converting("litert", nn.Identity()),
+        pytest.raises(HandlensError, match=rf"converter does not run on Windows; export on {where}"),
+        converting(target, nn.Identity()),
     ):
-        raise ModuleNotFoundError("No module named 'litert_torch'", name="litert_torch")
+        raise ModuleNotFoundError(f"No module named '{module}'", name=module)
 
 
 def test_a_full_disk_is_not_the_networks_fault() -> None:

@@ -1,8 +1,11 @@
-"""The float artifact that a ladder begins with is converted once."""
+"""The float artifact that a ladder begins with is converted once; golden photos are those that hold."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 import torch
 
 from handlens import export
+from handlens.errors import HandlensError
+from handlens.export import job
 from handlens.export.job import Source
 from handlens.run import onnx_runtime
 
@@ -39,3 +44,21 @@ def test_one_conversion_serves_all_weights_of_the_same_layers(source: Source, mo
     wider.classifier[-1] = torch.nn.Linear(wider.classifier[-1].in_features, 7)
     source.float32("onnx", wider)
     assert converted == [source.folded, wider]
+
+
+def test_golden_photos_are_those_that_the_exported_file_answers_alike(source: Source) -> None:
+    """INT8 may answer a few otherwise, and `check` and `serve` would refuse the bundle for one of them."""
+    shipped: Any = SimpleNamespace(precision="int8", classes=source.checkpoint.classes)
+    every = job.golden(source, None, shipped)
+    seen = [source.reference.preprocess.load(one.photo)[None] for one in every]
+
+    def infer(image: np.ndarray, all_wrong: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        probabilities, logits = source.reference.infer(image)
+        wrong = all_wrong or any(np.array_equal(image, other) for other in seen[1:3])
+        return (np.roll(probabilities, 1, 1) if wrong else probabilities), logits
+
+    kept = job.golden(source, dataclasses.replace(source.reference, infer=infer), shipped)
+    assert set(every) - set(kept) == {every[1], every[2]}
+    with pytest.raises(HandlensError, match="answers no test photo as the network does"):
+        wrong = functools.partial(infer, all_wrong=True)
+        job.golden(source, dataclasses.replace(source.reference, infer=wrong), shipped)

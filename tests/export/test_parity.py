@@ -193,6 +193,21 @@ def test_int8_is_not_held_to_equal_probabilities() -> None:
     assert not found.differing() and found.agreement == 0.5 and found.drop == 0.5
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_answers_that_are_no_numbers_pass_in_no_precision(precision: str) -> None:
+    """They are no guess of the first class, which is where NumPy finds their maximum."""
+    found = a_parity(precision, answers([0.9, 0.1], [0.2, 0.8]), answers([np.nan, np.nan], [0.2, 0.8]), [0, 1])
+    (difference,) = found.differing()
+    assert difference.photo == "0.jpg" and difference.expected == "a" and difference.greatest == np.inf
+    assert found.guessed.tolist() == [-1, 1] and found.agreement == found.top1 == found.drop == 0.5
+
+
+def test_an_int8_file_whose_answers_are_no_numbers_is_not_kept() -> None:
+    found = a_parity("int8", answers([0.9, 0.1], [0.2, 0.8]), answers([np.nan, np.nan], [0.2, 0.8]), [0, 1])
+    with pytest.raises(HandlensError, match="the INT8 file's answers to 1 of 2 test photos are no numbers"):
+        job._judge(found, max_drop=1.0)
+
+
 def test_the_error_of_a_drop_is_paired() -> None:
     # of 8 photos two are lost and one is won: variance of the differences (1, 1, -1, 0 ...) over 8
     expected = answers(*[[0.9, 0.1]] * 7, [0.1, 0.9])

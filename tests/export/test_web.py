@@ -93,13 +93,39 @@ def test_what_cannot_be_made(tiny: ModuleType, ort: Path, tmp_path: Path, monkey
     (ort / "dist" / "ort-wasm-simd-threaded.wasm").unlink()
     with pytest.raises(HandlensError, match=r"ort-wasm-simd-threaded\.wasm does not exist"):
         web.write(tmp_path / "site", tiny.bundle(), "colours", ort / "dist")
-    with pytest.raises(HandlensError, match=r"holds no ort\.wasm\.min\.mjs"):
+    with pytest.raises(HandlensError, match=r"holds no ort\.webgpu\.min\.mjs; give the folder `dist`"):
         web.runtime_files(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path / "cache"))
     with pytest.raises(HandlensError, match=r"which npm fetches, and npm is not installed; .* --runtime-files"):
         web.runtime_files()
     assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_runtime_that_lacks_a_file_is_told_before_any_work(
+    precision: str, ort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlens.compress.export", lambda *_, **__: pytest.fail("the work was begun"))
+    options = ["--int8"] if precision == "int8" else []
+    (ort / "dist" / "ort.webgpu.min.mjs").unlink()
+    assert web.runtime_files(ort, "int8") == ort / "dist"  # which it has no use for
+    lacking = "ort-wasm-simd-threaded.wasm" if precision == "int8" else "ort.webgpu.min.mjs"
+    (ort / "dist" / "ort-wasm-simd-threaded.wasm").unlink()
+    out = tmp_path / "site"
+    code, _, errors = export(tmp_path / "run", "--to", "web", *options, "--out", out, "--runtime-files", ort)
+    assert code == 2 and f"holds no {lacking}; give the folder `dist`" in errors
+    assert not out.exists()
+
+
+def test_a_bundle_for_another_runtime_is_told_before_anything_is_fetched(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "_pack", lambda *_: pytest.fail("it was fetched"))
+    monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path / "cache"))
+    bundle.write(tmp_path / "b.zip", tiny.bundle("litert"))
+    code, _, errors = export(tmp_path / "b.zip", "--to", "web", "--out", tmp_path / "site")
+    assert code == 2 and "a browser runs ONNX, this bundle is for litert" in errors
 
 
 @pytest.mark.parametrize(

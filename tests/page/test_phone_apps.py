@@ -70,3 +70,11 @@ def test_kotlins_pixels_are_pythons(tmp_path: Path) -> None:
     out = np.fromfile(tmp_path / "out.bin", np.uint8).reshape(len(cases), 32, 32, 3)
     for (photo, contract), got in zip(cases, out, strict=True):
         assert np.array_equal(got, contract.fit(Image.fromarray(photo))), (photo.shape, contract)
+
+
+def test_what_is_too_large_for_an_apps_memory_is_decoded_smaller() -> None:
+    """Whatever it is stored as: a phone's own photos may be HEIC of 50 million pixels."""
+    source = (SOURCES / "android/Classifier.kt").read_text("utf-8")
+    assert "val large = info.size.width.toLong() * info.size.height > 16_000_000" in source
+    assert 'if ((isJpeg || large) && contract.interpolation != "nearest") decoder.setTargetSampleSize(sample)' in source
+    assert "more than 16 million pixels on Android" in (SOURCES.parent / "phone-apps.md").read_text("utf-8")

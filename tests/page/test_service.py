@@ -103,6 +103,11 @@ def test_a_service_that_keeps_nothing_says_so_and_the_photo_is_downloaded(
             page.get_by_label(f"Right class of {photo.name}").select_option(tiny.CLASSES[1])
         assert downloaded.value.suggested_filename == f"{tiny.CLASSES[1]}--{photo.name}"
         page.locator("#said", has_text="It is downloaded instead.").wait_for()
+        page.get_by_label(f"Right class of {photo.name}").select_option("")
+        page.wait_for_timeout(1500)  # longer than the page waits for another choice
+        assert "It is downloaded instead." in page.locator("#said").inner_text()  # there is nothing to take back
+        with page.expect_download():
+            page.get_by_label(f"Right class of {photo.name}").select_option(tiny.CLASSES[1])
     browser.close()
 
 
@@ -127,6 +132,35 @@ def test_the_last_class_that_is_named_is_the_one_that_is_kept(
         right.select_option("")
         page.locator("#said", has_text="is no longer kept").wait_for()
         assert list(kept.glob("*/*")) == []
+    browser.close()
+
+
+@pytest.mark.slow
+def test_a_correction_that_failed_is_made_when_it_is_asked_for_again(
+    chromium: Any, tiny: ModuleType, colours: Path, photo: Path, tmp_path: Path
+) -> None:
+    """Until then the service keeps what it kept, and a reader who goes on is not asked to save the photo again."""
+    kept = tmp_path / "kept"
+    browser = chromium()
+    with service(colours, "--keep", str(kept)) as url:
+        page = browser.new_context(locale="en").new_page()
+        answered(page, url, photo)
+        right = page.get_by_label(f"Right class of {photo.name}")
+        right.focus()
+        right.select_option(tiny.CLASSES[1])
+        page.locator("#said", has_text=f"saved as {tiny.CLASSES[1]}").wait_for()
+        full = {"status": 503, "json": {"error": "it is full", "hint": ""}}
+        page.route("**/v1/corrections**", lambda route: route.fulfill(**full), times=1)
+        with page.expect_download():
+            right.select_option(tiny.CLASSES[2])
+        page.locator("#said", has_text="it is full. It is downloaded instead.").wait_for()
+        right.blur()
+        page.wait_for_timeout(1500)  # longer than the page waits for another choice
+        assert [path.parent.name for path in kept.glob("*/*")] == [tiny.CLASSES[1]]
+        right.select_option(tiny.CLASSES[0])
+        right.select_option(tiny.CLASSES[2])
+        page.locator("#said", has_text=f"saved as {tiny.CLASSES[2]}").wait_for()
+        assert [path.parent.name for path in kept.glob("*/*")] == [tiny.CLASSES[2]]
     browser.close()
 
 
@@ -185,4 +219,19 @@ def test_a_camera_that_goes_away_is_told(chromium: Any, colours: Path) -> None:
         assert page.locator("#live").is_hidden() and page.locator("#camera").is_visible()
         page.locator("#camera").click()
         page.locator("#live").wait_for()
+    browser.close()
+
+
+@pytest.mark.slow
+def test_the_camera_answers_after_a_start_that_failed(chromium: Any, colours: Path) -> None:
+    browser = chromium("--use-fake-device-for-media-stream")
+    with service(colours) as url:
+        page = browser.new_context(locale="en", permissions=["camera"]).new_page()
+        page.route("**/v1/model", lambda route: route.abort(), times=1)
+        page.goto(url)
+        page.locator("#trouble", has_text="The service cannot be reached.").wait_for()
+        page.locator("#camera").click()
+        page.locator("#live-guesses li").first.wait_for()
+        assert page.locator("h1").inner_text() == "colours"
+        assert page.locator("#trouble").is_hidden()
     browser.close()

@@ -239,6 +239,18 @@ def test_executorch_by_itself(tiny: ModuleType, tmp_path: Path) -> None:
     assert (found.stdout.strip(), found.stderr) == ("花朵", "")
 
 
+def test_executorchs_threads_are_made_anew_for_another_number_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of the same process may be running in them."""
+    library = pytest.importorskip("executorch.extension.pybindings.portable_lib", reason="executorch is not installed")
+    pools = [8]
+    monkeypatch.setattr(library, "_threadpool_get_thread_count", lambda: pools[-1])
+    monkeypatch.setattr(library, "_unsafe_reset_threadpool", pools.append)
+    for threads in (2, 2, 0, 2, 1, 1):
+        with pytest.raises(HandlensError):
+            bundles.runtime_of("executorch").predictor({"model.pte": b"no file"}, threads)
+    assert pools == [8, 2, 1]
+
+
 # ---- Core ML ---------------------------------------------------------------------------------------------------------
 def varint(value: int) -> bytes:
     return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)

@@ -42,6 +42,8 @@ def bomb(px: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
+MANY_THINGS = b'{"photos": [' + b"{}," * 60_000 + b"{}]}"
+MANY_VALUES = b'{"photos": [' + b"1," * 60_000 + b"1]}"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
 BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "empty": ({"content": b"", "headers": JPEG}, 400, "the request is empty"),
@@ -71,8 +73,12 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "json of something else": ({"json": {"photos": "x"}}, 400, "no list of photos"),
     "json of no photo": ({"json": {"photos": []}}, 400, "holds no photo"),
     "json of many": ({"json": {"photos": [""] * 4}}, 413, "more than 3 photos"),
+    "json of many things": ({"content": MANY_THINGS, "headers": JSON}, 400, "not JSON with one list"),
+    "json of many values": ({"content": MANY_VALUES, "headers": JSON}, 413, "more than 3 photos"),
     "no base64": ({"json": {"photos": ["é!"]}}, 400, "not base64"),
     "top in json": ({"json": {"photos": ["AAAA"], "top": 0}}, 400, "top is not as it must be"),
+    "top of many digits": ({"json": {"photos": ["AAAA"], "top": "0000000019999"}}, 400, "top is not as it must be"),
+    "top of endless digits": ({"json": {"photos": ["AAAA"], "top": "000000001" + 5000 * "0"}}, 400, "top is not as"),
     "top of another kind": ({"json": {"photos": ["AAAA"], "top": [1]}}, 400, "top must be a number"),
     "top in the address": ({"content": b"x", "headers": JPEG, "params": {"top": "many"}}, 400, "top is not as it must"),
     "from another site": ({"content": b"x", "headers": {**JPEG, "Sec-Fetch-Site": "cross-site"}}, 403, "another site"),
@@ -98,6 +104,17 @@ def test_a_bad_upload(client: TestClient, name: str) -> None:
     answer = client.post("/v1/predict", **given)
     assert time.perf_counter() - begun < 2
     refused(answer, status, sentence)
+
+
+@pytest.mark.parametrize(("body", "status"), [(MANY_THINGS, 400), (MANY_VALUES, 413), (b"[" * 100_000, 400)])
+def test_json_of_millions_of_values_is_not_read(body: bytes, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory they would take thirty times what was sent."""
+    from handlens.serve import Limits, uploads
+
+    monkeypatch.setattr(json, "loads", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(uploads.RefusedError) as caught:
+        uploads.parse(body, "application/json", Limits())
+    assert caught.value.status == status
 
 
 def test_after_all_that_it_answers_still(client: TestClient, tiny: ModuleType) -> None:
@@ -152,6 +169,22 @@ def test_an_api_key(serving: Callable[..., Any], tiny: ModuleType) -> None:
         for right in ({"X-API-Key": key}, {"Authorization": f"Bearer {key}"}):
             assert client.post("/v1/predict", content=tiny.photo(0), headers={**JPEG, **right}).status_code == 200
         assert client.get("/healthz").status_code == 200
+
+
+def test_with_its_key_a_page_behind_a_proxy_is_let_in(serving: Callable[..., Any], tiny: ModuleType) -> None:
+    """A proxy of plain HTTP may hand on another host than the page's, and browsers do not say there whose it is."""
+    key = {"X-API-Key": "a-key-of-many-letters"}
+    proxied = {**JPEG, "Origin": "http://pi.lan", "Host": "127.0.0.1:8000"}
+
+    def ask(client: TestClient, **more: str) -> Any:
+        return client.post("/v1/predict", content=tiny.photo(0), headers={**proxied, **more})
+
+    with serving(api_key=key["X-API-Key"]) as client:
+        assert ask(client, **key).status_code == 200
+        refused(ask(client), 401, "wants its API key")
+        refused(ask(client, **key, **{"Sec-Fetch-Site": "cross-site"}), 403, "another site")
+    with serving() as client:
+        refused(ask(client, **key), 403, "another site")
 
 
 def test_a_bug_shows_nothing_of_the_host(

@@ -2,7 +2,7 @@
 //
 // build.gradle.kts:  implementation("com.google.ai.edge.litert:litert:1.4.0")   and   minSdk = 28
 //                    android { androidResources { noCompress += "tflite" } }
-// assets/flowers/:   what `unzip flowers.zip` gives: bundle.json and model.tflite
+// assets/flowers/:   what `unzip flowers-litert.zip` gives: bundle.json and model.tflite
 
 package handlens
 
@@ -51,11 +51,13 @@ class Classifier(context: Context, folder: String = "flowers") : AutoCloseable {
             decoder.allocator = ImageDecoder.ALLOCATOR_SOFTWARE // getPixels needs pixels in memory
             decoder.setTargetColorSpace(ColorSpace.get(ColorSpace.Named.SRGB))
             // Far larger JPEGs are decoded smaller, the shorter side still twice what is needed: as Python does it.
+            // So is all else that is large, which Python decodes whole: it may not fit into an app's memory.
             val px = if (contract.resize == "crop") contract.resizePx else contract.imagePx
             var sample = 1
             while (sample < 8 && min(info.size.width, info.size.height) / (2 * sample) >= 2 * px) sample *= 2
             val isJpeg = info.mimeType == "image/jpeg"
-            if (isJpeg && contract.interpolation != "nearest") decoder.setTargetSampleSize(sample)
+            val large = info.size.width.toLong() * info.size.height > 16_000_000
+            if ((isJpeg || large) && contract.interpolation != "nearest") decoder.setTargetSampleSize(sample)
         }, top)
 
     /** The answer to an upright bitmap in memory, such as a camera's frame. */

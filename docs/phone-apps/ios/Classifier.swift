@@ -1,6 +1,6 @@
 // A bundle of handlens for Core ML: photos in, names and probabilities out. iOS 15, macOS 12 and later.
 //
-// Drag what `unzip flowers.zip` gives into Xcode: bundle.json, and model.mlpackage, which Xcode compiles.
+// Drag what `unzip flowers-coreml.zip` gives into Xcode: bundle.json, and model.mlpackage, which Xcode compiles.
 
 import CoreGraphics
 import CoreML

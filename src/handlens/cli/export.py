@@ -30,8 +30,12 @@ def export(
     out: Path | None = typer.Option(
         None, help="The bundle: a folder, or a zip if it ends in .zip.", show_default="RUN-TARGET-PRECISION.zip"
     ),
-    max_drop: float = typer.Option(0.5, min=0.0, max=100.0, help="Points of top-1 that INT8 may lose on validation."),
-    calibration_photos: int = typer.Option(128, min=2, help="Photos that INT8 is calibrated with, of all classes."),
+    max_drop: float | None = typer.Option(
+        None, min=0.0, max=100.0, show_default="0.5", help="Points of top-1 that INT8 may lose on validation."
+    ),
+    calibration_photos: int | None = typer.Option(
+        None, min=2, show_default="128", help="Photos that INT8 is calibrated with, of all classes."
+    ),
     reduce_range: bool = typer.Option(
         False, "--reduce-range", help="7-bit weights in onnxruntime, for x86 processors without VNNI."
     ),
@@ -63,10 +67,15 @@ def export(
         raise HandlensError("--int8 and --float16 are both given", "choose one of them")
     if weights_only and not int8:
         raise HandlensError("--weights-only is given without --int8", "it is a way to eight bits: give both")
+    if (max_drop is not None or calibration_photos) and not int8:
+        raise HandlensError("--max-drop and --calibration-photos are for INT8", "add --int8, or leave them out")
+    if runtime_files and to != "web":
+        raise HandlensError("--runtime-files is for --to web", "leave it out")
     precision = "int8" if int8 else "float16" if float16 else "float32"
 
     def made_at(target: Path, to: str) -> Exported:
         from handlens import compress
+        from handlens.compress.ladder import CALIBRATION_PHOTOS
 
         with bars() as progress:
             return compress.export(
@@ -75,8 +84,8 @@ def export(
                 precision,
                 out=target,
                 photos=photos,
-                max_drop=max_drop / 100,
-                num_calibration=calibration_photos,
+                max_drop=(0.5 if max_drop is None else max_drop) / 100,
+                num_calibration=calibration_photos or CALIBRATION_PHOTOS,
                 weights_only=weights_only,
                 reduce_range=reduce_range,
                 threads=threads,
@@ -86,12 +95,12 @@ def export(
             )
 
     if to == "web":
-        if bundle.is_bundle(run) and (int8 or float16 or photos):
+        if bundle.is_bundle(run) and (int8 or float16 or photos or licence or reduce_range):
             raise HandlensError(
-                f"{run} is a bundle, whose site has its weights as they are",
-                "leave out --int8, --float16 and --photos, or name the run",
+                f"{run} is a bundle, whose site has its weights and its card as they are",
+                "leave out --int8, --float16, --photos, --licence and --reduce-range, or name the run",
             )
-        export_site(run, out or Path(f"{run.resolve().name}-site"), made_at, runtime_files, json)
+        export_site(run, out or Path(f"{run.resolve().name}-site"), made_at, runtime_files, precision, json)
         return
     made = made_at(out or Path(f"{run.resolve().name}-{to}-{precision}.zip"), to)
     if json:
@@ -101,7 +110,12 @@ def export(
 
 
 def export_site(
-    source: Path, out: Path, made_at: Callable[[Path, str], Exported], runtime_files: Path | None, as_json: bool
+    source: Path,
+    out: Path,
+    made_at: Callable[[Path, str], Exported],
+    runtime_files: Path | None,
+    precision: str,
+    as_json: bool,
 ) -> None:
     """The site of a run, by way of an ONNX bundle that passes the gate, or of such a bundle itself."""
     import tempfile
@@ -115,9 +129,13 @@ def export_site(
         folder = quoted(out.with_suffix(""))
         raise HandlensError(f"--to web makes a folder, and {out} names a zip", f"give one: --out {folder}")
     job.check_out(out)
-    runtime = web.runtime_files(runtime_files)  # first: it takes a connection, what comes next takes minutes
-    if bundle.is_bundle(source):
-        site = web.write(out, bundle.read(source), source.name.removesuffix(".zip"), runtime)
+    given = bundle.read(source) if bundle.is_bundle(source) else None
+    if given:
+        web.check_bundle(given)
+        precision = given.precision
+    runtime = web.runtime_files(runtime_files, precision)  # now: it takes a connection, what comes next takes minutes
+    if given:
+        site = web.write(out, given, source.name.removesuffix(".zip"), runtime)
     else:
         with tempfile.TemporaryDirectory() as temporary:
             made = made_at(Path(temporary, "bundle"), "onnx")

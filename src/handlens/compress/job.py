@@ -14,6 +14,7 @@ from handlens import photos as photos_room
 from handlens.compress import ladder
 from handlens.errors import HandlensError, not_one_of
 from handlens.export import job
+from handlens.export.converting import check_installed
 from handlens.export.job import Exported, Progress, Source
 from handlens.photos import Photos
 from handlens.train import Recipe, start
@@ -46,11 +47,18 @@ def export(
     standard errors, whichever is larger (INT8).
     Raises HandlensError otherwise, and for a run, a folder or an option that does not fit.
     """
-    export_room.check_target(to)
     if precision not in PRECISIONS:
         raise not_one_of("precision", precision, PRECISIONS)
+    export_room.check_target(to, float16=precision == "float16")
+    if precision == "int8":
+        ladder.check_target(to, weights_only)
     if reduce_range and (precision, to) != ("int8", "onnx"):
         raise HandlensError("--reduce-range is for INT8 on onnxruntime", "leave it out, or give --to onnx --int8")
+    if reduce_range and weights_only:
+        raise HandlensError(
+            "--reduce-range is for arithmetic in integers, which --weights-only has none of", "drop one"
+        )
+    check_installed(to, int8=precision == "int8")
     out = job.check_out(out)
     found = checkpoint.load(run)
     splits, calibration = own_splits(run, found, photos)
@@ -106,7 +114,7 @@ def own_splits(
     stored = Path(run, start.SPLIT)
     if not stored.is_file():
         raise HandlensError(f"{run} has no {start.SPLIT}, which says what its photos are", "copy the whole run folder")
-    recipe = Recipe(**found.recipe)
+    recipe = Recipe.of(found.recipe)
 
     def in_its_classes(splits: Mapping[str, Photos]) -> dict[str, Photos]:
         return {name: start.counted_in(part, found.classes) for name, part in splits.items()}

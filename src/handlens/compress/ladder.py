@@ -106,10 +106,7 @@ def climb(
     max_drop is a fraction (0.005: half a point of top-1). Raises NoRungError, naming the best, when none is good, and
     HandlensError for a target without INT8 and for calibration photos that do not fit.
     """
-    if to not in TARGETS:
-        raise HandlensError(
-            f"handlens makes no INT8 file for {to}", f"choose --to {' or '.join(TARGETS)}, or --float16"
-        )
+    check_target(to, weights_only)
     images = calibration_images(calibration, source, num_calibration)
     reference = dataclasses.replace(source.reference, infer=_remembered(source.reference.infer))
     validation = source.splits["validation"]
@@ -168,6 +165,19 @@ def climb(
         + ("leave out --int8, or use another --to" if to == "executorch" else "leave out --int8, or use --float16"),
         best,
     )
+
+
+def check_target(to: str, weights_only: bool = False) -> None:
+    """Raise HandlensError for a target that handlens makes no INT8 file for, or none by the weights alone."""
+    if to not in TARGETS:
+        raise HandlensError(
+            f"handlens makes no INT8 file for {to}", f"choose --to {' or '.join(TARGETS)}, or --float16"
+        )
+    if weights_only and to == "executorch":
+        raise HandlensError(
+            "ExecuTorch has no file with the weights alone in eight bits",
+            "leave out --weights-only, or --to executorch",
+        )
 
 
 def views(images: np.ndarray) -> list[np.ndarray]:
@@ -315,6 +325,7 @@ def _inputs(images: np.ndarray, preprocess: Preprocess) -> Any:
 def calibration_images(photos: Photos, source: Source, count: int) -> np.ndarray:
     """`count` photos or all, as many of each class as there are, through the pixel contract: uint8 (N, H, W, 3).
 
+    At least one of each class, also where `count` is less.
     None of them is of the test split. Raises HandlensError when photos of a class are missing, or there are none.
     """
     classes = source.checkpoint.classes
@@ -331,5 +342,5 @@ def calibration_images(photos: Photos, source: Source, count: int) -> np.ndarray
     chosen: list[int] = []
     for rank in range(max(map(len, shuffled))):
         chosen += [int(own[rank]) for own in shuffled if rank < len(own)]
-    picked = wanted.select(sorted(chosen[:count]))
+    picked = wanted.select(sorted(chosen[: max(count, len(classes))]))
     return np.concatenate([images for images, _ in photos_room.batches(picked, source.checkpoint.preprocess, 32)])

@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 from handlens import export
-from handlens.bundle import FACTS_KEY
 from handlens.compress.observe import Observer, Plain, Quantize
 from handlens.errors import missing_extra
 from handlens.export.converting import converting
-from handlens.export.openvino import FILE, WEIGHTS
+from handlens.export.openvino import FILE, WEIGHTS, describe
 from handlens.nets import Net
 from handlens.preprocess import Preprocess
 
@@ -67,7 +66,7 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
             else:
                 made = model
                 _make_weights_small(model, left.names)
-            made.set_rt_info(facts, FACTS_KEY)
+            describe(made, facts)
             openvino.save_model(made, Path(folder, FILE), compress_to_fp16=False)
             return {name: Path(folder, name).read_bytes() for name in (FILE, WEIGHTS)}
 

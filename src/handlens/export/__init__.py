@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from handlens.errors import not_one_of
+from handlens.errors import HandlensError, not_one_of
 from handlens.nets import Net, fold
 from handlens.preprocess import Preprocess
 
@@ -17,10 +17,15 @@ __all__ = ["TARGETS", "check_target", "convert", "folded", "runtime"]
 TARGETS = ("onnx", "litert", "executorch", "openvino", "coreml")
 
 
-def check_target(to: str) -> None:
-    """Raise HandlensError for a name that is no target."""
+def check_target(to: str, float16: bool = False) -> None:
+    """Raise HandlensError for a name that is no target, and for `float16` where it makes no file smaller."""
     if to not in TARGETS:
         raise not_one_of("the target", to, (*TARGETS, "web"))
+    if float16 and to == "executorch":  # a network in float16 does compute in it, with errors of nearly 0.01
+        raise HandlensError(
+            "executorch stores the weights of convolutions in float32 only, so float16 makes no file smaller",
+            "use --int8, or another --to",
+        )
 
 
 def folded(net: Net) -> Net:
@@ -37,7 +42,7 @@ def folded(net: Net) -> Net:
 
 def convert(net: Net, preprocess: Preprocess, to: str, facts: str = "{}", float16: bool = False) -> dict[str, bytes]:
     """The artifact for one of TARGETS: its members and their content. `net` is `folded` already."""
-    check_target(to)
+    check_target(to, float16)
     artifact: dict[str, bytes] = importlib.import_module(f"handlens.export.{to}").convert(
         net, preprocess, facts, float16
     )

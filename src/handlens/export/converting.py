@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -20,11 +21,41 @@ from torch import nn
 from handlens.errors import HandlensError, missing_extra
 from handlens.files import disk_error
 
+_NEEDED = {  # what makes a target's files and runs them: the module of each package
+    "onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
+    "litert": {"litert-torch": "litert_torch", "ai-edge-litert": "ai_edge_litert"},
+    "executorch": {"executorch": "executorch"},
+    "openvino": {"openvino": "openvino"},
+    "coreml": {"coremltools": "coremltools"},
+}
+_NEEDED_FOR_INT8 = {
+    "litert": {"ai-edge-quantizer": "ai_edge_quantizer"},
+    "executorch": {"torchao": "torchao"},
+    "openvino": {"nncf": "nncf"},
+}
+_NOT_ON_WINDOWS = {
+    "litert": ("LiteRT's converter", "Linux (WSL will do), and use the bundle here"),
+    "coreml": ("Core ML's converter", "Linux (WSL will do) or macOS"),
+}
 _OPERATION = (  # how the converters' errors name the operation that they cannot express
     r"\b((?:aten|prims|higher_order)(?:\.|::)\w+(?:\.[A-Za-z]\w*)?)",
     r"convert function for op '(\w+)'",
     r"Unsupported fx node (\w+)",
 )
+
+
+def check_installed(target: str, int8: bool = False) -> None:
+    """Raise HandlensError unless what makes a target's files can be found: before long work that would end at it."""
+    for package, module in (_NEEDED[target] | (_NEEDED_FOR_INT8.get(target, {}) if int8 else {})).items():
+        if importlib.util.find_spec(module) is None:
+            raise _not_installed(target, package)
+
+
+def _not_installed(target: str, package: str) -> HandlensError:
+    if target in _NOT_ON_WINDOWS and sys.platform == "win32":
+        converter, others = _NOT_ON_WINDOWS[target]
+        return HandlensError(f"{converter} does not run on Windows", f"export on {others}")
+    return missing_extra(f"export-{target}", package)
 
 
 @contextlib.contextmanager
@@ -41,11 +72,7 @@ def converting(target: str, net: nn.Module) -> Iterator[None]:
     except HandlensError:
         raise
     except ModuleNotFoundError as error:
-        if target == "litert" and sys.platform == "win32":
-            raise HandlensError(
-                "LiteRT's converter does not run on Windows", "export on Linux (WSL will do), and use the bundle here"
-            ) from None
-        raise missing_extra(f"export-{target}", error.name or target) from error
+        raise _not_installed(target, error.name or target) from error
     except Exception as error:  # converters raise many kinds
         if isinstance(error, OSError) and isinstance(full := disk_error(error, tempfile.gettempdir()), HandlensError):
             raise full from error

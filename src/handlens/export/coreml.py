@@ -1,4 +1,4 @@
-"""Core ML: an .mlpackage, by coremltools. It converts on any system; Core ML itself runs on Apple's only."""
+"""Core ML: an .mlpackage, by coremltools. It converts on Linux and macOS; Core ML itself runs on Apple's only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from handlens.bundle import FACTS_KEY
-from handlens.errors import missing_extra
 from handlens.export.converting import converting
 from handlens.nets import Net
 from handlens.nets.pixels import FromPixels
@@ -41,10 +40,8 @@ def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False)
     Raises HandlensError naming the operation that Core ML cannot express.
     """
     with converting("coreml", net):
-        try:
-            import coremltools as ct
-        except ImportError:
-            raise missing_extra("export-coreml", "coremltools") from None
+        import coremltools as ct
+
         if isinstance(net, VisionTransformer):  # Core ML has no bicubic resampling
             net = net.at(preprocess.image_px)
         classes = json.loads(facts).get("classes")

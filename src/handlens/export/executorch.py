@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from handlens.bundle import FACTS_KEY
-from handlens.errors import HandlensError, missing_extra
+from handlens.errors import missing_extra
 from handlens.export.converting import converting
 from handlens.nets import Net
 from handlens.nets.pixels import FromPixels
@@ -23,17 +23,13 @@ def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False)
 
     The largest batch, 16 or 17, is the size of the input in the file's metadata; the runtime refuses more at once.
     Method "forward" is the network, method "handlens" gives the facts.
-    Raises HandlensError naming the operation that ExecuTorch cannot express, and for `float16`.
+    Raises HandlensError naming the operation that ExecuTorch cannot express. `float16` is refused before, by
+    `check_target`.
     """
     try:
         import executorch.exir  # noqa: F401
     except ImportError:
         raise missing_extra("export-executorch", "executorch") from None
-    if float16:  # a network in float16 does compute in it, with errors of nearly 0.01
-        raise HandlensError(
-            "executorch stores the weights of convolutions in float32 only, so float16 makes no file smaller",
-            "use --int8, or another --to",
-        )
     with converting("executorch", net):
         return {FILE: lower(export(FromPixels(net, preprocess).eval(), preprocess), facts)}
 

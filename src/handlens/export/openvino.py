@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,6 +39,12 @@ def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False)
         model.inputs[0].get_tensor().set_names({"photos"})
         for output, name in zip(model.outputs, ("probabilities", "logits"), strict=True):
             output.get_tensor().set_names({name})
-        model.set_rt_info(facts, FACTS_KEY)
+        describe(model, facts)
         openvino.save_model(model, Path(folder, FILE), compress_to_fp16=float16)
         return {name: Path(folder, name).read_bytes() for name in (FILE, WEIGHTS)}
+
+
+def describe(model: Any, facts: str) -> None:
+    """Put the facts into a model, and that what meets eight-bit weights is not to be rounded too, as OpenVINO would."""
+    model.set_rt_info(facts, FACTS_KEY)
+    model.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])

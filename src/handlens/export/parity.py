@@ -60,14 +60,19 @@ class Parity:
         return float(np.abs(self.expected - self.got).max())
 
     @property
+    def guessed(self) -> np.ndarray:
+        """(N,) index of the exported file's first guess, -1 where its answer is no numbers."""
+        return np.where(np.isfinite(self.got).all(1), self.got.argmax(1), -1)
+
+    @property
     def agreement(self) -> float:
         """Fraction of photos with the same first guess."""
-        return float((self.expected.argmax(1) == self.got.argmax(1)).mean())
+        return float((self.expected.argmax(1) == self.guessed).mean())
 
     @property
     def top1(self) -> float:
         """Fraction of photos whose first guess by the exported file is their label."""
-        return float((self.got.argmax(1) == self.labels).mean())
+        return float((self.guessed == self.labels).mean())
 
     @property
     def drop(self) -> float:
@@ -80,7 +85,7 @@ class Parity:
 
         (n10 + n01 - (n10 - n01)² / N) / N², the root of it, as in McNemar's test.
         """
-        right = [answers.argmax(1) == self.labels for answers in (self.expected, self.got)]
+        right = [guessed == self.labels for guessed in (self.expected.argmax(1), self.guessed)]
         return float((right[0].astype(float) - right[1].astype(float)).std() / np.sqrt(len(self.labels)))
 
     @property
@@ -102,10 +107,14 @@ class Parity:
         return ties
 
     def differing(self) -> list[Difference]:
-        """The photos whose answers differ by more than the precision allows, the greatest difference first."""
+        """The photos whose answers differ by more than the precision allows, the greatest difference first.
+
+        Answers that are no numbers differ in every precision.
+        """
         gap = np.abs(self.expected - self.got).max(1)
-        other = (self.expected.argmax(1) != self.got.argmax(1)) & ~self.close
-        order = sorted(np.flatnonzero((gap > self.tolerance) | other), key=lambda i: -gap[i])
+        other = (self.expected.argmax(1) != self.guessed) & ~self.close
+        gap[self.guessed < 0] = np.inf
+        order = sorted(np.flatnonzero((gap > self.tolerance) | other | (self.guessed < 0)), key=lambda i: -gap[i])
         return [
             Difference(
                 photo=self.paths[i],

@@ -57,11 +57,10 @@ def write(out: str | os.PathLike[str], bundle: Bundle, name: str, runtime: str |
 
     Raises HandlensError when `out` exists, when the bundle is for another runtime, and when a file is missing.
     """
-    if bundle.runtime != "onnx":
-        raise HandlensError(f"a browser runs ONNX, this bundle is for {bundle.runtime}", "export the run with --to web")
+    check_bundle(bundle)
     if os.path.lexists(out):
         raise HandlensError(f"{out} exists already", "choose another --out or remove it")
-    engines = ENGINES[1:] if bundle.precision == "int8" else ENGINES  # WebGPU has no 8-bit kernels
+    engines = _engines(bundle.precision)
     model = bundle.artifact[FILE]
     page = _page()
     ort = {f"ort/{name}": _read(Path(runtime, name)) for name in _members(engines)}
@@ -112,6 +111,16 @@ def write(out: str | os.PathLike[str], bundle: Bundle, name: str, runtime: str |
     )
 
 
+def check_bundle(bundle: Bundle) -> None:
+    """Raise HandlensError for a bundle that no browser runs."""
+    if bundle.runtime != "onnx":
+        raise HandlensError(f"a browser runs ONNX, this bundle is for {bundle.runtime}", "export the run with --to web")
+
+
+def _engines(precision: str) -> tuple[tuple[str, str, str], ...]:
+    return ENGINES[1:] if precision == "int8" else ENGINES  # WebGPU has no 8-bit kernels
+
+
 def _members(engines: tuple[tuple[str, str, str], ...]) -> list[str]:
     """The names of engines' files."""
     return [name for _, script, binary in engines for name in (script, f"{binary}.mjs", f"{binary}.wasm")]
@@ -143,19 +152,18 @@ def _answers(model: bytes, px: int) -> list[float]:
 
 
 # ---- onnxruntime-web -------------------------------------------------------------------------------------------------
-def runtime_files(given: str | os.PathLike[str] | None = None) -> Path:
+def runtime_files(given: str | os.PathLike[str] | None = None, precision: str = "float32") -> Path:
     """A folder with onnxruntime-web's files: the `given` one, or the npm package's, fetched once and kept.
 
-    Raises HandlensError when the given folder lacks one, when npm is not installed or cannot fetch the package, and
-    when what it fetched is another package than the pinned one.
+    Raises HandlensError when the given folder lacks one that a site of this precision has, when npm is not installed
+    or cannot fetch the package, and when what it fetched is another package than the pinned one.
     """
     if given is not None:
-        folder = next(
-            (place for place in (Path(given), Path(given, "dist")) if (place / ENGINES[-1][1]).is_file()), None
-        )
-        if folder is None:
+        folder = Path(given, "dist") if Path(given, "dist").is_dir() else Path(given)
+        lacking = [name for name in _members(_engines(precision)) if not (folder / name).is_file()]
+        if lacking:
             raise HandlensError(
-                f"{given} holds no {ENGINES[-1][1]}", f"give the folder `dist` of the npm package {PACKAGE}@{VERSION}"
+                f"{folder} holds no {lacking[0]}", f"give the folder `dist` of the npm package {PACKAGE}@{VERSION}"
             )
         return folder
     kept = files.cache_folder() / "npm" / f"{PACKAGE}-{VERSION}"

@@ -84,7 +84,8 @@ function sentenceOf({ name, answer }) {
 
 /** What is known of the model that gave an answer: the service may have taken a new version meanwhile. */
 async function follow({ version }) {
-  if (!version || version === facts.version) return;
+  if (!version || version === facts?.version) return;
+  if (!facts) return begin(); // it failed when the page came, and the service is there now
   facts = await engine.load();
   translate();
 }
@@ -94,7 +95,7 @@ let queue = new Promise((resolve) => (begun = resolve));
 
 /** Answer a photo after those before it. */
 function add(file, name = file.name) {
-  const entry = { name, file, url: URL.createObjectURL(file), answer: null, trouble: null, right: "", kept: "" };
+  const entry = { name, file, url: URL.createObjectURL(file), answer: null, trouble: null, right: "", kept: "", pause: 0 };
   queue = queue.then(async () => {
     tell(() => t("working", { name }));
     try {
@@ -125,14 +126,18 @@ function row(entry) {
   const right = make("select", { ariaLabel: t("rightOf", { name }) }, make("option", { value: "", textContent: t("asAnswered") }));
   right.append(...facts.classes.map((known) => make("option", { value: known, textContent: known })));
   right.value = entry.right;
+  const choose = () => {
+    clearTimeout(entry.pause);
+    entry.pause = 0;
+    marking = marking.then(() => mark(entry));
+  };
   right.onchange = () => {
     entry.right = right.value;
     clearTimeout(entry.pause);
-    entry.pause = setTimeout(right.onblur, PAUSE_MS);
+    entry.pause = setTimeout(choose, PAUSE_MS);
   };
   right.onblur = () => {
-    clearTimeout(entry.pause);
-    marking = marking.then(() => mark(entry));
+    if (entry.pause) choose();
   };
   return make(
     "tr",
@@ -148,8 +153,8 @@ let marking = Promise.resolve(); // one after the other: the last word on a phot
 
 /** Keep a photo under its right class, or take back what was kept. */
 async function mark(entry) {
-  const { name, file, right } = entry;
-  if (right === entry.kept) return;
+  const { name, file, right, kept } = entry;
+  if (right === kept) return;
   entry.kept = right;
   try {
     if (await engine.save(file, right)) {
@@ -159,6 +164,9 @@ async function mark(entry) {
     download(file, `${right}--${name}`);
     tell(() => t("savedHere", { name, right }));
   } catch (trouble) {
+    const keepsNone = trouble.status === 403;
+    if (keepsNone && !right) return; // as above
+    if (!keepsNone) entry.kept = kept;
     if (right) download(file, `${right}--${name}`);
     tell(() => t(right ? "notSaved" : "noPage", { why: why(trouble) }));
   }

@@ -27,8 +27,8 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
         raise missing_extra("executorch", "executorch") from None
     try:
         with quiet():
-            portable_lib._threadpool_get_thread_count()  # makes the threads, which is reported to standard error
-            if threads:
+            running = portable_lib._threadpool_get_thread_count()  # makes them, which is reported to standard error
+            if threads and threads != running:
                 portable_lib._unsafe_reset_threadpool(threads)  # of the process: unsafe only while a network runs
             program = Runtime.get().load_program(artifact[FILE])
             forward: Any = program.load_method("forward")

@@ -294,7 +294,7 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
 
 
 def _number(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= MOST_GUESSES:
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MOST_GUESSES:
         raise RefusedError(400, f"top is not as it must be: a number from 1 to {MOST_GUESSES}")
     return int(text)
 

@@ -106,8 +106,9 @@ class Gate:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise RefusedError(415, "the request is compressed, which is not taken", "send photos as they are")
         site, origin = headers.get(b"sec-fetch-site", b""), headers.get(b"origin", b"")
-        # Browsers say the first to trusted addresses only; a proxy may change what the second is compared with.
-        elsewhere = not site and origin and origin.partition(b"//")[2] != headers.get(b"host")
+        # Browsers say the first to trusted addresses only; a proxy may change what the second is compared with. Where
+        # there is a key, a page of another site has none to send.
+        elsewhere = not site and not self.key and origin and origin.partition(b"//")[2] != headers.get(b"host")
         if scope["method"] != "GET" and (site in (b"cross-site", b"same-site") or elsewhere):
             raise RefusedError(403, "a page of another site may not send photos here")
         host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower()).strip("[]")

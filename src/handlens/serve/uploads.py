@@ -19,7 +19,8 @@ from handlens.serve.limits import Limits, RefusedError, busy
 
 FIELD = "photos"
 LONGEST_NAME = 200  # characters of a file's name that are given back
-OTHER_PARTS = 16  # of a multipart body, beside the photos
+OTHER_PARTS = 16  # of a body, beside the photos
+MOST_BRACKETS = 64  # that open in a JSON body, where two are needed
 LONGEST_VALUE = 1000  # bytes of a multipart field that is no photo
 KINDS = "send multipart/form-data with the field photos, the bytes of one photo as image/jpeg, or JSON"
 
@@ -167,6 +168,13 @@ def _multipart(body: bytes, boundary: bytes, limits: Limits) -> Uploads:
 
 
 def _json(body: bytes, limits: Limits) -> Uploads:
+    # Looked at before it is read: millions of values would take thirty times the body. Base64 has none of these signs.
+    if body.count(b"[") + body.count(b"{") > MOST_BRACKETS:
+        raise RefusedError(
+            400, "the request is not JSON with one list of photos in base64", 'send {"photos": [base64, ...]}'
+        )
+    if body.count(b",") > limits.files + OTHER_PARTS:
+        raise too_many(limits)
     try:
         found: Any = json.loads(body)
     except (ValueError, RecursionError):  # no JSON, no text, nested without end

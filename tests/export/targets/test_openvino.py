@@ -89,6 +89,11 @@ def test_other_weights_of_the_same_layers(small: Any, other_weights: Any, differ
     assert differences(runner(made), net, preprocess, 5)[0] > 1e-3
 
 
+def test_what_meets_eight_bit_weights_is_not_rounded_by_who_does_not_ask_for_it(small: Any) -> None:
+    compiled = ov.compile_model(load(small[0]), "CPU")
+    assert compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
+
+
 def test_as_the_page_says(small: Any, page: Any) -> None:
     page("OpenVINO", *small)
 
