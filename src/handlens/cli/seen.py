@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handlens import files
-
 if TYPE_CHECKING:
     from handlens.photos import Photos
 
@@ -38,6 +36,8 @@ def are_the_runs_own(run: Path, photos: Photos) -> bool:
 
 def contents(run: Path, splits: tuple[str, ...] = (*LEARNED, "test")) -> set[str]:
     """The SHA-256 of the photos in these of a run's splits; none where it has no split, as a bundle."""
+    from handlens import files
+
     if not (run / SPLIT_FILE).is_file():
         return set()
     stored = files.read_json(run / SPLIT_FILE)

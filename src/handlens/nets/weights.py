@@ -89,7 +89,8 @@ def find(net: str, weights: str, width: float = 1.0, progress: Progress | None =
     Raises HandlensError when there is no such file, it cannot be reached, is no weight file, or does not fit the
     network: another width, missing or unexpected or differently shaped tensors.
     """
-    if width != 1 and "width" not in inspect.signature(nets.entry(net).build).parameters:
+    build = nets.entry(net).build
+    if width != 1 and "width" not in inspect.signature(build).parameters:
         raise HandlensError(f"{net} takes no width", "leave it out")
     if weights == "imagenet":
         return _read_row(best(net, width), net, width, progress)

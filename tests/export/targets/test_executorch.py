@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("executorch.exir")
 
+from handlens import export
 from handlens.errors import HandlensError
 from handlens.export import executorch
 
@@ -100,7 +101,7 @@ def test_the_largest_batch(small: Any, load: Any) -> None:
 
 def test_halves_are_refused(settled: Any, facts: str) -> None:
     with pytest.raises(HandlensError, match="executorch stores the weights of convolutions in float32 only"):
-        executorch.convert(*settled("mobilenet_v2", 32, width=0.25), facts, float16=True)
+        export.convert(*settled("mobilenet_v2", 32, width=0.25), "executorch", facts, float16=True)
 
 
 def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:
