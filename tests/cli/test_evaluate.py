@@ -297,6 +297,26 @@ def test_photos_of_a_run_that_it_learned_from_are_said_to_be_seen(
     assert "33 of these 36 photos were trained on or chosen by" in err
 
 
+def test_a_folder_of_the_nets_name_is_no_run_where_weights_are_given(
+    evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = checkpoint.load(run)
+    (tmp_path / saved.name).mkdir()
+    others, known = tmp_path / "others", tmp_path / "known"
+    for name in saved.classes:
+        shutil.copytree(tiny_photos / name, known / name)
+    shutil.copytree(known / saved.classes[0], others)
+    for path in list(others.iterdir())[:6]:  # no longer among the labelled photos, but in the other run's split
+        (known / saved.classes[0] / path.name).unlink()
+    for path in list(others.iterdir())[6:]:
+        path.unlink()
+    shutil.copy(run / "split.json", tmp_path / saved.name / "split.json")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = evaluate(saved.name, "--weights", run / "model.safetensors", known, "--unknown", others, "--json")
+    assert code == 0, err
+    assert json.loads(out)["unknown"]["num_outside"] == 6
+
+
 def test_photos_in_this_folder_have_its_name(
     evaluate: Run, tiny_run: Path, tiny_photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

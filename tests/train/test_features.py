@@ -194,10 +194,14 @@ def test_what_was_computed_is_kept_where_it_is_stopped(
     def ctrl_c(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
+    asked: list[int] = []
+    of = room.by_onnxruntime
+    monkeypatch.setattr(room, "by_onnxruntime", lambda device, number: (asked.append(number), of(device, number))[1])
     with pytest.raises(KeyboardInterrupt):
         features(net, few, progress=ctrl_c)
     assert features(net, few).shape == (3, 6, net.num_features)
     assert computed == [6, 4]
+    assert asked == [18, 18]  # what is left is computed by the same engine
 
 
 def test_photos_of_others_stay_in_the_file_and_out_of_memory(

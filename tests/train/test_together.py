@@ -267,13 +267,24 @@ def test_what_runs_further_back_have_learned_counts(
     recipe = choose([10, 10], {"net": "mobilenet_v2", "photos": str(folder), "seed": 1})
     made = start.data_of(recipe, None)
     learns = dataclasses.replace(recipe, **named(second, between))
-    if first == second == "continue_run":  # whose test photos are kept
+    behind = [*start.learned_by(learns.teacher, learns.weights, learns.continue_run)]
+    assert [found[:2] for found in behind if found[1] == run] == (
+        [] if first == second == "continue_run" else [(first if second == "continue_run" else second, run)]
+    )
+    if second == "continue_run":  # whose test photos are kept, so that nothing can be done: `evaluate` tells of it
         start.check_unseen(learns, made)
-        return
-    by = first if second == "continue_run" else second
-    with pytest.raises(
-        HandlensError, match=rf"the run {run} \({by}\) was trained on [12] of the 2 test photos.*--seed 0"
-    ):
-        start.check_unseen(learns, made)
+    else:
+        told = rf"the run {run} \({second}\) was trained on [12] of the 2 test photos.*--seed 0"
+        with pytest.raises(HandlensError, match=told):
+            start.check_unseen(learns, made)
+    (run / start.SPLIT).write_text("{")  # damaged, and not what is named
+    start.check_unseen(learns, made)
     shutil.rmtree(run)
     start.check_unseen(learns, made)
+
+
+def test_a_damaged_split_of_what_is_named_is_told(folder: Path, run: Path) -> None:
+    recipe = choose([10, 10], {"net": "mobilenet_v2", "photos": str(folder), "teacher": str(run)})
+    (run / start.SPLIT).write_text("{")
+    with pytest.raises(HandlensError, match="split"):
+        list(start.learned_by(recipe.teacher, recipe.weights))

@@ -124,7 +124,7 @@ def evaluate(
         chosen, how, left_out = _labelled(run, photos, split)
     chosen = chosen.as_classes(classifier.classes)
     if unknown and others:
-        known = contents(Path(run)) | set(photos_room.examine(chosen).sha256.values())
+        known = set(photos_room.examine(chosen).sha256.values()) | (set() if weights else contents(Path(run)))
         unknown_room.check_apart(unknown, others, known)
     if classifier.note:
         screen.note(classifier.note)

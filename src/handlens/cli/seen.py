@@ -21,7 +21,8 @@ def seen(run: Path, photos: Photos) -> list[str]:
 
     known = contents(run, LEARNED)
     recipe: Mapping[str, Any] = checkpoint.read_facts(run)["recipe"]
-    for _, _, learned, _ in learned_by(recipe.get("teacher", ""), recipe.get("weights", "")):
+    named = (str(recipe.get(name, "")) for name in ("teacher", "weights", "continue_run"))
+    for _, _, learned, _ in learned_by(*named):
         known |= learned
     return [path for path, content in photos_room.examine(photos).sha256.items() if content in known] if known else []
 

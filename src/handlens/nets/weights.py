@@ -105,8 +105,11 @@ def find(net: str, weights: str, width: float = 1.0, progress: Progress | None =
 def run_of(weights: str | os.PathLike[str]) -> Path | None:
     """The folder of the run whose weight file this is, or a link to it; None for any other file, and for none."""
     path = Path(os.path.expanduser(weights))
-    places = (path.parent, path.resolve().parent) if path.is_file() else ()
-    return next((folder for folder in places if (folder / _FACTS).is_file()), None)
+    try:
+        places = (path.parent, path.resolve().parent) if path.is_file() else ()
+        return next((folder for folder in places if (folder / _FACTS).is_file()), None)
+    except OSError:  # it may not be looked at
+        return None
 
 
 def load(weight_file: WeightFile) -> Net:

@@ -110,6 +110,7 @@ class Frozen:
             paths = {name: photos.path(i) for i, name in enumerate(names)}
             computed: dict[int, dict[str, np.ndarray]] = {view: {} for view in views}
             try:
+                self._choose(len(views) * len(set(names)))  # by all of them, so that what is left is computed alike
                 self._compute([(name, paths[name]) for name in wanted], wanted, computed, progress)
             finally:  # also of what was stopped
                 for view, new in computed.items():
@@ -128,6 +129,10 @@ class Frozen:
         name = hashlib.sha256(contract.encode()).hexdigest()[:32]
         return files.cache_folder() / "features" / f"{name}.safetensors"
 
+    def _choose(self, num_images: int) -> None:
+        if self._embedder is None:
+            self._embedder = _embedder(self.net, self.preprocess, self.precision, self.device, num_images)
+
     def _compute(
         self,
         missing: list[tuple[str, Path]],
@@ -135,9 +140,7 @@ class Frozen:
         computed: dict[int, dict[str, np.ndarray]],
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        if self._embedder is None:
-            num_images = sum(map(len, wanted.values()))
-            self._embedder = _embedder(self.net, self.preprocess, self.precision, self.device, num_images)
+        assert self._embedder
         embed, at_once, shared = self._embedder
         batches = [missing[start : start + at_once] for start in range(0, len(missing), at_once)]
 

@@ -91,6 +91,7 @@ def fit(
     if resume:
         recipe = Recipe.read(folder / RECIPE)
         loop.check_processes(folder, getattr(fabric.strategy, "num_processes", 1) * num_nodes)
+        _check_precision(recipe.precision, fabric.device.type)
         if moved := os.fspath(photos):
             recipe = dataclasses.replace(recipe, photos=os.path.abspath(moved) if os.path.exists(moved) else moved)
         if recipe.unknown:
@@ -101,13 +102,15 @@ def fit(
                 watcher.note("mode full is chosen, as always where a run goes on from another; --mode head is quicker")
             given = start.defaults_from_run(given["continue_run"], given)
         given = settled({**given, "photos": os.fspath(photos)} if os.fspath(photos) else given)
-        if out and speaks:
+        if out and speaks and num_nodes == 1:
             _check_free(Path(out))
         draft = checked(given, watcher)
         if not out and speaks:
             _check_free(_folder(draft))
         _check_precision(draft.precision, fabric.device.type)
     fabric.launch()
+    if out and speaks and not resume and num_nodes > 1:  # now, so that the other machines learn of it
+        _check_free(Path(out))
     if resume:
         data = start.data_of(recipe, folder / start.SPLIT, counter(watcher, "looking at photos"), resumed=True)
         _check_classes(folder, data.classes)
@@ -124,7 +127,8 @@ def fit(
         folder = Path(out) if out else _folder(recipe)
     for note in data.notes:
         watcher.note(note)
-    start.check_unseen(recipe, data)
+    if not resume:
+        start.check_unseen(recipe, data)
     if recipe.unknown:
         own = {data.sha256[path] for photos in data.splits.values() for path in photos.paths}
         unknown.check_halves(recipe.unknown, known=own)

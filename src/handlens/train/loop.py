@@ -433,13 +433,13 @@ def check_processes(folder: Path, processes: int) -> None:
 
 
 def _saved(folder: Path) -> dict[str, Any]:
-    """The state of a run; empty where none was saved."""
-    return _read_state(folder / STATE) if (folder / STATE).is_file() else {}
+    """The state of a run, its tensors left on the disk; empty where none was saved."""
+    return _read_state(folder / STATE, mapped=True) if (folder / STATE).is_file() else {}
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _read_state(path: Path, mapped: bool = False) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         return state
     except Exception as error:  # torch raises many kinds for a damaged file
         raise HandlensError(f"{path} is damaged ({type(error).__name__})", "remove the run and train again") from error

@@ -167,7 +167,8 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
     old = data_of(_earlier(recipe, facts), Path(recipe.continue_run, SPLIT), progress)
     known = tuple(facts["classes"])
     kept = {name: counted_in(photos, known) for name, photos in old.splits.items()}
-    if moved := photos_room.relabelled(Path(recipe.continue_run, SPLIT), kept, old.sha256):
+    moved = photos_room.relabelled(Path(recipe.continue_run, SPLIT), kept, old.sha256)
+    if moved and (stored is None or resumed):
         told = f"{counted(len(moved), 'photo')} of {recipe.continue_run} {'has' if len(moved) == 1 else 'have'}"
         old = dataclasses.replace(old, notes=(*old.notes, f"{told} another class now ({moved[0]} ...)"))
     test_is = f"kept from {recipe.continue_run}"
@@ -320,14 +321,15 @@ def check_unseen(recipe: Recipe, data: Data) -> None:
 
     Raises HandlensError with how many they are: such a test would flatter.
     """
-    for what, folder, learned, seed in learned_by(recipe.teacher, recipe.weights, recipe.continue_run):
+    for what, folder, learned, seed in learned_by(recipe.teacher, recipe.weights):
         test = [data.sha256[photo] for photo in data.splits["test"].paths]
         if known := sum(content in learned for content in test):
             cut = data.test_is.startswith("cut")
             raise HandlensError(
                 f"the run {folder} ({what}) was trained on {known} of the {len(test)} test photos of this one, whose "
                 "figures would flatter",
-                "train both on the same split" + (f": --seed {seed} made that one's" if cut else ""),
+                "train both on the same split"
+                + (f": --seed {seed} made that one's" if cut and seed != recipe.seed else ""),
             )
 
 
@@ -350,19 +352,26 @@ def learned_by(teacher: str, weights: str, continue_run: str = "") -> Iterator[t
     """What has been learned by the runs that one learns from, and by those that these have learned from.
 
     Gives (whether by "teacher" or "weights", folder, hashes of its training and validation photos, seed of its split)
-    of each that is still there. Of a run that is continued, whose split is kept, these are those behind it.
+    of each that is still there. Of a run that is continued, whose split is kept, these are those behind it. What cannot
+    be read is passed over, but of the runs that are given.
     """
-    waiting = _sources({"teacher": teacher, "weights": weights, "continue_run": continue_run})
-    known: set[tuple[str, Path]] = set()
+    given = _sources({"teacher": teacher, "weights": weights, "continue_run": continue_run})
+    waiting, known = [*given], set[tuple[str, str]]()
     while waiting:
         what, folder = waiting.pop(0)
-        if (what, folder.resolve()) in known:
+        place = (what, os.path.realpath(folder))
+        if place in known:
             continue
-        known.add((what, folder.resolve()))
-        if what != "continue_run" and (folder / SPLIT).is_file():
-            stored = files.read_json(folder / SPLIT)
+        known.add(place)
+        try:
+            stored = files.read_json(folder / SPLIT) if (folder / SPLIT).is_file() else None
+        except (HandlensError, OSError):
+            if (what, folder) in given:
+                raise
+            stored = None
+        if stored and what != "continue_run":
             yield what, folder, _contents(stored, ("train", "validation")), stored.get("seed")
-        with contextlib.suppress(HandlensError):  # where it is no longer there, or cannot be read
+        with contextlib.suppress(HandlensError, OSError):  # where it is no longer there, or cannot be read
             behind = _sources(checkpoint.read_facts(folder)["recipe"])
             waiting += [(name if what == "continue_run" else what, path) for name, path in behind]
 
