@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import logging
 import os
 import platform
@@ -23,7 +22,7 @@ from lightning_fabric import Fabric
 
 from handlens import __version__, checkpoint, evaluate, files, nets, run
 from handlens.checkpoint import Checkpoint
-from handlens.errors import HandlensError, counted, missing_extra, not_one_of, quoted
+from handlens.errors import HandlensError, counted, need, not_one_of, quoted
 from handlens.evaluate import Scores, calibration, report, sections, unknown
 from handlens.evaluate.unknown import Rejection
 from handlens.nets import weights
@@ -261,9 +260,7 @@ def checked(given: Mapping[str, Any], watcher: Watcher) -> Recipe:
         raise HandlensError("--prune makes a trained network smaller", "name its run: --continue RUN --prune 0.3")
     if not given.get("photos") and not given.get("continue_run"):
         raise HandlensError("no photos were given", "name a folder of photos, or flower_photos")
-    for package, module in NEEDED.items():
-        if importlib.util.find_spec(module) is None:
-            raise missing_extra("train", package)
+    need("train", NEEDED)
     draft = choose([100, 100], given)
     start.check_mode(draft)
     if draft.teacher:
