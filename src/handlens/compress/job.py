@@ -56,7 +56,7 @@ def export(
         raise HandlensError("--reduce-range is for INT8 on onnxruntime", "leave it out, or give --to onnx --int8")
     if reduce_range and weights_only:
         raise HandlensError(
-            "--reduce-range is for arithmetic in integers, which --weights-only has none of", "drop one"
+            "--reduce-range is for arithmetic in integers, which --weights-only has none of", "leave one of them out"
         )
     check_installed(to, int8=precision == "int8")
     out = job.check_out(out)
