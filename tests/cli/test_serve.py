@@ -75,6 +75,10 @@ def test_loopback_without_a_key_by_default(
         (["serve", "a.zip", "--tls-cert", "c.pem"], "a certificate and its key are needed together"),
         (["serve", "none.zip", "--port", "0"], "none.zip does not exist"),
         (["serve", "a.zip", "--max-files", "100"], "raise --queue or lower --max-files"),
+        (["serve", "a.zip", "--max-body-mb", "inf"], "--max-body-mb is 'inf', expected at most"),
+        (["serve", "a.zip", "--max-megapixels", "inf"], "--max-megapixels is 'inf', expected at most"),
+        (["serve", "a.zip", "--timeout-s", "inf"], "--timeout-s is 'inf', expected at most"),
+        (["serve", "a.zip", "--wait-ms", "nan"], "--wait-ms is 'nan', expected at"),
     ],
 )
 def test_one_sentence(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlens.preprocess import Preprocess
+from handlens.preprocess import Preprocess, open_photo
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 READY_MS = 30_000
@@ -167,6 +168,9 @@ def test_offline_after_the_first_visit_with_threads(browser: Any, serve: Any, fl
     page.locator("#files").set_input_files(tulip)
     assert answer(page, 1) == "tulips"
     assert page.evaluate("crossOriginIsolated")
+    elsewhere = page.context.new_page()
+    elsewhere.goto(f"{server.url}#answer")
+    ready(elsewhere)
     assert page.trouble == []
     page.context.close()
 
@@ -228,6 +232,66 @@ def test_no_camera_no_webassembly_and_a_damaged_model_get_a_sentence(
     page = browser.new_context(locale="en").new_page()
     page.goto(serve(tmp_path / "damaged").url)
     page.locator("#trouble", has_text="model.onnx is not the file this page was made with").wait_for()
+    for lacking in ("worker.js", "pixels.js"):
+        shutil.copytree(tiny_site, tmp_path / lacking)
+        (tmp_path / lacking / lacking).unlink()
+        page = browser.new_context(locale="en").new_page()
+        page.goto(serve(tmp_path / lacking).url)
+        page.locator("#trouble", has_text=f"{lacking} could not be loaded. Check the connection").wait_for()
+    page = browser.new_context(locale="en").new_page()
+    page.goto(serve(tiny_site).url + "?engine=abacus")
+    page.locator("#trouble", has_text="cannot compute by abacus here. Open it without ?engine").wait_for()
+    browser.close()
+
+
+@pytest.mark.slow
+def test_who_listens_is_told_now_and_then_how_much_has_come(chromium: Any, serve: Any, tiny_site: Path) -> None:
+    browser = chromium()
+    page = browser.new_context(locale="en").new_page()
+    page.add_init_script("""addEventListener("DOMContentLoaded", () => {
+      globalThis.heard = [];
+      const note = () => heard.push(document.getElementById("said").textContent);
+      new MutationObserver(note).observe(document.getElementById("said"), { childList: true });
+    })""")
+    page.route("**/worker.js", lambda route: route.fulfill(content_type="text/javascript", body="""
+      onmessage = async ({ data: { id } }) => {
+        for (let i = 1; i <= 250; i++) {
+          postMessage({ progress: [i * 1e5, 25e6] });
+          await new Promise((resolve) => setTimeout(resolve, 10));
+        }
+        postMessage({ id, trouble: { key: "noFile", values: { file: "a" } } });
+      };
+    """))  # fmt: skip
+    page.goto(serve(tiny_site).url)
+    page.locator("#trouble", has_text="could not be loaded").wait_for()
+    heard = page.evaluate("heard.filter((sentence) => sentence.includes('of 25.0 MB'))")
+    assert 2 <= len(heard) <= 4, heard
+    browser.close()
+
+
+@pytest.mark.parametrize("kind", ["lossless", "lossy"])
+def test_a_webp_that_lies_on_its_side_is_turned(chromium: Any, serve: Any, tiny_site: Path, kind: str) -> None:
+    photo = Image.effect_mandelbrot((33, 20), (-2, -1, 1, 1), 50).convert("RGB")
+    photo.paste((250, 20, 20), (0, 0, 12, 6))
+    browser = chromium()
+    page = opened(browser, serve(tiny_site).url)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = io.BytesIO()
+        photo.save(file, "WEBP", lossless=kind == "lossless", quality=90, exif=exif)
+        found = page.evaluate(
+            """async (encoded) => {
+              const { decode, pixelsOf } = await import("./pixels.js");
+              const bitmap = await decode(new Blob([Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0))]));
+              return [bitmap.height, bitmap.width, Array.from(pixelsOf(bitmap))];
+            }""",
+            base64.b64encode(file.getvalue()).decode(),
+        )
+        expected = np.asarray(open_photo(file.getvalue()))
+        assert found[:2] == list(expected.shape[:2]), orientation
+        pixels = np.reshape(found[2], (*expected.shape[:2], 4))[..., :3]
+        assert np.abs(pixels - expected.astype(int)).max() <= (0 if kind == "lossless" else 2), orientation
     browser.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -153,7 +154,7 @@ def test_a_correction_that_failed_is_made_when_it_is_asked_for_again(
         page.route("**/v1/corrections**", lambda route: route.fulfill(**full), times=1)
         with page.expect_download():
             right.select_option(tiny.CLASSES[2])
-        page.locator("#said", has_text="it is full. It is downloaded instead.").wait_for()
+        page.locator("#said", has_text="has much to do. Try again in a moment. It is downloaded instead.").wait_for()
         right.blur()
         page.wait_for_timeout(1500)  # longer than the page waits for another choice
         assert [path.parent.name for path in kept.glob("*/*")] == [tiny.CLASSES[1]]
@@ -174,9 +175,151 @@ def test_a_key_that_no_header_carries_is_asked_for_again(chromium: Any, colours:
         field.fill(f"{KEY}\u200b")
         page.keyboard.press("Enter")
         page.locator("#said", has_text="A key is one word").wait_for()
+        field.fill("another-key-of-many-letters")
+        page.keyboard.press("Enter")
+        page.locator("#trouble", has_text="That is not the key of this service. Copy it again.").wait_for()
+        assert page.evaluate("document.activeElement.id") == "key"
         field.fill(KEY)
         page.keyboard.press("Enter")
         page.locator("#said", has_text="Ready.").wait_for()
+        assert field.is_hidden() and page.evaluate("document.activeElement.id") == "files"
+    browser.close()
+
+
+@pytest.mark.slow
+def test_a_key_that_no_longer_holds_is_asked_for_while_the_camera_runs(chromium: Any, colours: Path) -> None:
+    browser = chromium("--use-fake-device-for-media-stream")
+    with service(colours) as url:
+        page = browser.new_context(locale="en", permissions=["camera"]).new_page()
+        page.goto(url)
+        page.locator("#camera").click()
+        page.locator("#live-guesses li").first.wait_for()
+        page.route("**/v1/predict**", lambda route: route.fulfill(status=401, json={"error": "no", "hint": ""}))
+        page.locator("#said", has_text="This service wants its API key.").wait_for()
+        assert page.locator("#key-form").is_visible()
+        page.unroute("**/v1/predict**")
+        page.get_by_label("This service wants its API key").fill(KEY)
+        page.keyboard.press("Enter")
+        page.locator("#key-form").wait_for(state="hidden")
+    browser.close()
+
+
+def refused(status: int, route: Any) -> None:
+    route.fulfill(status=status, json={"error": "in English", "hint": "for programs"})
+
+
+@pytest.mark.slow
+def test_refusals_are_in_the_readers_language(chromium: Any, colours: Path, photo: Path, tmp_path: Path) -> None:
+    browser = chromium()
+    with service(colours) as url:
+        page = browser.new_context(locale="zh-CN").new_page()
+        page.goto(url)
+        for number, (name, status, sentence) in enumerate(
+            [
+                ("notes.json", None, "服务无法把它当作照片读取"),
+                ("notes.txt", None, "服务无法把它当作照片读取"),
+                ("a.jpg", 413, "文件超过了服务的上限"),
+                ("a.jpg", 503, "服务正忙"),
+                ("a.jpg", 500, "HTTP 500"),
+            ],
+            1,
+        ):
+            (tmp_path / name).write_text('{"a": 1}')
+            if status:
+                refuse = functools.partial(refused, status)
+                page.route("**/v1/predict**", refuse, times=1)
+            page.locator("#files").set_input_files(tmp_path / name)
+            page.locator(f"#rows tr:nth-child({number})").wait_for()
+            said = page.locator("#said").inner_text()
+            assert sentence in said and "English" not in said, said
+        (tmp_path / "photo.json").write_bytes(photo.read_bytes())
+        page.locator("#files").set_input_files(tmp_path / "photo.json")
+        page.locator("#answer").wait_for()  # whatever its name says
+    browser.close()
+
+
+@pytest.mark.slow
+def test_photos_that_come_after_a_start_that_failed_are_answered(chromium: Any, colours: Path, photo: Path) -> None:
+    browser = chromium()
+    with service(colours) as url:
+        page = browser.new_context(locale="en").new_page()
+        page.route("**/v1/model", lambda route: route.abort(), times=1)
+        page.goto(url)
+        page.locator("#trouble", has_text="The service cannot be reached.").wait_for()
+        page.locator("#files").set_input_files([photo, photo])
+        page.locator("#rows tr:nth-child(2)").wait_for()
+        assert page.locator("#rows select").count() == 2
+        assert page.locator("#trouble").is_hidden()
+    browser.close()
+
+
+@pytest.mark.slow
+def test_a_photo_that_was_answered_stays_so_when_the_new_version_cannot_be_asked_for(
+    chromium: Any, colours: Path, photo: Path
+) -> None:
+    browser = chromium()
+    with service(colours) as url:
+        page = browser.new_context(locale="en").new_page()
+        page.goto(url)
+        page.locator("#said", has_text="Ready.").wait_for()
+
+        def newer(route: Any) -> None:
+            response = route.fetch()
+            route.fulfill(response=response, json={**response.json(), "version": "ffffffffffff"})
+
+        page.route("**/v1/predict**", newer)
+        page.route("**/v1/model", lambda route: route.abort(), times=1)
+        page.locator("#files").set_input_files(photo)
+        page.locator("#rows select").wait_for()
+        assert page.locator("#said").inner_text().startswith(f"{photo.name}: ")
+        assert "could not be answered" not in page.locator("#said").inner_text()
+    browser.close()
+
+
+@pytest.mark.slow
+def test_a_camera_that_begins_slowly_can_be_stopped_and_is_asked_for_once(chromium: Any, colours: Path) -> None:
+    browser = chromium("--use-fake-device-for-media-stream")
+    with service(colours) as url:
+        page = browser.new_context(locale="en", permissions=["camera"]).new_page()
+        page.add_init_script("""
+          globalThis.streams = [];
+          const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+          navigator.mediaDevices.getUserMedia = async (what) => {
+            await new Promise((resolve) => setTimeout(resolve, 300));
+            const stream = await ask(what);
+            streams.push(stream);
+            return stream;
+          };
+          const play = HTMLMediaElement.prototype.play;
+          HTMLMediaElement.prototype.play = async function () {
+            await new Promise((resolve) => setTimeout(resolve, 800));
+            return play.call(this);
+          };
+        """)
+        page.goto(url)
+        page.locator("#said", has_text="Ready.").wait_for()
+        page.evaluate("for (let i = 0; i < 3; i++) document.getElementById('camera').click()")
+        page.wait_for_timeout(700)  # it is there, and does not play yet
+        if page.locator("#camera").is_visible():
+            page.locator("#camera").click()
+        page.locator("#stop").click()
+        page.wait_for_timeout(1500)
+        assert page.evaluate("streams.map((stream) => stream.active)") == [False]
+        assert page.locator("#live").is_hidden()
+    browser.close()
+
+
+@pytest.mark.slow
+def test_who_goes_by_keyboard_stays_at_the_button_when_there_is_no_camera(chromium: Any, colours: Path) -> None:
+    browser = chromium()
+    with service(colours) as url:
+        page = browser.new_context(locale="en").new_page()
+        page.goto(url)
+        page.locator("#said", has_text="Ready.").wait_for()
+        page.locator("#camera").focus()
+        page.keyboard.press("Enter")
+        page.locator("#said", has_text="No camera was found.").wait_for()
+        assert page.evaluate("document.activeElement.id") == "camera"
     browser.close()
 
 

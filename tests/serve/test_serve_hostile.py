@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import logging
 import socket
 import struct
 import threading
@@ -253,6 +255,64 @@ def test_work_that_takes_too_long(
         assert client.post("/v1/predict", content=tiny.photo(0), headers=JPEG).status_code == 200
 
 
+def test_a_request_that_comes_when_it_is_full_costs_no_work(
+    serving: Callable[..., Any], tiny: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past its capacity a service answers as many photos as at it: what refusals cost would be lost to photos."""
+    from handlens.serve import app
+
+    full = property(lambda _: 1, lambda *_: None)
+    monkeypatch.setattr(app.Service, "photos", full, raising=False)
+    monkeypatch.setattr(app, "body_of", lambda *_: pytest.fail("its body was read"))
+    with serving(files=1, photos=1) as client:
+        begun = time.perf_counter()
+        assert client.get("/readyz").status_code == 503
+        assert time.perf_counter() - begun < app.REFUSED_AFTER_S  # whoever asks that is to know now
+        for path in ("/v1/predict", "/v1/corrections?name=a"):
+            begun = time.perf_counter()
+            refused(client.post(path, content=tiny.photo(0), headers=JPEG), 503, "waiting already")
+            assert time.perf_counter() - begun >= app.REFUSED_AFTER_S
+        again = client.post("/v1/predict", content=tiny.photo(0), headers=JPEG)
+        assert "connection" not in again.headers  # it is kept
+        assert 'handlens_requests_total{route="/v1/predict",status="503"} 2.0' in client.get("/metrics").text
+
+
+def test_photos_that_are_too_many_for_what_is_free_are_refused_a_while_later(
+    serving: Callable[..., Any], tiny: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from handlens.serve import app
+
+    monkeypatch.setattr(app.Service, "photos", property(lambda _: 1, lambda *_: None), raising=False)
+    with serving(files=2, photos=2) as client:
+        begun = time.perf_counter()
+        answer = client.post("/v1/predict", files=[("photos", tiny.photo(0)), ("photos", tiny.photo(1))])
+        refused(answer, 503, "waiting already")
+        assert time.perf_counter() - begun >= app.REFUSED_AFTER_S
+
+
+def test_the_more_are_refused_the_longer_each_is_kept_waiting(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from handlens.serve import Settings, app
+
+    waited: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        waited.append(seconds)
+        await sleep(0)
+
+    async def refuse() -> None:
+        service = app.Service(Settings(bundles={"tiny": tiny_bundle}), None)  # type: ignore[arg-type]
+        monkeypatch.setattr(asyncio, "sleep", noted)
+        await asyncio.gather(*(service.keep_waiting() for _ in range(200)))
+        assert service.refusing == 0
+
+    asyncio.run(refuse())
+    assert waited[0] == app.REFUSED_AFTER_S
+    assert waited[-1] == 200 / app.REFUSALS_PER_S
+
+
 # ---- on a real connection --------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def port(listening: Callable[..., Any]) -> Iterator[int]:
@@ -336,6 +396,22 @@ def test_chunks_without_end(port: int) -> None:
 @pytest.mark.parametrize("nonsense", [b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"])
 def test_what_is_no_http(port: int, nonsense: bytes) -> None:
     assert sentence_of(talk(port, nonsense)[0])[0] == 400
+
+
+def test_what_is_refused_before_it_is_a_request_is_in_the_log(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "handlens.serve"):
+        said, _ = talk(port, b"hello\r\n\r\n")
+    (line,) = [vars(record) for record in caplog.records if record.getMessage() == "refused"]
+    assert line["status"] == 400
+    assert line["id"].encode() in said
+
+
+@pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/", 200), ("/v1/predict", 405), ("/none", 404)])
+def test_head_is_answered_as_get_without_a_body(port: int, path: str, status: int) -> None:
+    said, _ = talk(port, f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert int(head.split()[1]) == status
+    assert b"content-length: " in head.lower() and not body
 
 
 def test_headers_without_end(port: int) -> None:

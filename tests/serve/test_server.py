@@ -134,7 +134,11 @@ def test_settings_that_cannot_be(given: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"files": 0}, {"files": 17, "photos": 16}, {"body_bytes": 300_000_000}, {"wait_s": -1}, {"time_s": 0}]
+    "given",
+    [
+        *({"files": 0}, {"files": 17, "photos": 16}, {"body_bytes": 300_000_000}, {"wait_s": -1}, {"time_s": 0}),
+        *({"time_s": float("inf")}, {"wait_s": float("nan")}),
+    ],
 )
 def test_limits_that_cannot_be(given: dict[str, Any]) -> None:
     with pytest.raises(HandlensError):
@@ -220,6 +224,41 @@ def test_on_the_local_network(
             assert json.load(found)["answers"][0]["guesses"][0]["name"] == "blue sky"
         with pytest.raises(OSError):
             urllib.request.urlopen(f"{url}/healthz")  # who does not trust the authority
+
+
+def test_silent_connections_end_before_their_handshake_and_have_a_bound(
+    listening: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MORE_CONNECTIONS", 5)
+    cert, key, authority = lan.certificate(tmp_path, LOCAL)
+    trusting = ssl.create_default_context(cafile=str(authority))
+    with listening(tls_cert=cert, tls_key=key, connections=20, header_s=1.0) as port:
+        begun = time.perf_counter()
+        silent = [socket.create_connection(("127.0.0.1", port), timeout=8) for _ in range(40)]
+        closed = []
+        for connection in reversed(silent):
+            with connection:
+                assert connection.recv(1) == b""
+            closed.append(time.perf_counter() - begun)
+        assert closed[14] < 0.9 and 0.9 < closed[-1] < 4  # the last 15 at once, the others when their time is over
+        with urllib.request.urlopen(f"https://127.0.0.1:{port}/healthz", context=trusting) as found:
+            assert found.status == 200
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+def test_it_may_have_as_many_connections_open_as_its_limit_says() -> None:
+    script = """if True:
+        import resource
+        from handlens.serve import server
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        server._allow_descriptors()
+        soft, after = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert after == hard
+        print(soft == server.DESCRIPTORS or soft == hard)
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True", done.stderr
 
 
 def test_what_a_person_with_a_phone_is_told(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

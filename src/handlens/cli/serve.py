@@ -26,12 +26,16 @@ def serve(
     ),
     tls_cert: Path | None = typer.Option(None, help="A certificate (PEM), with --tls-key."),
     tls_key: Path | None = typer.Option(None, help="The certificate's key (PEM)."),
-    max_body_mb: float = typer.Option(20.0, min=0.001, help="Megabytes of a request."),
-    max_megapixels: float = typer.Option(50.0, min=0.001, help="Million pixels of a photo."),
+    max_body_mb: float = typer.Option(20.0, min=0.001, max=1e6, help="Megabytes of a request."),
+    max_megapixels: float = typer.Option(50.0, min=0.001, max=1e6, help="Million pixels of a photo."),
     max_files: int = typer.Option(16, min=1, help="Photos of a request."),
-    timeout_s: float = typer.Option(20.0, min=0.1, help="Seconds for a request to arrive, and again to be answered."),
+    timeout_s: float = typer.Option(
+        20.0, min=0.1, max=86_400, help="Seconds for a request to arrive, and again to be answered."
+    ),
     queue: int = typer.Option(48, min=1, help="Photos taken on at once; with more the answer is 503."),
-    wait_ms: float = typer.Option(3.0, min=0, help="Milliseconds that a photo waits at most for others to go with it."),
+    wait_ms: float = typer.Option(
+        3.0, min=0, max=60_000, help="Milliseconds that a photo waits at most for others to go with it."
+    ),
 ) -> None:
     """Answer photos over HTTP, with the page at /, until Ctrl-C or SIGTERM; what is under way is answered before.
 

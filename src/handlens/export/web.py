@@ -63,7 +63,7 @@ def write(out: str | os.PathLike[str], bundle: Bundle, name: str, runtime: str |
     engines = _engines(bundle.precision)
     model = bundle.artifact[FILE]
     page = _page()
-    ort = {f"ort/{name}": _read(Path(runtime, name)) for name in _members(engines)}
+    ort = {_in_site(name): _read(Path(runtime, name)) for name in _members(engines)}
     ort["ort/NOTICE.txt"] = _NOTICE.format(package=PACKAGE, version=VERSION).encode()
     facts: dict[str, Any] = {
         "name": name,
@@ -77,7 +77,7 @@ def write(out: str | os.PathLike[str], bundle: Bundle, name: str, runtime: str |
         "card": {key: value for key, value in bundle.card.items() if key not in ("parity", "ladder")},
         "handlens_version": bundle.handlens_version,
         "engines": [
-            {"name": engine, "script": f"ort/{script}", "wasm": f"ort/{binary}.wasm"}
+            {"name": engine, **{part: _in_site(name) for part, name in _parts(script, binary).items()}}
             for engine, script, binary in engines
         ],
         "check": _answers(model, bundle.preprocess.image_px),
@@ -91,7 +91,7 @@ def write(out: str | os.PathLike[str], bundle: Bundle, name: str, runtime: str |
         whole.update(f"{member} {len(content)}\n".encode() + content)
     facts["site_version"] = whole.hexdigest()[:12]  # names the offline cache: another one when any file is another
     site = {**page, **ort, FILE: model, "site.json": json.dumps(facts, ensure_ascii=False, indent=1).encode()}
-    more = [member for member in ort if member.removeprefix("ort/") in _members(ENGINES[:1])]
+    more = [member for member in ort if member in map(_in_site, _members(ENGINES[:1]))]
     offline = sorted(site.keys() - {"sw.js", "ort/NOTICE.txt", *more})
     listed = json.dumps({"version": facts["site_version"], "files": offline, "more": more})
     site["sw.js"] = _filled(site["sw.js"], _UNFILLED, f"const SITE = {listed};")
@@ -123,7 +123,17 @@ def _engines(precision: str) -> tuple[tuple[str, str, str], ...]:
 
 def _members(engines: tuple[tuple[str, str, str], ...]) -> list[str]:
     """The names of engines' files."""
-    return [name for _, script, binary in engines for name in (script, f"{binary}.mjs", f"{binary}.wasm")]
+    return [name for _, script, binary in engines for name in _parts(script, binary).values()]
+
+
+def _parts(script: str, binary: str) -> dict[str, str]:
+    """An engine's files: the script, and what it loads."""
+    return {"script": script, "glue": f"{binary}.mjs", "wasm": f"{binary}.wasm"}
+
+
+def _in_site(name: str) -> str:
+    """Where a file is in a site. Web servers know .js; many do not know .mjs, and browsers then refuse the script."""
+    return "ort/" + name.replace(".mjs", ".js")
 
 
 def _page() -> dict[str, bytes]:

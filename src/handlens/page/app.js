@@ -7,20 +7,26 @@ import { STRINGS, firstLanguage, say } from "./strings.js";
 const $ = (id) => document.getElementById(id);
 const engine = document.querySelector("meta[name=handlens-engine]").content === "browser" ? new Alone() : new Service();
 const visit = []; // {name, file, url, answer, trouble, right, kept, pause}
+const SAID_MS = 2000; // between sentences that come by themselves: often enough for who listens
 const PAUSE_MS = 800; // after which a choice stands: the arrow keys pass by other classes on their way
 let facts = null;
+let failed = false; // the start: it is tried again with the next photo
 let language = firstLanguage();
 let shown = null; // the visit's photo whose answer is on the screen
 let status = () => t("loading");
 
 const t = (key, values) => say(language, key, values);
 const percent = (share) => share.toLocaleString(language, { style: "percent", maximumFractionDigits: share < 0.1 ? 1 : 0 });
-const why = (trouble) => (trouble instanceof Trouble ? trouble.told || t(trouble.key, trouble.values) : String(trouble));
+const why = (trouble) => (trouble instanceof Trouble ? t(trouble.key, trouble.values) : String(trouble));
 
 /** Say a sentence on the status line, where screen readers hear it, in whatever language is chosen later too. */
 function tell(sentence) {
   status = sentence;
   $("said").textContent = sentence();
+}
+
+function askForKey({ status }) {
+  if (status === 401) $("key-form").hidden = false;
 }
 
 function make(tag, properties = {}, ...children) {
@@ -85,9 +91,13 @@ function sentenceOf({ name, answer }) {
 /** What is known of the model that gave an answer: the service may have taken a new version meanwhile. */
 async function follow({ version }) {
   if (!version || version === facts?.version) return;
-  if (!facts) return begin(); // it failed when the page came, and the service is there now
-  facts = await engine.load();
-  translate();
+  if (failed) return begin(); // the service is there now
+  try {
+    facts = await engine.load();
+    translate();
+  } catch {
+    // the photo is answered, and the next answer asks again
+  }
 }
 
 let begun; // resolves when the network is there: photos that come before wait for it
@@ -96,6 +106,7 @@ let queue = new Promise((resolve) => (begun = resolve));
 /** Answer a photo after those before it. */
 function add(file, name = file.name) {
   const entry = { name, file, url: URL.createObjectURL(file), answer: null, trouble: null, right: "", kept: "", pause: 0 };
+  if (failed) begin();
   queue = queue.then(async () => {
     tell(() => t("working", { name }));
     try {
@@ -106,7 +117,7 @@ function add(file, name = file.name) {
     } catch (trouble) {
       entry.trouble = trouble;
       tell(() => t("wrong", { name, why: why(trouble) }));
-      if (trouble.status === 401) $("key-form").hidden = false;
+      askForKey(trouble);
     }
     visit.push(entry);
     $("visit").hidden = false;
@@ -167,6 +178,7 @@ async function mark(entry) {
     const keepsNone = trouble.status === 403;
     if (keepsNone && !right) return; // as above
     if (!keepsNone) entry.kept = kept;
+    askForKey(trouble);
     if (right) download(file, `${right}--${name}`);
     tell(() => t(right ? "notSaved" : "noPage", { why: why(trouble) }));
   }
@@ -229,39 +241,41 @@ $("key-form").onsubmit = (event) => {
   const key = $("key").value.trim();
   if (!/^[!-~]+$/.test(key)) return tell(() => t("noKey")); // no header could carry it
   engine.useKey(key);
-  $("key-form").hidden = true;
-  if (!facts) begin();
+  begin();
 };
 
 // ---- the camera ------------------------------------------------------------------------------------------------
 const video = $("video");
 let stream = null;
+let asking = false; // for a camera: pressed twice, a second one would stay on
 let taken = 0;
 
 $("camera").onclick = async () => {
   if (!navigator.mediaDevices) return tell(() => t("cameraInsecure"));
-  $("camera").disabled = true; // pressed twice, a second camera would stay on
+  if (asking) return;
+  asking = true;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: { ideal: "environment" } } });
   } catch (error) {
     const keys = { NotAllowedError: "cameraDenied", NotFoundError: "noCamera", NotReadableError: "cameraBusy" };
     return tell(() => t(keys[error.name] ?? "noCamera"));
   } finally {
-    $("camera").disabled = false;
+    asking = false;
   }
-  video.srcObject = stream;
-  await video.play().catch(() => {});
-  $("live").hidden = false;
+  const own = stream;
+  video.srcObject = own;
+  $("live").hidden = false; // before it plays, which may take long: it can be stopped meanwhile
   $("camera").hidden = true;
   $("keep").focus();
-  watch(stream);
+  await video.play().catch(() => {});
+  watch(own);
 };
 
 /** Guess what the camera sees, no more often than the engine wants and for at most half of the time. */
 async function watch(own) {
   let said = "";
   let saidAt = 0;
-  let failed = "";
+  let before = ""; // the trouble
   while (stream === own && own.active) {
     const begun = performance.now();
     if (!document.hidden && video.videoWidth) {
@@ -269,16 +283,17 @@ async function watch(own) {
         const answer = await engine.look(video);
         if (stream !== own) break;
         await follow(answer);
-        failed = "";
+        before = "";
         bars($("live-guesses"), answer);
         const best = answer.unknown ? t("unknown") : answer.guesses[0].name;
-        if (best !== said && begun - saidAt > 2000) { // often enough for who listens
+        if (best !== said && begun - saidAt > SAID_MS) {
           [said, saidAt] = [best, begun];
           tell(() => best);
         }
       } catch (trouble) {
-        if (why(trouble) !== failed) tell(() => why(trouble)); // once, for who listens
-        failed = why(trouble);
+        if (why(trouble) !== before) tell(() => why(trouble)); // once, for who listens
+        before = why(trouble);
+        askForKey(trouble);
       }
     }
     const spent = performance.now() - begun;
@@ -290,7 +305,7 @@ async function watch(own) {
 }
 
 $("keep").onclick = async () => {
-  const photo = await frame(video);
+  const photo = video.videoWidth && (await frame(video)); // before its first picture there is none
   if (photo) add(photo, t("taken", { number: ++taken }));
 };
 
@@ -321,19 +336,27 @@ function tellOffline(key) {
 let total = 0;
 
 async function begin() {
+  failed = false;
+  let saidAt = -SAID_MS;
   try {
     facts = await engine.load((done, all) => {
       total = Math.max(total, all);
+      const now = performance.now();
+      if (facts || now - saidAt < SAID_MS) return;
+      saidAt = now;
       const mb = (bytes) => (bytes / 1e6).toFixed(1);
-      if (!facts) tell(() => t("loadingBytes", { done: mb(done), total: mb(total) }));
+      tell(() => t("loadingBytes", { done: mb(done), total: mb(total) }));
     });
   } catch (trouble) {
-    if (trouble.status === 401) $("key-form").hidden = false;
+    failed = !facts;
+    askForKey(trouble);
     $("trouble").hidden = false;
     $("trouble").textContent = why(trouble);
     return tell(() => "");
   }
   $("trouble").hidden = true;
+  if ($("key-form").contains(document.activeElement)) $("files").focus();
+  $("key-form").hidden = true;
   describe();
   tell(() => t("ready"));
   begun();

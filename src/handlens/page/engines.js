@@ -8,11 +8,24 @@
 const TOP = 5;
 const FRAME_PX = 640; // longer side of a video frame that is sent to the service
 
-/** Something that a person can mend: `key` is a sentence of strings.js; `told` one that the service said itself. */
+// What the service's refusals mean to a person: sentences of strings.js by status. Its own words are for programs.
+const REFUSALS = {
+  400: "unread",
+  403: "notFromHere",
+  408: "tooSlow",
+  413: "tooLarge",
+  415: "unread",
+  422: "unread",
+  503: "busy",
+  507: "noRoom",
+};
+const BYTES = { "Content-Type": "application/octet-stream" }; // whatever the file's name says: it is taken as a photo
+
+/** Something that a person can mend: `key` is a sentence of strings.js; `status` the service's, if it refused. */
 export class Trouble extends Error {
-  constructor(key, values = {}, told = "") {
-    super(told || key);
-    Object.assign(this, { key, values, told });
+  constructor(key, values = {}, status = 0) {
+    super(key);
+    Object.assign(this, { key, values, status });
   }
 }
 
@@ -35,11 +48,9 @@ export class Service {
     const { answers, time_ms: ms, model, version } = await this.#ask(`v1/predict?top=${TOP}`, {
       method: "POST",
       body: await bytes(file),
-      headers: { "Content-Type": file.type || "application/octet-stream" },
+      headers: BYTES,
     });
-    const [answer] = answers;
-    if (answer.error) throw new Trouble("noPage", {}, answer.error);
-    return { ...answer, ms, model, version };
+    return { ...answers[0], ms, model, version };
   }
 
   async look(video) {
@@ -48,15 +59,13 @@ export class Service {
   }
 
   async save(file, name) {
-    await this.#ask(`v1/corrections?name=${encodeURIComponent(name)}`, {
-      method: "POST",
-      body: await bytes(file),
-      headers: { "Content-Type": file.type || "application/octet-stream" },
-    });
+    const options = { method: "POST", body: await bytes(file), headers: BYTES };
+    const refusals = { ...REFUSALS, 400: "noClass", 403: "keepsNone" };
+    await this.#ask(`v1/corrections?name=${encodeURIComponent(name)}`, options, refusals);
     return true;
   }
 
-  async #ask(path, options = {}) {
+  async #ask(path, options = {}, refusals = REFUSALS) {
     const headers = { ...options.headers, ...(this.#key && { "X-API-Key": this.#key }) };
     let response;
     try {
@@ -66,8 +75,9 @@ export class Service {
     }
     const found = await response.json().catch(() => null);
     if (response.ok && found) return found;
-    const told = [found?.error, found?.hint].filter(Boolean).join("; ") || `HTTP ${response.status}`;
-    throw Object.assign(new Trouble("noPage", {}, told), { status: response.status });
+    const { status } = response;
+    const key = status === 401 ? (this.#key ? "wrongKey" : "wantsKey") : (refusals[status] ?? "noAnswer");
+    throw new Trouble(key, { status }, status);
   }
 }
 
@@ -85,6 +95,7 @@ export class Alone {
     if (!("WebAssembly" in window)) throw new Trouble("noWasm");
     if (!("OffscreenCanvas" in window) || !("Worker" in window)) throw new Trouble("tooOld");
     this.#progress = progress;
+    this.#worker?.terminate(); // of a start that failed
     this.#worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
     this.#worker.onmessage = ({ data: { id, progress, result, trouble } }) => {
       if (progress) return this.#progress(...progress);
@@ -93,8 +104,9 @@ export class Alone {
       if (trouble) reject(new Trouble(trouble.key, trouble.values));
       else resolve(result);
     };
-    this.#worker.onerror = () => {
-      for (const { reject } of this.#waiting.values()) reject(new Trouble("tooOld"));
+    this.#worker.onerror = async () => {
+      const trouble = await whyNoWorker();
+      for (const { reject } of this.#waiting.values()) reject(trouble);
       this.#waiting.clear();
     };
     return this.#ask("load", location.search);
@@ -125,6 +137,15 @@ export class Alone {
       this.#worker.postMessage({ id, call, argument }, transfer);
     });
   }
+}
+
+/** A worker that does not begin gives no reason: one of its scripts is not there, or the browser cannot read them. */
+async function whyNoWorker() {
+  for (const file of ["worker.js", "local.js", "pixels.js"]) {
+    const found = await fetch(new URL(file, import.meta.url)).catch(() => null);
+    if (!found?.ok) return new Trouble("noFile", { file });
+  }
+  return new Trouble("tooOld");
 }
 
 /** What a <video> shows, as a JPEG file. */

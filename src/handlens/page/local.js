@@ -42,7 +42,7 @@ export async function load({ search = "", progress = () => {} } = {}) {
       if (engine === engines.at(-1)) throw error; // else the next engine is tried
     }
   }
-  throw trouble("noWasm");
+  throw trouble("noEngine", { engine: wanted });
 }
 
 async function usable(engine, wanted) {
@@ -60,7 +60,8 @@ async function usable(engine, wanted) {
 async function start(engine, model, wasmBinary, site) {
   const ort = await import(new URL(engine.script, base).href);
   const threads = self.crossOriginIsolated ? Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) : 1;
-  Object.assign(ort.env.wasm, { wasmBinary, numThreads: threads, wasmPaths: new URL("ort/", base).href });
+  const wasmPaths = { mjs: new URL(engine.glue, base).href, wasm: new URL(engine.wasm, base).href };
+  Object.assign(ort.env.wasm, { wasmBinary, numThreads: threads, wasmPaths });
   ort.env.logLevel = "error";
   const session = await ort.InferenceSession.create(model, { executionProviders: [engine.name] });
   const px = site.preprocess.image_px;

@@ -9,6 +9,10 @@ const PRECISION_BITS = 22;
 const HALF = 1 << (PRECISION_BITS - 1);
 const STRIP_PIXELS = 4 << 20; // read from a canvas at once: phones limit a canvas's area
 
+const HAS_EXIF = 8; // of a WebP's flags
+const EXIF_PREFIX = 0x45786966; // "Exif"
+const ORIENTATION_TAG = 0x0112;
+
 const sinc = (x) => (x === 0 ? 1 : Math.sin(x * Math.PI) / (x * Math.PI));
 
 // How far each kernel reaches, in pixels of the smaller of the two images, and its value at a distance.
@@ -27,12 +31,72 @@ function cubic(x) {
 }
 
 /** The photo in a file as an upright ImageBitmap, its numbers unchanged by colour profiles, as Pillow reads them. */
-export function decode(file) {
-  return createImageBitmap(file, {
+export async function decode(file) {
+  const webp = await turnedWebp(file);
+  const bitmap = await createImageBitmap(webp?.unturned ?? file, {
     imageOrientation: "from-image",
     colorSpaceConversion: "none",
     premultiplyAlpha: "none",
   });
+  return webp ? upright(bitmap, webp.orientation) : bitmap;
+}
+
+/**
+ * Of a WebP that its EXIF turns: {orientation, unturned}. Some browsers heed it and some do not, so they are given the
+ * file without it.
+ */
+async function turnedWebp(file) {
+  const head = new Uint8Array(await file.slice(0, 21).arrayBuffer());
+  const webp = tag(head, 0) === "RIFF" && tag(head, 8) === "WEBP" && tag(head, 12) === "VP8X";
+  if (!webp || !(head[20] & HAS_EXIF)) return null;
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  const view = new DataView(bytes.buffer);
+  for (let at = 12; at + 8 <= bytes.length; ) {
+    const size = view.getUint32(at + 4, true);
+    if (tag(bytes, at) === "EXIF") {
+      const orientation = orientationOf(new DataView(bytes.buffer, at + 8, Math.min(size, bytes.length - at - 8)));
+      bytes.fill(0x2d, at, at + 4); // what they do not know decoders pass over
+      return orientation > 1 ? { orientation, unturned: new Blob([bytes]) } : null;
+    }
+    at += 8 + size + (size % 2);
+  }
+  return null;
+}
+
+const tag = (bytes, at) => String.fromCharCode(...bytes.subarray(at, at + 4));
+
+/** The orientation that EXIF gives, 1 to 8; 1 where it gives none. */
+function orientationOf(exif) {
+  try {
+    const start = exif.getUint32(0) === EXIF_PREFIX ? 6 : 0; // some write a JPEG's prefix before it
+    const little = exif.getUint16(start) === 0x4949;
+    const entries = start + exif.getUint32(start + 4, little);
+    for (let i = 0; i < exif.getUint16(entries, little); i++) {
+      const entry = entries + 2 + 12 * i;
+      if (exif.getUint16(entry, little) !== ORIENTATION_TAG) continue;
+      const value = exif.getUint16(entry + 8, little);
+      return value >= 1 && value <= 8 ? value : 1;
+    }
+  } catch {
+    // it is cut off
+  }
+  return 1;
+}
+
+/** A bitmap turned as an EXIF orientation says; what is transparent is laid over white. */
+function upright(bitmap, orientation) {
+  const { width: w, height: h } = bitmap;
+  const turns = [null, null, [-1, 0, 0, 1, w, 0], [-1, 0, 0, -1, w, h], [1, 0, 0, -1, 0, h],
+    [0, 1, 1, 0, 0, 0], [0, 1, -1, 0, h, 0], [0, -1, -1, 0, h, w], [0, -1, 1, 0, 0, w]];
+  const canvas = orientation > 4 ? new OffscreenCanvas(h, w) : new OffscreenCanvas(w, h);
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingEnabled = false;
+  context.setTransform(...turns[orientation]);
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return canvas.transferToImageBitmap();
 }
 
 /** The pixels of an ImageBitmap as RGBA bytes; what is transparent is laid over white. */

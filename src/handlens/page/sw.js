@@ -35,7 +35,7 @@ addEventListener("activate", (event) => {
 
 addEventListener("fetch", (event) => {
   const url = new URL(event.request.url);
-  url.search = "";
+  url.search = url.hash = "";
   const wanted = url.href === page ? `${page}index.html` : url.href;
   if (event.request.method !== "GET" || !all.includes(wanted)) return;
   event.respondWith(answer(wanted, event.request));

@@ -25,7 +25,7 @@ from handlens.errors import HandlensError, PhotoError
 from handlens.serve import pages, schemas
 from handlens.serve.batching import Batcher
 from handlens.serve.corrections import Corrections
-from handlens.serve.gate import Gate
+from handlens.serve.gate import TAKES_PHOTOS, Gate
 from handlens.serve.limits import RefusedError, Settings, busy
 from handlens.serve.metrics import Metrics
 from handlens.serve.models import Model, Models, Served
@@ -34,7 +34,8 @@ from handlens.serve.uploads import Held, Upload, body_of, parse
 log = logging.getLogger("handlens.serve")
 
 MOST_GUESSES = 1000
-REFUSED_AFTER_S = 0.05  # a client that tries again at once, with the service full, should not cost what photos cost
+REFUSED_AFTER_S = 0.05  # at the soonest: a client that tries again at once should not cost what photos cost
+REFUSALS_PER_S = 100  # of all clients together: the more they are, the longer each is kept waiting
 TOP = Query(5, ge=1, le=MOST_GUESSES, description="How many guesses a photo gets.")
 MODEL = Query("", max_length=100, description="The model's name; the first where none is named.")
 
@@ -49,6 +50,7 @@ class Service:
         self.metrics = Metrics()
         self.held = Held(self.limits.held_bytes)
         self.photos = 0  # decoded, waiting or in the network
+        self.refusing = 0  # requests that are kept waiting for their refusal
         self.corrections = Corrections(settings.keep, self.limits.kept) if settings.keep else None
 
     @contextlib.asynccontextmanager
@@ -80,10 +82,18 @@ class Service:
         log.info("serving", extra={"model": model.name, "version": model.version, "photos_at_once": model.batch})
 
     async def refuse_when_full(self) -> None:
-        """Raises RefusedError (503) when no further photo would be taken on, before the request's body is read."""
+        """Raises RefusedError (503), a while later, when no further photo would be taken on."""
         if self.photos >= self.limits.photos:
-            await asyncio.sleep(REFUSED_AFTER_S)
+            await self.keep_waiting()
             raise busy()
+
+    async def keep_waiting(self) -> None:
+        """Before a refusal, which whoever gets it may answer with the next request at once."""
+        self.refusing += 1
+        try:
+            await asyncio.sleep(max(REFUSED_AFTER_S, self.refusing / REFUSALS_PER_S))
+        finally:
+            self.refusing -= 1
 
     @contextlib.contextmanager
     def room_for(self, count: int) -> Iterator[None]:
@@ -150,7 +160,6 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
     )
     async def predict(request: Request, top: int = TOP, model: str = MODEL) -> Response:
         """One photo or many. A photo that cannot be read has an error in place of guesses; alone, the status is 422."""
-        await service.refuse_when_full()
         async with body_of(request, service.held, limits) as body:
             begun = time.perf_counter()
             content_type = request.headers.get("content-type", "")
@@ -206,7 +215,6 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
         """
         if service.corrections is None:
             raise RefusedError(403, "this service keeps no photos", "it does when it is started with --keep")
-        await service.refuse_when_full()
         async with body_of(request, service.held, limits) as body:
             uploads, _ = await asyncio.to_thread(parse, body, request.headers.get("content-type", ""), limits)
             if len(uploads) > 1:
@@ -231,7 +239,7 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
     async def readyz() -> Response:
         """200 when they are; 503 when as many wait as are taken on."""
         if not models.ready or service.photos >= limits.photos:
-            raise busy()
+            return JSONResponse(busy().to_dict(), 503, busy().headers)
         return JSONResponse({"status": "ready"})
 
     @app.get("/metrics", summary="Counts for Prometheus", response_class=Response)
@@ -251,12 +259,14 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
 
     @app.get("/{path:path}", include_in_schema=False)
     async def page(path: str) -> Response:
-        if path in ("v1/predict", "v1/corrections"):  # else this route, which takes any path, would say 404
+        if f"/{path}" in TAKES_PHOTOS:  # else this route, which takes any path, would say 404
             raise HTTPException(405, headers={"Allow": "POST"})
         return await asyncio.to_thread(pages.file, path)
 
     @app.exception_handler(RefusedError)
     async def refused(_: Request, error: RefusedError) -> Response:
+        if error.status == 503:
+            await service.keep_waiting()
         return JSONResponse(error.to_dict(), error.status, error.headers)
 
     @app.exception_handler(PhotoError)
@@ -290,7 +300,7 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
             RefusedError(500, "something went wrong in the service", "its log says what").to_dict(), 500
         )
 
-    return Gate(app, settings, service.metrics)
+    return Gate(app, settings, service.metrics, service.refuse_when_full)
 
 
 def _number(text: str) -> int:

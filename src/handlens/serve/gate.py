@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,12 +24,14 @@ log = logging.getLogger("handlens.serve")
 
 LINGER_S = 2.0  # how long what a refused client still sends is taken in and dropped, so that it reads the answer
 LINGER_BYTES = 32_000_000  # and how much of it
+ARRIVED_S = 0.05  # how long what came while a request was kept waiting is taken in and dropped, before the answer
 BACKSTOP = 2.5  # a request is cut off after so many times its limit: one for its body, one for its work, and some
 POLICY = (  # scripts, styles and everything else from here only; WebAssembly and workers for classifying in the page
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
     "media-src 'self' blob:; connect-src 'self'; worker-src 'self'; manifest-src 'self'; font-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+TAKES_PHOTOS = ("/v1/predict", "/v1/corrections")
 LOCAL = frozenset({LOOPBACK, "localhost", "::1"})
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),
@@ -41,10 +44,17 @@ HEADERS = [
 
 
 class Gate:
-    """The outermost layer of the service."""
+    """The outermost layer of the service.
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    refuse_when_full: raises RefusedError when no photos are taken on now. It is asked here, with nothing of a request
+    read and no route looked for, so that a refusal costs little.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, refuse_when_full: Callable[[], Awaitable[None]]
+    ) -> None:
         self.app = app
+        self.refuse_when_full = refuse_when_full
         self.limits = settings.limits
         # The names under which this machine's own browsers ask. A page of another site whose name was made to lead here
         # would pass for this service's page; a key or a certificate, which such a page does not have, keeps it out too.
@@ -59,6 +69,9 @@ class Gate:
             await self.app(scope, receive, send)
             return
         begun = time.perf_counter()
+        method = scope["method"]
+        if method == "HEAD":  # answered as GET; uvicorn leaves the body out
+            scope = {**scope, "method": "GET"}
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else secrets.token_hex(8)
@@ -69,7 +82,11 @@ class Gate:
             async with asyncio.timeout(BACKSTOP * self.limits.time_s):
                 try:
                     self.check(scope, headers)
+                    if scope["path"] in TAKES_PHOTOS:
+                        await self.refuse_when_full()
                 except RefusedError as refused:
+                    if refused.status == 503:  # with its photo taken in, a connection need not be closed and made anew
+                        await answer.linger(ARRIVED_S)
                     await answer.refuse(refused)
                 else:
                     await self.app(scope, answer.receive, answer.send)
@@ -82,15 +99,16 @@ class Gate:
             )
         finally:
             seconds = time.perf_counter() - begun
-            route = getattr(scope.get("route"), "path", "other")
+            path = scope["path"]
+            route = path if path in TAKES_PHOTOS else getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, str(answer.status)).inc()
             self.metrics.seconds.labels(route).observe(seconds)
             log.info(
                 "request",
                 extra={
                     "id": request_id,
-                    "method": scope["method"],
-                    "path": scope["path"][:100],
+                    "method": method,
+                    "path": path[:100],
                     "status": answer.status,
                     "ms": round(1000 * seconds, 1),
                     "bytes": answer.received,
@@ -163,17 +181,17 @@ class _Answer:
             if self._unread:
                 await self._send({**message, "more_body": True})
                 try:
-                    await self._linger()
+                    await self.linger(LINGER_S)
                 finally:  # also when the whole request has run out of time
                     await self._send({"type": "http.response.body", "body": b""})
                 return
         await self._send(message)
 
-    async def _linger(self) -> None:
+    async def linger(self, seconds: float) -> None:
         """Drop what still comes, for a moment: a connection that is closed meanwhile would take the answer with it."""
         most = self.received + LINGER_BYTES
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
+            async with asyncio.timeout(seconds):
                 while self._unread and self.received < most:
                     await self.receive()
 

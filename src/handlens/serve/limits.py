@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not (value >= 0 if field.name == "wait_s" else value > 0):
+            if not math.isfinite(value) or not (value >= 0 if field.name == "wait_s" else value > 0):
                 raise HandlensError(f"{field.name} is {value}, expected a positive number")
         if self.photos < self.files:
             raise HandlensError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 from typing import Any, cast
 
@@ -11,6 +12,8 @@ import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from handlens.serve.limits import Limits, RefusedError, busy
+
+log = logging.getLogger("handlens.serve")
 
 HEADER_BYTES = 32_768  # of a request's first line and headers together
 
@@ -68,12 +71,14 @@ class Protocol(H11Protocol):
 
     def _refuse(self, refused: RefusedError) -> None:
         """Answer past the application, and close."""
+        request_id = secrets.token_hex(8)
+        log.info("refused", extra={"id": request_id, "status": refused.status, "error": refused.message})
         body = json.dumps(refused.to_dict()).encode()
         headers: dict[str, Any] = {
             "Content-Type": "application/json",
             "Content-Length": len(body),
             "Connection": "close",
-            "X-Request-Id": secrets.token_hex(8),
+            "X-Request-Id": request_id,
             **refused.headers,
         }
         lines = [f"HTTP/1.1 {refused.status} {STATUS_PHRASES[refused.status].decode()}"]

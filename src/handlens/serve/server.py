@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import signal
 import socket
 import ssl
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -22,10 +26,13 @@ from handlens.serve.models import Models
 from handlens.serve.protocol import HEADER_BYTES, limited
 
 BACKLOG = 256
+MORE_CONNECTIONS = 256  # than the limit are accepted: those past it are told so, if they speak TLS after a handshake
+DESCRIPTORS = 4096  # files and connections open at once: some systems begin with 256
 
 
 def run(settings: Settings) -> None:
     """See `handlens.serve.run`."""
+    _allow_descriptors()
     server, listening = make(settings)
     with listening:
         logs.begin()
@@ -42,6 +49,7 @@ def make(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
     if settings.lan:
         host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # "::" takes both kinds of address then
     listening = listen(host, settings.port)
+    listening.most = settings.limits.connections + MORE_CONNECTIONS
     try:
         local = [ip for ip in lan.addresses() if ip.version == 4 or host == "::"] if settings.lan else []
         if settings.lan and not local:
@@ -57,13 +65,13 @@ def make(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
         config = uvicorn.Config(
             create(settings, models, authority),
             http=limited(settings.limits),
+            loop="asyncio",  # whatever else is installed: see Listening
             ws="none",
             log_config=None,
             access_log=False,
             proxy_headers=False,
             server_header=False,
             h11_max_incomplete_event_size=HEADER_BYTES,
-            backlog=BACKLOG,
             timeout_graceful_shutdown=int(2 * settings.limits.time_s) + 1,
             ssl_certfile=cert,
             ssl_keyfile=key,
@@ -72,28 +80,75 @@ def make(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
         listening.close()
         raise
     port = listening.getsockname()[1]
-    return _Server(config, lambda: tell(settings, host, port, bool(cert), local)), listening
+    return _Server(config, settings.limits.header_s, lambda: tell(settings, host, port, bool(cert), local)), listening
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which says when it listens."""
+    """uvicorn's, which says when it listens, and gives a TLS handshake as long as a request's headers."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, handshake_s: float, listening: Callable[[], None]) -> None:
         super().__init__(config)
+        self.handshake_s = handshake_s
         self.listening = listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])  # all but the sockets: uvicorn would give a handshake 60 seconds
+        tls: dict[str, Any] = {}
+        if self.config.ssl:
+            times = dict.fromkeys(("ssl_handshake_timeout", "ssl_shutdown_timeout"), self.handshake_s)
+            tls = {"ssl": self.config.ssl, **times}
+        loop = asyncio.get_running_loop()
+        for one in sockets or ():
+            self.servers.append(await loop.create_server(self._connection, sock=one, backlog=BACKLOG, **tls))
         self.listening()
 
+    def _connection(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return made
 
-def listen(host: str, port: int) -> socket.socket:
+
+class Listening(socket.socket):
+    """A listening socket with a bound on its open connections; `protocol` counts only those whose handshake is done.
+
+    asyncio's loop calls `accept` on Linux and macOS. On Windows the time that a handshake has is the only bound.
+    """
+
+    def __init__(self, family: int, kind: int, protocol: int) -> None:
+        super().__init__(family, kind, protocol)
+        self.most = sys.maxsize
+        self.accepted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection. Raises ConnectionAbortedError when it is one too many, as if it had gone already."""
+        connection, address = super().accept()
+        if len(self.accepted) >= self.most:
+            self.accepted = weakref.WeakSet(one for one in self.accepted if one.fileno() >= 0)  # less the closed ones
+            if len(self.accepted) >= self.most:
+                connection.close()
+                raise ConnectionAbortedError("too many connections are open")
+        self.accepted.add(connection)
+        return connection, address
+
+
+def _allow_descriptors() -> None:
+    """Have as many files and connections open as `DESCRIPTORS` says, or what this system lets a program have."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def listen(host: str, port: int) -> Listening:
     """A socket at the address, which nobody can connect to yet. Raises HandlensError when it is not to be had."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        found = socket.socket(family, kind, protocol)  # with its protocol named, else asyncio sets no TCP_NODELAY
+        found = Listening(family, kind, protocol)  # with its protocol named, else asyncio sets no TCP_NODELAY
         try:
             if sys.platform == "win32":  # else it would share the port with whoever has it
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
