@@ -19,7 +19,7 @@ from handlens import checkpoint, files
 from handlens.compress import job as compress_job
 from handlens.compress import ladder, onnx
 from handlens.export import job, parity
-from handlens.train.job import versions
+from side_by_side import all_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "calibration_photos.json", ROOT / "docs" / "int8.md"
@@ -38,7 +38,7 @@ def main() -> None:
         "command": "python benchmarks/calibration_photos.py --photos ../shared/data/flower_photos benchmarks/runs/*",
         "date": datetime.date.today().isoformat(),
         "processor": job.processor(),
-        "versions": versions(),
+        "versions": all_versions(),
         "rows": rows,
     }
     files.write_json(RESULTS, results)

@@ -27,7 +27,7 @@ from handlens import photos as photos_room
 from handlens.compress import job as compress_job
 from handlens.export import job, parity
 from handlens.run import bundles
-from handlens.train.job import versions
+from side_by_side import all_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "int8_kinds.json", ROOT / "docs" / "int8.md"
@@ -48,7 +48,7 @@ def main() -> None:
         "command": "python benchmarks/int8_kinds.py --photos ../shared/data/flower_photos benchmarks/runs/* --latency",
         "date": datetime.date.today().isoformat(),
         "processor": job.processor(),
-        "versions": versions(),
+        "versions": all_versions(),
         "rows": rows,
     }
     files.write_json(RESULTS, results)

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from handlens import export
+from handlens.export import converting
 from handlens.export.job import processor
 from handlens.train.job import versions
 
@@ -116,9 +118,17 @@ def machine() -> dict[str, Any]:
         ).stdout.strip()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
-        "processor": processor(), "cores": os.cpu_count(), "load_before": load, "versions": versions(),
+        "processor": processor(), "cores": os.cpu_count(), "load_before": load, "versions": all_versions(),
         "commit": commit, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }  # fmt: skip
+
+
+def all_versions() -> dict[str, str]:
+    """Of what trains and of what makes and runs the exported files, as far as it is installed."""
+    found = versions()
+    for to in export.TARGETS:
+        found |= converting.versions(to, int8=True)
+    return found
 
 
 def photos_below(folder: str, count: int) -> list[str]:

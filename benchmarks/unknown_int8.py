@@ -28,7 +28,7 @@ from handlens.evaluate.unknown import Rejection, threshold_of
 from handlens.photos import Photos
 from handlens.run import torch_runtime
 from handlens.run.artifact import Infer
-from handlens.train.job import versions
+from side_by_side import all_versions
 from unknown import pictures_of_nothing
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "unknown_int8.json"
@@ -83,7 +83,7 @@ def main() -> None:
             "command": "python benchmarks/unknown_int8.py RUN",
             "net": found.name,
             "mode": found.recipe["mode"],
-            "versions": versions(),
+            "versions": all_versions(),
             "rows": rows,
         },
     )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -219,3 +220,43 @@ def test_a_training_of_an_ablation(script: Callable[[str], ModuleType], tiny_pho
     row = ablation.trained(fold, {"mixup_alpha": 0.0}, options, tmp_path / "run", 1)
     assert row["changes"] == {"mixup_alpha": 0.0} and row["epochs"] == 2 and row["num_validation"] == 3
     assert 0 <= row["validation_top1"] <= 1
+
+
+@pytest.mark.parametrize("name", ["int8", "int8_kinds", "weights_only", "calibration_photos"])
+def test_the_page_on_int8_has_what_was_measured(name: str, script: Callable[[str], ModuleType]) -> None:
+    module = script(name)
+    results = json.loads((FOLDER / "results" / f"{name}.json").read_text("utf-8"))
+    table = module.table(results if name == "int8" else results["rows"])
+    page = module.PAGE.read_text("utf-8")
+    assert page.partition(f"{module.BEGIN}\n")[2].startswith(table), f"{name} writes it again"
+
+
+def test_a_cell_that_is_not_met_is_kept_with_its_best(
+    script: Callable[[str], ModuleType],
+    split_run: Path,
+    tiny_photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In place of all rungs of the ladder, which take minutes."""
+    from handlens.compress import ladder, onnx
+
+    int8 = script("int8")
+
+    def climb(source: Any, to: str, calibration: photos.Photos, *more: Any, **options: Any) -> ladder.Climbed:
+        images = ladder.calibration_images(calibration, source, 6)
+        artifact = onnx.quantizer(source.folded, source.checkpoint.preprocess, source.facts, images)("minmax", ())
+        rung = ladder.Rung(name="minmax", top1=0.5, drop=0.5, agreement=0.5, size_bytes=1, latency_ms=1.0)
+        best = ladder.Climbed(rung=rung, artifact=artifact, net=source.folded, rungs=[rung])
+        raise ladder.NoRungError("no way to INT8", "leave it out", best)
+
+    monkeypatch.setattr(ladder, "climb", climb)
+    cell = int8.one_cell(split_run, "onnx", str(tiny_photos), tmp_path)
+    assert cell["why"] == "no way to INT8" and [rung["name"] for rung in cell["ladder"]] == ["minmax"]
+    assert cell["int8"]["size_bytes"] < cell["float32"]["size_bytes"] and 0 <= cell["agreement"] <= 1
+    assert bundle.read(tmp_path / "run-onnx-int8.zip").golden == ()
+    monkeypatch.setattr(int8, "RESULTS", tmp_path / "int8.json")
+    int8.write({"cells": [cell]})
+    written = json.loads((tmp_path / "int8.json").read_text("utf-8"))
+    assert {"onnx", "onnxruntime", "torch", "numpy"} <= written["versions"].keys()
+    assert int8.table(written).splitlines()[-1].startswith("| mobilenet_v2, 32 px | onnx |")

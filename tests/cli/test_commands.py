@@ -6,6 +6,7 @@ import errno
 import importlib.metadata
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -192,6 +193,13 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() != 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no such shell on Windows")
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_closed_streams_are_no_matter(closed: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m handlens env {closed}"
+    assert subprocess.run(["sh", "-c", command], capture_output=True).returncode == 0
 
 
 def test_completion_scripts_can_be_shown() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 import handlens
-from handlens import cli
+from handlens import cli, files
 from handlens.cli import demo
 from handlens.photos import drawn
 from handlens.train import job
@@ -26,10 +27,24 @@ def run(
     return int(left.value.code or 0), *capsys.readouterr()
 
 
+WITHOUT_TORCH = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("the INT8 bundle is asked without torch", name=name)
+if "predict" in sys.orig_argv:
+    sys.meta_path.insert(0, Absent())
+"""
+
+
 def test_it_does_the_whole_job_in_the_next_free_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / "sitecustomize.py").write_text(WITHOUT_TORCH)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'python'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     Path("demo").mkdir()  # an earlier one's
     Path("demo-2").symlink_to("nowhere")
     code, out, err = run(monkeypatch, capsys, "--photos-per-class", 10, "--epochs", 1, "--json")
@@ -38,6 +53,7 @@ def test_it_does_the_whole_job_in_the_next_free_folder(
     assert told["run"] == str(Path("demo-3", "run"))
     assert Path(told["report"]).is_file()
     assert len(list(Path("demo-3", "photos").rglob("*.jpg"))) == 50
+    assert Path("demo-3", files.MADE).is_file()
     assert not list(Path("demo").iterdir())
     assert told["test"]["num_photos"] == 5
     assert 0 <= told["linear_top1"] <= 1
@@ -111,3 +127,10 @@ def test_what_comes_next_begins_with_the_environment_where_it_is_not_active(
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     monkeypatch.setattr("shutil.which", lambda name: name)
     assert demo._activate(system) == ""
+
+
+def test_the_int8_bundles_accuracy_has_its_interval() -> None:
+    timed = {"latency": {"median_ms": 1.0}}
+    card = {"test": {"exported": {"top1": 0.9, "top1_ci95": (0.85, 0.94)}}, "parity": {"agreement": 0.99},
+            "size_bytes": 1e6, "weights_float32_bytes": 4e6, **timed, "float32": timed}  # fmt: skip
+    assert "90.0% (95 % interval 85.0% to 94.0%), the same answer on 99.0%; 1.0 MB" in demo._told(card, "")

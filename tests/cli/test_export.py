@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -55,11 +56,12 @@ def test_a_float_bundle_is_written_and_checks(split_run: Path, tiny_photos: Path
 
 def test_a_rung_that_loses_nothing_has_no_sign(capsys: pytest.CaptureFixture[str]) -> None:
     rung = {"name": "minmax", "failed": "", "top1": 0.95, "drop": 0.0, "agreement": 1.0, "size_bytes": 1e6,
-            "latency_ms": 5.0, "chosen": True}  # fmt: skip
+            "latency_ms": 5.0, "chosen": True, "top1_ci95": (0.93, 0.97)}  # fmt: skip
     made: Any = SimpleNamespace(bundle=SimpleNamespace(card={"ladder": [rung]}), parity=None)
     show(made, of_a_site=True)
     table = capsys.readouterr().out
     assert "+0.0" in table and "-0.0" not in table
+    assert "93.0% to 97.0%" in table
 
 
 def test_what_to_type_next_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,6 +172,35 @@ def test_a_bundles_site_has_its_weights(tiny: ModuleType, tmp_path: Path) -> Non
     assert not (tmp_path / "site").exists()
 
 
+def test_a_bundle_that_check_refuses_becomes_no_site(tiny: ModuleType, tmp_path: Path) -> None:
+    good = tiny.bundle()
+    golden = (dataclasses.replace(good.golden[0], probabilities=(0.0, 0.1, 0.9)), *good.golden[1:])
+    bundle.write(tmp_path / "b.zip", dataclasses.replace(good, golden=golden))
+    code, _, errors = export(tmp_path / "b.zip", "--to", "web", "--out", tmp_path / "site")
+    assert code == 2 and "answers 1 of 3 golden photos differently than the trained network" in errors
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize("all_others", [True, False])
+def test_photos_to_calibrate_with_are_not_blamed_for_those_of_the_run(
+    all_others: bool, split_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    """Where the run's own are gone; some of them in another folder are its own, incomplete."""
+    gone = tmp_path / "gone"
+    run = without(split_run, tmp_path / "run", gone, lambda *_: False)
+    for folder in sorted(path for path in tiny_photos.iterdir() if path.is_dir()):
+        for photo in sorted(folder.iterdir())[:4]:
+            (tmp_path / "given" / folder.name).mkdir(parents=True, exist_ok=True)
+            content = photo.read_bytes()
+            (tmp_path / "given" / folder.name / photo.name).write_bytes(content + b"\0" if all_others else content)
+    code, _, errors = export(run, "--int8", "--photos", tmp_path / "given", "--out", tmp_path / "out")
+    assert code == 2
+    if all_others:
+        assert f"the photos of the run {run} are no longer in {gone}" in errors
+    else:
+        assert f"are not in {tmp_path / 'given'} as before" in errors
+
+
 def test_a_run_whose_photos_are_gone_says_so(split_run: Path, tmp_path: Path) -> None:
     shutil.copytree(split_run, tmp_path / "run")
     code, _, errors = export(tmp_path / "run", "--out", tmp_path / "out")
@@ -239,6 +270,33 @@ def test_a_class_without_validation_photos_is_calibrated_with_training_photos(
     assert splits["validation"].counts().tolist() == [3, 0, 3]
     assert calibration.counts().tolist() == [3, 6, 3]
     assert set(calibration.paths) <= {*splits["validation"].paths, *splits["train"].paths}
+
+
+def test_the_photos_of_a_run_that_learned_more_are_found_at_a_new_place(
+    split_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    import dataclasses
+
+    from PIL import Image
+
+    from handlens import checkpoint, files, photos
+    from handlens.compress.job import own_splits
+    from handlens.train import Recipe, start
+
+    root, more = shutil.copytree(tiny_photos, tmp_path / "photos"), tmp_path / "more"
+    (more / "花朵").mkdir(parents=True)
+    for number in range(4):
+        Image.effect_noise((40, 48), 50 + number).save(more / "花朵" / f"{number}.png")
+    recipe = Recipe(continue_run=str(tmp_path / "first"), add=str(more))
+    for name, of in (("first", Recipe(photos=str(root))), ("run", recipe)):
+        shutil.copytree(split_run, tmp_path / name)
+        facts = checkpoint.read_facts(tmp_path / name)
+        files.write_json(tmp_path / name / checkpoint.FACTS, facts | {"recipe": dataclasses.asdict(of)})
+    learned = start.data_of(recipe, None)
+    photos.write_split(tmp_path / "run" / "split.json", learned.splits, learned.sha256, 0)
+    Path(root).rename(tmp_path / "moved")
+    splits, _ = own_splits(tmp_path / "run", checkpoint.load(tmp_path / "run"), tmp_path / "moved")
+    assert {name: len(part) for name, part in splits.items()} == {"train": 21, "validation": 10, "test": 9}
 
 
 def test_calibration_photos_of_two_classes_are_refused(split_run: Path, tiny_photos: Path, tmp_path: Path) -> None:

@@ -126,6 +126,17 @@ def test_layers_in_float_do_not_make_the_file_large(source: Source, stage: Stage
         assert min(sizes) > 0 and 3 * sum(sizes) <= room
 
 
+def test_where_the_file_is_large_already_the_worst_layers_stay_float(
+    source: Source, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "SIZE_SHARE", 0.0)
+    stage.wrong = {"else": 3}
+    with pytest.raises(ladder.NoRungError):
+        climb(source)
+    worst = [name for name, _ in ranked(source.folded, None) if ladder._weights(source.folded, name)]
+    assert stage.kept[5] == tuple(worst[:10])
+
+
 def test_the_correction_is_kept_if_it_helped(source: Source, stage: Stage) -> None:
     stage.wrong, stage.unsure = {7: 0, "else": 3}, {3}
     climbed = climb(source)
@@ -180,6 +191,24 @@ def test_when_none_is_good_the_best_is_named(source: Source, stage: Stage) -> No
     assert best.artifact == {"what": b"minmax 2" * 10}
 
 
+@pytest.mark.parametrize(
+    ("wrong", "options", "ways"),
+    [
+        (1, {"max_drop": 0.0}, "allow more with --max-drop, leave out --int8, or use --float16"),  # all but one agree
+        (4, {"max_drop": 0.0}, "leave out --int8, or use --float16"),
+        (4, {"weights_only": True}, "leave out --weights-only, leave out --int8, or use --float16"),
+    ],
+)
+def test_what_is_said_to_be_tried_can_help(
+    wrong: int, options: dict[str, Any], ways: str, source: Source, stage: Stage
+) -> None:
+    """No loss that is allowed makes up for answers that are too often others."""
+    stage.wrong = {"else": wrong}
+    with pytest.raises(ladder.NoRungError) as caught:
+        climb(source, **options)
+    assert caught.value.hint == ways
+
+
 def test_core_ml_has_no_int8(source: Source) -> None:
     with pytest.raises(HandlensError, match="makes no INT8 file for coreml"):
         ladder.climb(source, "coreml", source.splits["validation"])
@@ -195,6 +224,14 @@ def test_calibration_photos_are_of_all_classes_alike(source: Source) -> None:
     assert np.bincount(predicted, minlength=3).tolist() == [2, 2, 2]
     least = source.reference.predict_batch(ladder.calibration_images(uneven, source, 2)).argmax(1)
     assert sorted(least.tolist()) == [0, 1, 2]  # one of each class, where fewer are asked for
+
+
+def test_the_first_calibration_photos_are_of_all_classes_too(source: Source, tiny_photos: Path) -> None:
+    """Biases are corrected and layers ranked by the first of them alone."""
+    images = ladder.calibration_images(photos.scan(tiny_photos), source, 36)
+    predicted = source.reference.predict_batch(images).argmax(1)
+    assert np.bincount(predicted[: ladder.RANKED_PHOTOS]).tolist() == [11, 11, 10]
+    assert {tuple(np.bincount(predicted[at : at + 3])) for at in range(0, 36, 3)} == {(1, 1, 1)}
 
 
 def test_calibration_photos_without_a_class_are_refused(source: Source) -> None:

@@ -35,6 +35,15 @@ def test_where_there_is_no_converter_installing_is_not_advised(
         raise ModuleNotFoundError(f"No module named '{module}'", name=module)
 
 
+@pytest.mark.parametrize("closed", [("stdout",), ("stdout", "stderr")])
+def test_closed_streams_are_no_matter(closed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `handlens export RUN >&-` has them."""
+    for name in closed:
+        monkeypatch.setattr(sys, name, None)
+    with converting("onnx", nn.Identity()):
+        print("what a converter tells")
+
+
 def test_a_full_disk_is_not_the_networks_fault() -> None:
     with pytest.raises(HandlensError, match="the disk is full"), converting("coreml", nn.Identity()):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from handlens import export
+from handlens import bundle, export
 from handlens.errors import HandlensError
 from handlens.export import job
 from handlens.export.job import Source
@@ -44,6 +46,22 @@ def test_one_conversion_serves_all_weights_of_the_same_layers(source: Source, mo
     wider.classifier[-1] = torch.nn.Linear(wider.classifier[-1].in_features, 7)
     source.float32("onnx", wider)
     assert converted == [source.folded, wider]
+
+
+def test_a_file_that_was_never_run_says_so(source: Source, tmp_path: Path) -> None:
+    """Core ML's: its card has the network's own figures, and none of the file's answers or times."""
+    artifact = {"model.mlpackage/Manifest.json": b"{}"}
+    made = job.finish(source, artifact, "coreml", "float32", tmp_path / "bundle.zip")
+    card = bundle.read(tmp_path / "bundle.zip").card
+    assert made.parity is card["parity"] is None
+    assert card["test"].keys() == {"network"} and card["test"]["network"]["top1"] == 1
+    assert not card.keys() & {"latency", "float32", "ladder"}
+
+
+def test_the_card_names_what_made_and_ran_the_file(source: Source, tmp_path: Path) -> None:
+    card = job.finish(source, source.float32("onnx"), "onnx", "float32", tmp_path / "bundle.zip").bundle.card
+    assert card["versions"].keys() == {"python", "torch", "onnx", "onnxscript", "onnxruntime"}
+    assert card["versions"]["onnxruntime"] == metadata.version("onnxruntime")
 
 
 def test_golden_photos_are_those_that_the_exported_file_answers_alike(source: Source) -> None:

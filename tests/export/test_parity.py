@@ -120,13 +120,10 @@ def test_permuted_classes_are_told_from_wrong_logits(source: Source) -> None:
 
 def test_another_resize_shows_in_the_pixels(source: Source) -> None:
     contract = dataclasses.replace(source.reference.preprocess, resize_px=96)
-    file, photos = exported(source, none, preprocess=contract), source.splits["test"]
-    found = parity.compare(source.reference, file, photos)
-    assert found.greatest > 0
-    where, _ = parity.first_difference(
-        photos.path(0), source.reference, file, source.folded, exporter(none), tolerance=1e-2
-    )
-    assert where == "the pixels (the two contracts have resize_px 36 and 96)"
+    with pytest.raises(HandlensError) as caught:
+        judge(source, none, preprocess=contract)
+    assert "first to differ: the pixels (the two contracts have resize_px 36 and 96)" in caught.value.message
+    assert caught.value.hint == "the file must carry the network's own pixel contract"
 
 
 def test_a_file_changed_after_the_conversion(source: Source) -> None:
@@ -135,6 +132,21 @@ def test_a_file_changed_after_the_conversion(source: Source) -> None:
         source.splits["test"].path(0), source.reference, file, source.folded, exporter(none), tolerance=1e-2
     )
     assert where.startswith("the finished file") and "export again" in hint
+
+
+@pytest.mark.parametrize(("precision", "advice"), [("float16", "leave out --float16"), ("float32", "try another --to")])
+def test_rounding_that_adds_up_blames_no_other_program(source: Source, precision: str, advice: str) -> None:
+    def rounded(net: Net, contract: Preprocess) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Of each layer a little is lost, as float16 would."""
+        infer = torch_runtime.predictor(net, contract, "cpu")
+        return lambda images: tuple(0.99 * values for values in infer(images))  # type: ignore[return-value]
+
+    infer = rounded(source.folded, source.reference.preprocess)
+    file = dataclasses.replace(exported(source, none), infer=infer, precision=precision)
+    where, hint = parity.first_difference(
+        source.splits["test"].path(0), source.reference, file, source.folded, rounded, tolerance=1e-1
+    )
+    assert where.startswith("no part by itself") and advice in hint
 
 
 def test_other_classes_are_refused(source: Source) -> None:
@@ -175,8 +187,9 @@ def test_a_file_that_calls_others_unknown_is_not_kept(source: Source, tmp_path: 
     moved = dataclasses.replace(
         made.parity, got_logits=made.parity.got_logits - 2 * made.parity.got_logits.max(1, keepdims=True)
     )
-    with pytest.raises(HandlensError, match=r"calls \d+ of \d+ test photos unknown, or known, otherwise"):
+    with pytest.raises(HandlensError, match=r"calls \d+ of \d+ test photos unknown, or known, otherwise") as caught:
         job._judge_unknown(moved, Rejection(**saved.rejection))
+    assert all(path in caught.value.message for path in moved.paths[:2])
 
 
 def test_a_near_tie_may_fall_either_way_but_no_further() -> None:
@@ -204,8 +217,20 @@ def test_answers_that_are_no_numbers_pass_in_no_precision(precision: str) -> Non
 
 def test_an_int8_file_whose_answers_are_no_numbers_is_not_kept() -> None:
     found = a_parity("int8", answers([0.9, 0.1], [0.2, 0.8]), answers([np.nan, np.nan], [0.2, 0.8]), [0, 1])
-    with pytest.raises(HandlensError, match="the INT8 file's answers to 1 of 2 test photos are no numbers"):
+    with pytest.raises(HandlensError, match=r"the INT8 file's answers to 1 of 2 test photos are no numbers \(0\.jpg\)"):
         job._judge(found, max_drop=1.0)
+
+
+def test_an_int8_file_that_lost_too_much_names_what_it_lost() -> None:
+    """Ten of the photos that only the network gets right, the greatest difference first."""
+    sure, unsure = [0.9, 0.1], [0.6, 0.4]
+    expected, got = answers(*[sure] * 13, unsure), answers(*[sure] * 2, *[[0.3, 0.7]] * 11, [0.45, 0.55])
+    found = a_parity("int8", expected, got, [0] * 13 + [1])  # the last is won
+    with pytest.raises(HandlensError, match="points of top-1 below the network") as caught:
+        job._judge(found, max_drop=0.0)
+    _, _, lost = caught.value.message.partition("right before and wrong now: ")
+    assert lost.startswith("2.jpg: a 0.9000, exported b 0.7000; 3.jpg: ") and lost.endswith("0.7000 and 1 more")
+    assert lost.count(".jpg") == 10 and "13.jpg" not in lost
 
 
 def test_the_error_of_a_drop_is_paired() -> None:
@@ -217,7 +242,6 @@ def test_the_error_of_a_drop_is_paired() -> None:
     assert found.drop_standard_error == pytest.approx(((2 + 1) / 8 - (1 / 8) ** 2) ** 0.5 / 8**0.5)
 
 
-@pytest.mark.slow
 def test_a_real_file_with_swapped_channels_is_stopped(source: Source, tmp_path: Any) -> None:
     from handlens import export
     from handlens.export import job

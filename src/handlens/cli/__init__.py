@@ -86,6 +86,9 @@ def main() -> None:
 
     Anything else is a bug of handlens and shows its traceback.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started it; another file would take its number
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     # torch's threads (GNU's OpenMP) spin for long while they wait: beside another busy program that made training up to
     # 25 times slower. Sleeping at once made it half as fast on an idle machine; so they spin a little, and then sleep.
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from handlens.run.bundles import Answer, Findings
+    from handlens.run.bundles import Findings
 
 
 def check(
@@ -31,17 +32,14 @@ def check(
       handlens check flowers-int8 --threads 1 --json
     """
     from handlens.cli import screen
-    from handlens.errors import HandlensError
     from handlens.run import bundles
 
     found = bundles.check(bundle, threads)
-    wrong = [answer for answer in found.answers if not answer.ok]
     if json:
-        screen.print_json(_facts(bundle, found, not wrong))
+        screen.print_json(_facts(bundle, found, all(answer.ok for answer in found.answers)))
     else:
         _show(found)
-    if wrong:
-        raise HandlensError(_sentence(bundle, found, wrong), "do not use it here; export again, or use another runtime")
+    refuse_wrong(bundle, found)
 
 
 def _facts(path: str, found: Findings, ok: bool) -> dict[str, Any]:
@@ -87,12 +85,17 @@ def _show(found: Findings) -> None:
         screen.table("", ("photo", "trained network", f"{bundle.runtime} here", "differ by", "right"), lines)
 
 
-def _sentence(path: str, found: Findings, wrong: list[Answer]) -> str:
-    from handlens.errors import counted
+def refuse_wrong(path: str | os.PathLike[str], found: Findings) -> None:
+    """Raise HandlensError where a bundle answers a golden photo otherwise than the trained network did."""
+    from handlens.errors import HandlensError, counted
 
+    wrong = [answer for answer in found.answers if not answer.ok]
+    if not wrong:
+        return
     worst = max(wrong, key=lambda answer: answer.difference)
-    return (
+    raise HandlensError(
         f"{path} answers {len(wrong)} of {counted(len(found.answers), 'golden photo')} differently than the trained "
         f"network: {worst.photo} is {worst.answered} {worst.answered_p:.1%}, was {worst.expected} "
-        f"{worst.expected_p:.1%}, and probabilities differ by {worst.difference:.2g}"
+        f"{worst.expected_p:.1%}, and probabilities differ by {worst.difference:.2g}",
+        "do not use it here; export again, or use another runtime",
     )

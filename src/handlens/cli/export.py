@@ -122,8 +122,10 @@ def export_site(
 
     from handlens import bundle
     from handlens.cli import screen
+    from handlens.cli.check import refuse_wrong
     from handlens.errors import HandlensError, quoted
     from handlens.export import job, web
+    from handlens.run import bundles
 
     if out.suffix.lower() == ".zip":
         folder = quoted(out.with_suffix(""))
@@ -132,6 +134,7 @@ def export_site(
     given = bundle.read(source) if bundle.is_bundle(source) else None
     if given:
         web.check_bundle(given)
+        refuse_wrong(source, bundles.check(source))
         precision = given.precision
     runtime = web.runtime_files(runtime_files, precision)  # now: it takes a connection, what comes next takes minutes
     if given:
@@ -161,8 +164,9 @@ def tell(rung: Rung) -> None:
     if rung.failed:
         screen.note(f"{rung.name}: {rung.failed}")
         return
+    within = "95 % interval {:.1%} to {:.1%}; ".format(*rung.top1_ci95) if rung.top1_ci95 else ""
     screen.note(
-        f"{rung.name}: validation top-1 {rung.top1:.1%} ({-100 * rung.drop + 0.0:+.1f} points), agreement "
+        f"{rung.name}: validation top-1 {rung.top1:.1%} ({within}{-100 * rung.drop + 0.0:+.1f} points), agreement "
         f"{rung.agreement:.1%} (wanted: {SURE_AGREEMENT:.0%}), {rung.size_bytes / 1e6:.2f} MB, {rung.latency_ms:.2f} ms"
         + (f"; in float: {', '.join(rung.kept)}" if rung.kept else "")
     )
@@ -196,11 +200,12 @@ def show(made: Exported, of_a_site: bool = False) -> None:
     card = made.bundle.card
     if "ladder" in card:
         rows = [
-            (rung["name"], "failed", "", "", "", "", "")
+            (rung["name"], "failed", "", "", "", "", "", "")
             if rung["failed"]
             else (
                 rung["name"],
                 f"{rung['top1']:.1%}",
+                "{:.1%} to {:.1%}".format(*rung["top1_ci95"]),
                 f"{-100 * rung['drop'] + 0.0:+.1f}",
                 f"{rung['agreement']:.1%}",
                 f"{rung['size_bytes'] / 1e6:.2f}",
@@ -209,7 +214,8 @@ def show(made: Exported, of_a_site: bool = False) -> None:
             )
             for rung in card["ladder"]
         ]
-        columns = ("rung, on four views of each validation photo", "top-1", "points", "agreement", "MB", "ms", "")
+        what = "rung, on four views of each validation photo"
+        columns = (what, "top-1", "95 % interval", "points", "agreement", "MB", "ms", "")
         screen.table("", columns, rows)
     if made.parity is None:
         screen.say("not checked on photos: Core ML runs on Apple's systems only; check it there before it is used")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from handlens import checkpoint
+from handlens import checkpoint, files
 from handlens import export as export_room
-from handlens import photos as photos_room
 from handlens.compress import ladder
 from handlens.errors import HandlensError, not_one_of
 from handlens.export import job
@@ -109,7 +109,8 @@ def own_splits(
     """The run's splits in the checkpoint's classes, and the photos to calibrate with: never those of its test split.
 
     These are the run's validation photos, with training photos of classes that have none there. `photos` are the run's
-    own at a new place if they hold all of its test photos; else others to calibrate with.
+    own at a new place if they hold all photos of its splits; else others to calibrate with, and the run's own must be
+    where its recipe says. Raises HandlensError where the run's own are not found.
     """
     stored = Path(run, start.SPLIT)
     if not stored.is_file():
@@ -122,18 +123,26 @@ def own_splits(
     if photos is None:
         splits = in_its_classes(start.data_of(recipe, stored).splits)
         return splits, _of_every_class(splits)
-    given, findings, _ = start.look(os.fspath(photos), None, is_split=True)
     try:
-        splits = in_its_classes(photos_room.read_split(stored, given, findings.sha256))
+        splits = in_its_classes(start.data_of(dataclasses.replace(recipe, photos=os.fspath(photos)), stored).splits)
         return splits, _of_every_class(splits)
     except HandlensError as why_not:
+        given, findings, _ = start.look(os.fspath(photos), None, is_split=True)
         try:
             data = start.data_of(recipe, stored)
-        except HandlensError:
-            raise why_not from None  # the run's own at a new place, but not all of them
+        except HandlensError as gone:
+            # Some of the run's own are there, at a new place, but not all of them; or others, to calibrate with.
+            raise (why_not if _holds_some(stored, findings.sha256.values()) else gone) from None
     held_out = {data.sha256[path] for path in data.splits["test"].paths}
     others = given.without([path for path in given.paths if findings.sha256[path] in held_out])
     return in_its_classes(data.splits), start.counted_in(others, found.classes)
+
+
+def _holds_some(stored: Path, sha256: Iterable[str]) -> bool:
+    """Whether any of these contents is that of a photo in a stored split."""
+    value = files.read_json(stored)
+    parts = [part for part in value.values() if isinstance(part, dict)] if isinstance(value, dict) else []
+    return not {*sha256}.isdisjoint(str(content) for part in parts for content in part.values())
 
 
 def _of_every_class(splits: Mapping[str, Photos]) -> Photos:

@@ -15,6 +15,7 @@ import numpy as np
 from handlens import photos as photos_room
 from handlens.compress.observe import Observer, Quantize
 from handlens.errors import HandlensError, NotHereError
+from handlens.evaluate.metrics import wilson
 from handlens.export import folded, job, parity
 from handlens.export.job import Progress, Source, named
 from handlens.nets import Net
@@ -39,8 +40,9 @@ WEIGHTS_ONLY = "weights only"
 class Rung:
     """One way to INT8 and what came of it on the validation split, each photo in four `views`.
 
-    top1, drop, agreement: fractions, against the float network on the same views. divergence: of the probabilities
-    from the float ones, in nats. kept: names of the layers in float. failed: why there is no file of it, or "".
+    top1, drop, agreement: fractions, against the float network on the same views. top1_ci95: Wilson's 95 % interval, a
+    photo's views counted as one. divergence: of the probabilities from the float ones, in nats. kept: names of the
+    layers in float. failed: why there is no file of it, or "".
     """
 
     name: str
@@ -52,6 +54,7 @@ class Rung:
     divergence: float = math.inf
     kept: tuple[str, ...] = ()
     failed: str = ""
+    top1_ci95: tuple[float, float] | None = None
 
     def good(self, max_drop: float, min_agreement: float) -> bool:
         """Whether the loss is within `max_drop` and so many of the answers are the same."""
@@ -96,8 +99,8 @@ def climb(
 ) -> Climbed:
     """Try rung after rung until one is good on the validation split, in four `views`; `tried` is told of each.
 
-    Good is a loss of at most `max_drop` with 99 % of the answers the same, or all but one; if no rung is, the one that
-    agrees most is kept, if it has 98 %.
+    Good is a loss of at most `max_drop` with 99 % of the answers the same, or all but one; if no rung is, of those that
+    lose no more and have 98 % the one that agrees most is kept.
 
     The rungs: static quantisation with per-channel weights and ranges by min-max, then by each better observer; the
     weights equalised and their biases corrected; the most sensitive layers left in float; of all these what changed
@@ -144,6 +147,7 @@ def climb(
             latency_ms=job.latency(exported, threads)["median_ms"],
             divergence=found.divergence,
             kept=kept,
+            top1_ci95=wilson(round(found.top1 * len(validation)), len(validation)),
         )
         done.append(rung)
         tried(rung)
@@ -157,12 +161,18 @@ def climb(
     if enough is not None:
         return enough
     assert best is not None
+    more_lost = any(rung.good(math.inf, least) for rung in done)
+    ways = [
+        *(["allow more with --max-drop"] if more_lost else []),
+        *(["leave out --weights-only"] if weights_only else []),
+        "leave out --int8",
+        "use another --to" if to == "executorch" else "use --float16",
+    ]
     raise NoRungError(
         f"no way to INT8 for {to} stayed within {100 * max_drop:g} points of top-1 with {MIN_AGREEMENT:.0%} of the "
         f"answers the same; the best, {best.rung.name!r}, loses {100 * best.rung.drop:.1f} points and agrees on "
         f"{best.rung.agreement:.1%}",
-        ("allow more with --max-drop, " if best.rung.drop > max_drop else "")
-        + ("leave out --int8, or use another --to" if to == "executorch" else "leave out --int8, or use --float16"),
+        f"{', '.join(ways[:-1])}, or {ways[-1]}",
         best,
     )
 
@@ -252,7 +262,7 @@ def _rungs(
 
     @functools.cache
     def ranking(corrected: bool) -> tuple[str, ...]:
-        """The most sensitive first, without those that would make the file large, if there are others."""
+        """The most sensitive first, without those that would make the file large; all of them where each would."""
         judged = equal if corrected else unchanged
         room_bytes = SIZE_SHARE * 4 * _weights(judged) - done[_best(done)].size_bytes
         left = room_bytes / 3  # weights: in float each takes three bytes more
@@ -325,8 +335,9 @@ def _inputs(images: np.ndarray, preprocess: Preprocess) -> Any:
 def calibration_images(photos: Photos, source: Source, count: int) -> np.ndarray:
     """`count` photos or all, as many of each class as there are, through the pixel contract: uint8 (N, H, W, 3).
 
-    At least one of each class, also where `count` is less.
-    None of them is of the test split. Raises HandlensError when photos of a class are missing, or there are none.
+    At least one of each class, also where `count` is less. The classes take turns: the first few photos, which are all
+    that some rungs look at, are of every class too. None of them is of the test split.
+    Raises HandlensError when photos of a class are missing, or there are none.
     """
     classes = source.checkpoint.classes
     wanted = photos.as_classes(classes) if photos.classes != classes else photos
@@ -342,5 +353,5 @@ def calibration_images(photos: Photos, source: Source, count: int) -> np.ndarray
     chosen: list[int] = []
     for rank in range(max(map(len, shuffled))):
         chosen += [int(own[rank]) for own in shuffled if rank < len(own)]
-    picked = wanted.select(sorted(chosen[: max(count, len(classes))]))
+    picked = wanted.select(chosen[: max(count, len(classes))])
     return np.concatenate([images for images, _ in photos_room.batches(picked, source.checkpoint.preprocess, 32)])

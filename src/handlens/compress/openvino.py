@@ -21,6 +21,7 @@ from handlens.nets import Net
 from handlens.preprocess import Preprocess
 
 OBSERVERS: tuple[Observer, ...] = ("minmax", "mse")  # those that NNCF has; it corrects biases by itself
+LAYERS = ("Convolution", "GroupConvolution", "MatMul")  # kinds with weights
 
 
 def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, plain: Plain | None = None) -> Quantize:
@@ -82,7 +83,7 @@ def _make_weights_small(model: Any, keep_float: Collection[str]) -> None:
 
     for op in model.get_ordered_ops():
         kind, weights = op.get_type_name(), op.input_value(1).get_node() if op.get_input_size() > 1 else None
-        if kind not in ("Convolution", "GroupConvolution", "MatMul") or op.get_friendly_name() in keep_float:
+        if kind not in LAYERS or op.get_friendly_name() in keep_float:
             continue
         if weights is None or weights.get_type_name() != "Constant":
             continue
@@ -111,18 +112,16 @@ def _convolutions(net: Net, image_px: int) -> list[str]:
 
 
 def _kept(model: Any, net: Net, order: list[str], keep_float: Collection[str]) -> list[str]:
-    """OpenVINO's names of what stays float: the scaling of pixels, and what the named modules compute.
+    """OpenVINO's names of what stays float: all that is done to the pixels, and what the named modules compute.
 
     Convolutions are numbered as they run; matrices are known by their weights.
     """
-    kept = []
+    kept = _before(model)
     parameters = [value for name in keep_float for value in net.get_submodule(name).parameters()]
     matrices = [value.detach().numpy() for value in parameters if value.ndim == 2]
-    begun = False
     for op in model.get_ordered_ops():
         name = op.get_friendly_name()
         if found := re.match(r"convolution(?:_(\d+))?/", name):
-            begun = True
             module = order[int(found[1] or 0)]
             if any(module == given or module.startswith(f"{given}.") for given in keep_float):
                 kept.append(name)
@@ -131,9 +130,24 @@ def _kept(model: Any, net: Net, order: list[str], keep_float: Collection[str]) -
             weights = weights if op.get_attributes()["transpose_b"] else weights.T
             if any(np.array_equal(weights, matrix) for matrix in matrices):
                 kept.append(name)
-        elif not begun and op.get_type_name() in ("Multiply", "Add"):
-            kept.append(name)
     return kept
+
+
+def _before(model: Any) -> list[str]:
+    """OpenVINO's names of what makes the network's input of the pixels: all before the first layer with weights."""
+    ops = model.get_ordered_ops()
+    first = next(op for op in ops if op.get_type_name() in LAYERS)
+    within = _leading_to(model, first.input_value(0))
+    return [op.get_friendly_name() for op in ops if op.get_friendly_name() in within and op.get_input_size()]
+
+
+def _leading_to(model: Any, value: Any) -> set[str]:
+    """OpenVINO's names of what a value is computed from, and of what gives it."""
+    within = {value.get_node().get_friendly_name()}
+    for op in reversed(model.get_ordered_ops()):
+        if op.get_friendly_name() in within:
+            within.update(given.get_node().get_friendly_name() for given in op.input_values())
+    return within
 
 
 def _behind(model: Any) -> list[str]:
@@ -143,13 +157,9 @@ def _behind(model: Any) -> list[str]:
     """
     lowered = model.output("logits").get_node().input_value(0).get_node()
     assert lowered.get_type_name() == "Subtract"
-    within = {lowered.input_value(0).get_node().get_friendly_name()}
-    ops = model.get_ordered_ops()
-    for op in reversed(ops):
-        if op.get_friendly_name() in within:
-            within.update(value.get_node().get_friendly_name() for value in op.input_values())
+    within = _leading_to(model, lowered.input_value(0))
     return [
         op.get_friendly_name()
-        for op in ops
+        for op in model.get_ordered_ops()
         if op.get_friendly_name() not in within and op.get_type_name() not in ("Constant", "Result")
     ]

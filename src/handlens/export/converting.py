@@ -7,12 +7,14 @@ import importlib.util
 import io
 import logging
 import os
+import platform
 import random
 import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -49,6 +51,15 @@ def check_installed(target: str, int8: bool = False) -> None:
     for package, module in (_NEEDED[target] | (_NEEDED_FOR_INT8.get(target, {}) if int8 else {})).items():
         if importlib.util.find_spec(module) is None:
             raise _not_installed(target, package)
+
+
+def versions(target: str, int8: bool = False) -> dict[str, str]:
+    """The installed versions of what makes a target's files and runs them, by package, and of torch and Python."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", *_NEEDED[target], *(_NEEDED_FOR_INT8.get(target, {}) if int8 else {})):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def _not_installed(target: str, package: str) -> HandlensError:
@@ -105,10 +116,13 @@ def _last(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Drop what is written to the standard streams, also by libraries in C++."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = {number: os.dup(number) for number in (1, 2)}
+    """Drop what is written to the standard streams, also by libraries in C++; either may be closed."""
+    kept = {}
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream:
+            stream.flush()
+            with contextlib.suppress(OSError):
+                kept[number] = os.dup(number)
     with tempfile.TemporaryFile() as nowhere, contextlib.ExitStack() as python:
         python.enter_context(contextlib.redirect_stdout(io.StringIO()))
         python.enter_context(contextlib.redirect_stderr(io.StringIO()))

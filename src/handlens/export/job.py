@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 import handlens
-from handlens import bundle, export, files
+from handlens import bundle, evaluate, export, files
 from handlens.checkpoint import Checkpoint
 from handlens.cost.latency import measure
 from handlens.errors import HandlensError, counted
 from handlens.evaluate import Scores
 from handlens.evaluate.unknown import Rejection
 from handlens.export import parity
+from handlens.export.converting import versions
 from handlens.export.exchange import exchanged
 from handlens.nets import Net
 from handlens.photos import Photos
@@ -160,7 +161,7 @@ def finish(
         net=source.checkpoint.name,
         classes=source.checkpoint.classes,
         preprocess=source.checkpoint.preprocess,
-        card=card(source, artifact, precision, exported, found, rungs, threads, licence),
+        card=card(source, artifact, to, precision, exported, found, rungs, threads, licence),
         calibration=source.checkpoint.calibration,
         rejection=source.checkpoint.rejection,
     )
@@ -173,15 +174,16 @@ def _judge(found: parity.Parity, max_drop: float) -> None:
     """INT8 rounds on purpose: it is held to accuracy, not to equal probabilities."""
     if broken := int((found.guessed < 0).sum()):
         raise HandlensError(
-            f"the INT8 file's answers to {broken} of {counted(len(found.paths), 'test photo')} are no numbers, and it "
-            "was not kept",
+            f"the INT8 file's answers to {broken} of {counted(len(found.paths), 'test photo')} are no numbers "
+            f"({_first(np.flatnonzero(found.guessed < 0), found)}), and it was not kept",
             "calibrate with other photos, or leave out --int8",
         )
     allowed = max(max_drop, 1.96 * found.drop_standard_error)
     if found.drop > allowed:
         raise HandlensError(
             f"on {counted(len(found.paths), 'test photo')} the INT8 file is {100 * found.drop:.1f} points of top-1 "
-            f"below the network, where {100 * allowed:.1f} are allowed, and was not kept",
+            f"below the network, where {100 * allowed:.1f} are allowed, and was not kept; right before and wrong now: "
+            f"{parity.told(found.lost())}",
             "calibrate with more photos, or allow more with --max-drop",
         )
 
@@ -190,9 +192,15 @@ def _judge_unknown(found: parity.Parity, rejection: Rejection) -> None:
     if len(other := found.unknown_otherwise(rejection)):
         raise HandlensError(
             f"the exported file calls {len(other)} of {counted(len(found.paths), 'test photo')} unknown, or known, "
-            f"otherwise than the network ({found.paths[other[0]]} ...), and was not kept",
+            f"otherwise than the network ({_first(other, found)}), and was not kept",
             "try another --to, and report it with the versions of `handlens env`",
         )
+
+
+def _first(indices: np.ndarray, found: parity.Parity) -> str:
+    """The first of these photos, by name."""
+    more = " ..." if len(indices) > parity.SHOWN else ""
+    return ", ".join(found.paths[index] for index in indices[: parity.SHOWN]) + more
 
 
 def classifier(
@@ -253,6 +261,7 @@ def golden(source: Source, exported: Classifier | None, shipped: bundle.Bundle) 
 def card(
     source: Source,
     artifact: Mapping[str, bytes],
+    to: str,
     precision: str,
     exported: Classifier | None,
     found: parity.Parity | None,
@@ -260,7 +269,10 @@ def card(
     threads: int,
     licence: str,
 ) -> dict[str, Any]:
-    """What a reader of the bundle should know of it, all of it measured or written down, none of it typed in."""
+    """What a reader of the bundle should know of it, all of it measured or written down, none of it typed in.
+
+    "parity" is None where the file was never run, which no machine but Apple's does with Core ML's.
+    """
     checkpoint = source.checkpoint
     facts: dict[str, Any] = {
         "run": source.name,
@@ -273,15 +285,20 @@ def card(
         "weights_float32_bytes": 4 * sum(parameter.numel() for parameter in source.folded.parameters()),
         "date": datetime.date.today().isoformat(),
         "handlens_version": handlens.__version__,
+        "versions": versions(to, int8=precision == "int8"),
         "processor": processor(),
         "licence": licence or "not stated: ask whose photos and pretrained weights these are",
     }
-    if exported is not None and found is not None:
+    if exported is None or found is None:  # never run: what is known is known of the network alone
+        facts["parity"] = None
+        if len(test := source.splits["test"]):
+            facts["test"] = {"network": _top1(evaluate.score(source.reference.infer, test, checkpoint.preprocess))}
+    else:
         both = {
             name: Scores(probabilities=answers, labels=found.labels, classes=found.classes, paths=found.paths)
             for name, answers in (("network", found.expected), ("exported", found.got))
         }
-        facts["test"] = {name: {"top1": s.top1, "top1_ci95": list(s.top1_ci95)} for name, s in both.items()}
+        facts["test"] = {name: _top1(scores) for name, scores in both.items()}
         facts["parity"] = found.to_dict()
         if checkpoint.rejection:
             other = found.unknown_otherwise(Rejection(**checkpoint.rejection))
@@ -293,6 +310,10 @@ def card(
     if rungs is not None:
         facts["ladder"] = rungs
     return facts
+
+
+def _top1(scores: Scores) -> dict[str, Any]:
+    return {"top1": scores.top1, "top1_ci95": list(scores.top1_ci95)}
 
 
 def latency(exported: Classifier, threads: int, runs: int = LATENCY_RUNS) -> dict[str, Any]:

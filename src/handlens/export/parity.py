@@ -114,7 +114,16 @@ class Parity:
         gap = np.abs(self.expected - self.got).max(1)
         other = (self.expected.argmax(1) != self.guessed) & ~self.close
         gap[self.guessed < 0] = np.inf
-        order = sorted(np.flatnonzero((gap > self.tolerance) | other | (self.guessed < 0)), key=lambda i: -gap[i])
+        return self._sorted((gap > self.tolerance) | other | (self.guessed < 0), gap)
+
+    def lost(self) -> list[Difference]:
+        """The photos that the network answers rightly and the exported file does not, the greatest difference first."""
+        gap = np.abs(self.expected - self.got).max(1)
+        gap[self.guessed < 0] = np.inf
+        return self._sorted((self.expected.argmax(1) == self.labels) & (self.guessed != self.labels), gap)
+
+    def _sorted(self, chosen: np.ndarray, gap: np.ndarray) -> list[Difference]:
+        """What is said of the chosen photos, by their `gap` (N,)."""
         return [
             Difference(
                 photo=self.paths[i],
@@ -124,7 +133,7 @@ class Parity:
                 got_probability=float(self.got[i].max()),
                 greatest=float(gap[i]),
             )
-            for i in order
+            for i in sorted(np.flatnonzero(chosen), key=lambda i: -gap[i])
         ]
 
     def unknown_otherwise(self, rejection: Rejection) -> np.ndarray:
@@ -209,6 +218,18 @@ def compare(
     )
 
 
+def told(differences: Sequence[Difference]) -> str:
+    """The first SHOWN photos that differ, with both answers to each, and how many more there are."""
+    more = f" and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+    return (
+        "; ".join(
+            f"{d.photo}: {d.expected} {d.expected_probability:.4f}, exported {d.got} {d.got_probability:.4f}"
+            for d in differences[:SHOWN]
+        )
+        + more
+    )
+
+
 Convert = Callable[[Net, Preprocess], Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]
 """A network and its contract -> the function of uint8 photos that its exported file is on the target's runtime."""
 
@@ -223,16 +244,11 @@ def gate(parity: Parity, reference: Classifier, exported: Classifier, net: Net, 
     if not differing:
         return
     photo = photos.root / differing[0].photo
-    named = "; ".join(
-        f"{d.photo}: {d.expected} {d.expected_probability:.4f}, exported {d.got} {d.got_probability:.4f}"
-        for d in differing[:SHOWN]
-    )
-    more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
     where, hint = first_difference(photo, reference, exported, net, again, 10 * parity.tolerance)
     raise HandlensError(
         f"the exported file answers {len(differing)} of {counted(len(parity.paths), 'photo')} otherwise than the "
         f"network (probabilities may differ by {parity.tolerance:g}, they do by {parity.greatest:.2g}), and was not "
-        f"kept: {named}{more}; first to differ: {where}",
+        f"kept: {told(differing)}; first to differ: {where}",
         hint,
     )
 
@@ -264,6 +280,11 @@ def first_difference(
         got = again(probe, reference.preprocess)(images)[1]
         if not _near(got, expected, tolerance):
             return name, _TRY[name.split(" ")[0]]
+    if _near(exported.infer(images)[1], got, tolerance / 100):  # of the last probe, which is the network
+        where = "no part by itself (exported again, the network gives the file's answer)"
+        if exported.precision == "float16":
+            return where, "rounding to float16 adds up: leave out --float16"
+        return where, "rounding adds up: try another --to, and report it with the versions of `handlens env`"
     return (
         "the finished file (exported again, nothing differs)",
         "it was changed after the conversion: export again, and look at what writes to that place",
