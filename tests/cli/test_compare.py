@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -49,6 +50,20 @@ def test_latency_is_measured(compared: Run) -> None:
     line = next(line for line in out.splitlines() if line.startswith("mobilenet_v3_small_035 "))
     assert float(line.split()[6]) > 0 and line.endswith("MACs, parameters, size, latency")
     assert out.splitlines()[-1] == "measured with 1 thread, 3 runs each"
+
+
+def test_small_numbers_of_an_axis_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    from handlens.cost import picture
+
+    figures: list[Any] = []
+    monkeypatch.setattr(picture, "_png", figures.append)
+    row = {"family": "a", "top1": 60.0, "macs": 4e7, "num_params": 3.3e5, "size_bytes": 1.3e6}
+    picture.side_by_side([row | {"name": "small"}, row | {"name": "large", "num_params": 8e5, "top1": 70.0}])
+    (figure,) = figures
+    figure.canvas.draw()
+    ticks = [*figure.axes[1].get_xticklabels(), *figure.axes[1].get_xticklabels(minor=True)]
+    texts = [tick.get_text() for tick in ticks if tick.get_text()]
+    assert "0.6" in texts and not any("e" in text for text in texts)
 
 
 def test_picture(compared: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,19 @@ def test_what_sees_everything_says_so(costs: Run) -> None:
     assert "\n* and the whole photo by a factor" in out and " 511* " in out
 
 
+def test_the_bars_are_shares_of_what_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GoogLeNet's auxiliary classifiers, almost half of its parameters, are not in them."""
+    from handlens.cost import picture, report_on
+
+    figures: list[Any] = []
+    monkeypatch.setattr(picture, "_png", figures.append)
+    picture.by_stage(report_on("googlenet", 96), "googlenet")
+    bars = figures[0].axes[0]
+    assert bars.get_ylabel() == "share of what is run, %"
+    heights = [patch.get_height() for patch in bars.patches]
+    assert sum(heights) == pytest.approx(200)
+
+
 def test_picture(costs: Run, tmp_path: Path) -> None:
     code, _, _ = costs("mobilenet_v3_small_035", "--picture", "cost.png")
     assert code == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from handlens import cli
+from handlens import cli, files
 from handlens.experiments import EXPERIMENTS
 
 Run = Callable[..., tuple[int, str, str]]
@@ -41,7 +41,7 @@ def test_numbers_and_figure_are_written(call: Run, tmp_path: Path) -> None:
     code, out, err = call("relu-collapse", "--seed", 3)
     assert (code, err) == (0, "")
     folder = tmp_path / "experiments" / "relu-collapse"
-    assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "numbers.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [files.MADE, "figure.png", "numbers.json"]
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     facts = json.loads((folder / "numbers.json").read_text("utf-8"))
     assert facts["settings"]["seed"] == facts["data"]["seed"] == 3
@@ -55,6 +55,10 @@ def test_json_is_one_value_on_standard_output(call: Run, tmp_path: Path) -> None
     assert facts.pop("out") == str(tmp_path / "a b")
     assert facts == json.loads((tmp_path / "a b" / "numbers.json").read_text("utf-8"))
     assert call("relu-collapse", "--out", tmp_path / "a b")[0] == 0  # replaces its own two files
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "figure.png").write_bytes(b"a photo")
+    code, out, err = call("relu-collapse", "--out", tmp_path / "class")
+    assert (code, out) == (2, "") and "class has photos in it, such as figure.png" in err
 
 
 def test_a_training_one_on_photos_given(call: Run, tiny_photos: Path, tmp_path: Path) -> None:
@@ -63,6 +67,21 @@ def test_a_training_one_on_photos_given(call: Run, tiny_photos: Path, tmp_path: 
     facts = json.loads((tmp_path / "experiments" / "residual" / "numbers.json").read_text("utf-8"))
     assert facts["data"]["photos"] == str(tiny_photos) and facts["data"]["epochs"] == 1
     assert "resnet56" in out
+    assert "24 px, 1 epoch\n" in out.replace(" \n", "\n") and "1 epochs" not in out
+    told = next(line for line in out.splitlines() if line.startswith("measured on: "))
+    assert f"photos: {tiny_photos}" in told and "; split seed: 0; seed: 0; epochs: 1" in told and "classes: 3;" in told
+
+
+@pytest.mark.parametrize("file", ["figure.png", "numbers.json"])
+def test_what_cannot_be_written_is_told_before_the_training(
+    call: Run, tmp_path: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handlens.experiments.run", lambda *_, **__: pytest.fail("it was run"))
+    (tmp_path / "a" / file).mkdir(parents=True)
+    code, out, err = call("residual", "--out", tmp_path / "a")
+    assert (code, out) == (2, "") and f"{file} is a folder" in err
+    (tmp_path / "b").write_text("")
+    assert "b is no folder" in call("residual", "--out", tmp_path / "b")[2]
 
 
 @pytest.mark.parametrize(

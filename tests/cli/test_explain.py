@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import handlens
-from handlens import checkpoint, cli, nets, photos
+from handlens import checkpoint, cli, files, nets, photos
 from handlens.preprocess import Preprocess
 
 Explain = Callable[..., tuple[int, str, str]]
@@ -138,12 +138,29 @@ def test_the_map_is_upright(numbers: Callable[..., Any], tmp_path: Path) -> None
     assert first["focus"] != pytest.approx([0.5, 0.5], abs=1e-3)
 
 
+def test_its_pictures_are_no_photos_and_go_to_none(
+    explain: Explain, tiny_run: Path, tiny_photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_photos, "mine")
+    before = photos.scan("mine")
+    monkeypatch.chdir("mine")
+    for out in ((), ("--out", "花朵/why"), ()):  # by default, in a class, and once more
+        assert explain(tiny_run, "花朵/00.jpg", *out)[0] == 0
+    assert photos.scan(".").paths == before.paths and photos.scan(".").classes == before.classes
+    monkeypatch.setattr("handlens.cli.explain.load", lambda *_: pytest.fail("loaded before it was told"))
+    for folder in ("花朵", "."):
+        code, out, err = explain(tiny_run, "--out", folder)
+        assert (code, out) == (2, "")
+        assert f"{folder} has photos in it, such as " in err and "choose another --out, a new folder" in err
+    assert not Path("花朵", files.MADE).exists()
+
+
 def test_photos_of_the_same_name_and_broken_ones(explain: Explain, tiny_run: Path, tiny_photos: Path) -> None:
     Path("broken.jpg").write_bytes(b"no photo")
     code, out, err = explain(tiny_run, tiny_photos / "花朵/00.jpg", "broken.jpg", tiny_photos / "blue sky/00.jpg")
     assert code == 0
     assert "left out: broken.jpg" in err
-    assert {path.name for path in Path("explained").iterdir()} == {"gradcam-00.png", "gradcam-00-2.png"}
+    assert {path.name for path in Path("explained").glob("[!.]*")} == {"gradcam-00.png", "gradcam-00-2.png"}
     lines = out.splitlines()
     assert lines[0].split()[:3] == ["photo", "answer", "explained"]
     assert "花朵" in lines[1] and "blue sky" in lines[2]

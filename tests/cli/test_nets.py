@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,22 @@ def test_costs_are_counted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert first == {"mobilenet_v2": [3_504_872, 300_774_272]}
     monkeypatch.setattr(cost, "count", lambda name: pytest.fail(f"{name} is counted again"))
     assert command._costs(["mobilenet_v2"]) == first
+
+
+def test_costs_are_counted_anew_by_another_way_of_counting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from handlens import cost
+
+    monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path))
+    monkeypatch.setattr(cost, "count", lambda name: (1, 2))
+    assert command._costs(["resnet20"]) == {"resnet20": [1, 2]}
+    shutil.copytree(Path(str(cost.__file__)).parent, tmp_path / "cost")
+    monkeypatch.setattr(cost, "__file__", str(tmp_path / "cost" / "__init__.py"))
+    monkeypatch.setattr(cost, "count", lambda name: pytest.fail(f"{name} is counted again"))
+    assert command._costs(["resnet20"]) == {"resnet20": [1, 2]}
+    with (tmp_path / "cost" / "counts.py").open("a") as source:
+        source.write("# another rule")
+    monkeypatch.setattr(cost, "count", lambda name: (3, 4))
+    assert command._costs(["resnet20"]) == {"resnet20": [3, 4]}
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_not_to_answer(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -89,6 +90,15 @@ def test_peaks_are_what_the_allocator_gives_out(name: str, settled: Settled) -> 
     assert settled(lambda: memory.peak_training_bytes(net, px)) == pytest.approx(measured, rel=0.01)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg11", "mobilenet_v2", "shufflenet_v2_x1_0"])
+def test_a_pass_keeps_no_map_that_it_does_not_need(name: str, settled: Settled) -> None:
+    """It takes what torchvision's same network takes, which gives no maps but the last."""
+    ours = nets.on_meta(name)
+    theirs = torchvision.models.get_model(name, weights=None)
+    expected = settled(lambda: memory.peak_inference_bytes(theirs, 224))
+    assert settled(lambda: memory.peak_inference_bytes(ours, 224)) <= expected
+
+
 def test_by_hand(settled: Settled) -> None:
     """A photo of 12 kB; maps of 4 channels have 16 kB."""
 
@@ -144,6 +154,14 @@ def test_int8_by_hand() -> None:
     attention = vit.encoder.layers[0].self_attention
     assert memory.weight_bytes(attention).int8 == 192 * 576 + 576 * 8 + 192 * 192 + 192 * 8
     assert memory.weight_bytes(vit.tokens).int8 == 4 * (192 + 50 * 192)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_int8_is_without_auxiliary_classifiers(name: str) -> None:
+    """They are in the file that training continues from, and in nothing that is run."""
+    full, without = (memory.weight_bytes(nets.on_meta(name, aux=aux)) for aux in (True, False))
+    assert full.int8 == without.int8
+    assert full.float32 > without.float32
 
 
 def test_int8_is_near_a_quarter() -> None:

@@ -223,6 +223,26 @@ CASES: dict[str, tuple[Callable[[Any, Tensor], Tensor], tuple[Any, ...]]] = {
     "attention in windows": (lambda m, x: attend(windows(m.a(x))), (None, False, None, None)),  # not known
     "transposed": (lambda m, x: F.conv_transpose2d(m.c(m.a(x)), m.c.weight, stride=2), (None, False, None, None)),
     "enlarged": (lambda m, x: F.interpolate(m.a(x), scale_factor=2, mode="bilinear"), (None, False, None, None)),
+    "gate, then something unknown": (
+        lambda m, x: F.interpolate(m.a(x) * m.b(x).mean((2, 3), keepdim=True), scale_factor=2),
+        (None, False, None, None),
+    ),
+    "gate on something unknown": (
+        lambda m, x: F.interpolate(m.a(x), scale_factor=2) * m.b(x).mean((2, 3), keepdim=True),
+        (None, False, None, None),
+    ),
+    "gate, then mixed along one side": (
+        lambda m, x: F.group_norm(m.a(x), 2).softmax(3) * 1,
+        (None, False, None, None),
+    ),
+    "norm of something unknown": (
+        lambda m, x: F.group_norm(F.interpolate(m.a(x), size=33), 2),
+        (None, False, None, None),
+    ),
+    "all of it, then something unknown": (
+        lambda m, x: F.interpolate(m.a(x) + m.a(x).mean((2, 3), keepdim=True), size=33),
+        (None, True, None, None),
+    ),
     "after something unknown": (lambda m, x: m.c(F.interpolate(m.a(x), size=33)) + 0, (None, False, None, None)),
 }  # fmt: skip
 

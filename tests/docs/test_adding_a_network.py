@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from handlens import cost, nets
-from handlens.nets import layers, published, weights
+from handlens.nets import contracts, layers, published, weights
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-network.md"
 THE_FILE, THE_LINE, ITS_WEIGHTS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.M)
@@ -80,10 +80,12 @@ def test_its_face() -> None:
 @pytest.mark.usefixtures("registered")
 def test_the_line_of_its_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (row,) = eval(f"[{ITS_WEIGHTS}]", {"Published": published.Published, "TV": published.TV})
-    monkeypatch.setattr(weights, "PUBLISHED", (*weights.PUBLISHED, row))
+    for module in (contracts, weights):  # also where the page was followed, and the row is there
+        monkeypatch.setattr(module, "PUBLISHED", (*(other for other in module.PUBLISHED if other != row), row))
     theirs = torchvisions(1.0)
     torch.save(theirs.state_dict(), tmp_path / row.file)
     assert weights.published("mnasnet1_0") == [row]
     found = weights.find("mnasnet1_0", str(tmp_path / row.file))
     assert (found.source, found.preprocess, found.num_classes) == ("torchvision", published.TV, 1000)
+    assert found.guess == ""
     assert torch.equal(weights.load(found).classifier[-1].weight, theirs.classifier[-1].weight)

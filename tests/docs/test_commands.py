@@ -29,7 +29,7 @@ from handlens.train.recipe import choose
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LONG = ("demo", "draw-flowers", "export", "serve")  # have tests of their own: here they are parsed
-TRAIN_FOR_MINUTES = ("normalisation", "batch-norm", "residual", "multipliers", "linear-bottleneck")  # as have these
+TRAIN_FOR_MINUTES = ("normalisation", "batch-norm", "residual", "multipliers", "linear-bottleneck")  # of experiments
 TRANSLATED = {"tour.zh.md": "tour.md"}  # the same commands, run once
 
 
@@ -201,11 +201,13 @@ def type_in(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-def story(page: Path) -> Iterator[list[str]]:
+def story(page: Path, training: bool = False) -> Iterator[list[str]]:
+    """The commands of a page; with `training` those of experiments that train as well, on tiny photos for an epoch."""
     for line in shell_lines(page):
         arguments = shlex.split(line)[1:]
-        if arguments[0] not in LONG and not (arguments[0] == "experiment" and arguments[1] in TRAIN_FOR_MINUTES):
-            yield arguments
+        long = arguments[0] == "experiment" and arguments[1] in TRAIN_FOR_MINUTES
+        if arguments[0] not in LONG and (training or not long):
+            yield [*arguments, "--photos", "photos", "--epochs", "1"] if long else arguments
 
 
 @pytest.mark.usefixtures("quick", "place", "undownloaded")
@@ -225,7 +227,7 @@ def test_a_page_with_real_training(page: Path, place: Path, type_in: Callable[[l
 
     small = "mobilenet_v3_small_035"
     torch.save(nets.create(small).state_dict(), place / "small.pth")
-    for arguments in story(page):
+    for arguments in story(page, training=True):
         if arguments[0] != "train":
             type_in(arguments)
         elif not {"--resume", "--num-nodes"} & {*arguments}:  # a finished run cannot; a second machine is not there

@@ -106,6 +106,22 @@ def test_the_hybrids_first_layer_is_the_one_that_reads_the_photo() -> None:
     assert found.shape == (64, 7, 7, 3)
 
 
+def test_standardised_filters_are_shown_as_they_are_used() -> None:
+    from handlens.nets.vit_hybrid import HybridVisionTransformer
+
+    net = HybridVisionTransformer("Ti", 32, 3, 0.0)
+    with torch.no_grad():
+        net.backbone.stem.conv.weight.mul_(0.01).add_(3)
+    contract = Preprocess(mean=(0, 0, 0), std=(0.5, 0.5, 0.5))
+    _, found = kernels.first_layer(net, contract)
+    photo = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
+    with torch.no_grad():
+        maps = net.backbone.stem.conv(torch.from_numpy(contract.normalise(photo)))
+    # SAME pads two rows before an even photo: the second output is the first that reads none of them.
+    expected = (found * photo[:, :7, :7] / 255).sum((1, 2, 3))
+    np.testing.assert_allclose(maps[0, :, 1, 1], expected, rtol=1e-3, atol=1e-3)
+
+
 def test_colour_share() -> None:
     grey = np.ones((1, 3, 3, 3))
     red_against_green = np.zeros((1, 3, 3, 3))

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handlens import nets
+from handlens import checkpoint, nets
 from handlens.errors import HandlensError
 from handlens.nets.layers import StochasticDepth, modules_of
+from handlens.preprocess import Preprocess
 
 NUM_CLASSES = 5
 SMALL = {  # family: its member in the fast set; the first one registered where a family is not named here
@@ -103,6 +105,9 @@ def test_face(net: nets.Net) -> None:
     assert logits.shape == (2, net.num_classes) == (2, NUM_CLASSES)
     assert torch.equal(logits, net.classifier[-1](embedded))
     assert torch.equal(logits, net.forward_train(images)[0]) and net.forward_train(images)[1] == []
+    assert torch.equal(net.last_map(images), maps[-1])
+    if "vit" not in type(net).__module__:  # whose classifier reads the class token, which is in no map
+        assert torch.equal(net.pool(maps[-1]), net.pooled(images))
 
 
 @torch.no_grad()
@@ -180,6 +185,20 @@ def test_stochastic_depth_grows_along_the_network(net: nets.Net) -> None:
     assert rates == [] or (rates[0] == 0 and rates[-1] == pytest.approx(0.2))
     nets.set_stochastic_depth(net, 0)
     assert not any(layer.p for layer in modules_of(net, StochasticDepth))  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def test_a_run_of_it_answers_the_same(net: nets.Net, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    images, classes = photos(net.eval(), 2), tuple(f"class {number}" for number in range(NUM_CLASSES))
+    name = request.node.callspec.params["net"]
+    checkpoint.save(
+        tmp_path,
+        checkpoint.Checkpoint(net=net, name=name, arguments={}, classes=classes, preprocess=Preprocess()),
+    )
+    found = checkpoint.load(tmp_path)
+    (tmp_path / checkpoint.WEIGHTS).unlink()  # half a gigabyte, of some
+    assert (found.name, found.classes) == (name, classes)
+    assert torch.equal(found.net.eval()(images), net(images))
 
 
 @torch.no_grad()

@@ -79,19 +79,28 @@ def test_small_ones_at_patch_32_have_the_parameters_of_timms(size: str, name: st
     assert {key: value.shape for key, value in ours.items()} == expected
 
 
-def test_logits_and_token_map_equal_timms() -> None:
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("vit_ti_16", "vit_tiny_patch16_224"),
+        ("vit_s_16", "vit_small_patch16_224"),
+        ("vit_s_32", "vit_small_patch32_224"),
+    ],
+)
+def test_logits_and_token_map_equal_timms(name: str, model: str) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=7).eval()
+    theirs = timm.create_model(model, num_classes=7).eval()
     perturb(theirs)
-    ours = nets.create("vit_ti_16", 7).eval()
+    ours = nets.create(name, 7).eval()
     copy(theirs, ours, "timm")
     images = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         assert difference(ours(images), theirs(images)) < 1e-4
         (expected,) = theirs.forward_intermediates(images, indices=1, norm=False, intermediates_only=True)
         (found,) = ours.features(images)
-    assert found.shape == (2, 192, 14, 14)
+    side = 224 // ours.smallest_px
+    assert found.shape == (2, ours.num_features, side, side)
     assert difference(found, expected) < 1e-4
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from handlens import checkpoint, download, nets, run
 from handlens.errors import HandlensError
 from handlens.nets import weights
-from handlens.nets.published import HALF, PUBLISHED, TF, TIMM, TV, TV2, Published, cropped
+from handlens.nets.published import HALF, HALF_384, PUBLISHED, TF, TIMM, TV, TV2, Published, cropped
 from handlens.preprocess import Preprocess
 
 NET = "mobilenet_v3_small"
@@ -423,6 +423,93 @@ def test_a_published_name_brings_its_contract(
     path = save(tmp_path / f"{name}.pth", timm.create_model("mobilenetv3_small_100").state_dict())
     file = weights.find(NET, path)
     assert file.preprocess == preprocess and file.arguments == {"width": 1.0, **arguments}
+
+
+@pytest.mark.parametrize(
+    ("net", "model", "name", "likened"),
+    [
+        ("efficientnet_b0", "tf_efficientnet_b0", "tf_efficientnet_b0.ns_jft_in1k", ""),
+        ("efficientnet_b0", "tf_efficientnet_b0", "tf_efficientnet_b0.later_in1k", "tf_efficientnet_b0.in1k"),
+        ("efficientnet_b1", "tf_efficientnet_b1", "tf_efficientnet_b1.ns_jft_in1k", "tf_efficientnet_b0.in1k"),
+        ("efficientnet_lite4", "tf_efficientnet_lite4", "tf_efficientnet_lite4.in1k", ""),
+        ("vit_s_32", "vit_small_patch32_224", "vit_small_patch32_224.augreg_in21k_ft_in1k", ""),
+        ("efficientnet_b0", "efficientnet_b0", "model", "efficientnet_b0.ra_in1k"),
+    ],
+)
+def test_a_file_of_timms_is_timms_network(tmp_path: Path, net: str, model: str, name: str, likened: str) -> None:
+    """TensorFlow's padding and epsilon go by the name; what nothing says is told to be a guess."""
+    torch.manual_seed(0)
+    theirs = timm.create_model(model).eval()
+    shaken(theirs)
+    file = weights.find(net, save(tmp_path / f"{name}.safetensors", theirs.state_dict()))
+    images = torch.randn(1, 3, file.preprocess.image_px, file.preprocess.image_px)
+    with torch.inference_mode():
+        expected, found = theirs(images), weights.load(file).eval()(images)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert file.guess == (likened and f"those of {likened}")
+    assert ("a guess, those of" in file.pixels) == bool(likened)
+
+
+def hub_config(folder: Path, model: str, tag: str, **changes: Any) -> None:
+    """timm's config.json, as it is beside the weights on the hub."""
+    cfg = timm.models.get_pretrained_cfg(f"{model}.{tag}").to_dict()
+    facts = {"architecture": model, "num_classes": 1000, "pretrained_cfg": {**cfg, "tag": tag, **changes}}
+    (folder / "config.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+@pytest.mark.parametrize("stem", ["model", "pytorch_model"])
+def test_timms_config_beside_a_file_says_its_contract(tmp_path: Path, stem: str) -> None:
+    tensors = timm.create_model("tf_mobilenetv3_large_100").state_dict()
+    path = save(tmp_path / f"{stem}.safetensors", tensors)
+    guessed = weights.find("mobilenet_v3_large", path)
+    assert guessed.preprocess == TIMM and guessed.guess == "those of mobilenetv3_large_100.ra_in1k"
+    hub_config(tmp_path, "tf_mobilenetv3_large_100", "in1k")
+    file = weights.find("mobilenet_v3_large", path)
+    assert (file.preprocess, file.guess) == (TF, "")
+    assert file.arguments == {"width": 1.0, "bn_eps": 1e-3, "padding": "tensorflow"}
+    assert file.pixels == "pixels as they were made for"
+
+
+def test_a_config_of_an_unlisted_model_says_its_pixels(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.safetensors", timm.create_model("tf_efficientnet_b1").state_dict())
+    hub_config(tmp_path, "tf_efficientnet_b1", "ap_in1k")
+    file = weights.find("efficientnet_b1", path)
+    assert file.preprocess == cropped(240, 0.882, mean=HALF, std=HALF)
+    assert (file.arguments["padding"], file.arguments["bn_eps"], file.guess) == ("tensorflow", 1e-3, "")
+    hub_config(tmp_path, "tf_efficientnet_b1", "ap_in1k", mean="grey")
+    with pytest.raises(HandlensError, match=r"config\.json has metadata that make no sense"):
+        weights.find("efficientnet_b1", path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "bert"}', '{"architecture": 3, "pretrained_cfg": {}}'])
+def test_another_tools_config_is_passed_over(tmp_path: Path, text: str) -> None:
+    path = save(tmp_path / "model.safetensors", timm.create_model("mobilenetv3_small_100").state_dict())
+    (tmp_path / "config.json").write_text(text)
+    assert weights.find(NET, path).guess == "those of mobilenetv3_small_100.lamb_in1k"
+
+
+@pytest.mark.parametrize(("image_px", "name"), [(64, "model"), (224, "model"), (384, "vit_tiny_patch16_384.augreg")])
+def test_a_table_of_positions_says_the_photos_size(tmp_path: Path, image_px: int, name: str) -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model("vit_tiny_patch16_224", img_size=image_px, num_classes=7).eval()
+    file = weights.find("vit_ti_16", save(tmp_path / f"{name}.safetensors", theirs.state_dict()))
+    assert file.arguments == ({} if image_px == 224 else {"image_px": image_px})
+    assert file.preprocess.image_px == image_px and file.num_classes == 7
+    images = torch.randn(1, 3, image_px, image_px)
+    with torch.inference_mode():
+        expected, found = theirs(images), weights.load(file).eval()(images)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_the_hybrids_published_file_is_for_384_px(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        theirs = timm.create_model("vit_base_r50_s16_384")
+    tensors = {key: torch.zeros(1).expand(value.shape) for key, value in theirs.state_dict().items()}
+    path = tmp_path / "vit_base_r50_s16_384.orig_in21k_ft_in1k.pth"
+    torch.save(tensors, path)
+    file = weights.find("vit_base_r50_s16_224", str(path))
+    assert (file.arguments, file.preprocess, file.guess) == ({"image_px": 384}, HALF_384, "")
+    assert weights.best("vit_base_r50_s16_224").file == path.stem
 
 
 def test_of_several_trainings_the_name_decides(tmp_path: Path) -> None:

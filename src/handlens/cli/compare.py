@@ -41,10 +41,8 @@ def compare(
 
     if bool(net) == bool(family):
         raise HandlensError("nothing to compare" if not net else "nets and a family", "name nets, or one --family")
-    if picture and picture.suffix.lower() != ".png":
-        raise HandlensError(f"the picture is {picture.name}, expected a name that ends in .png", "rename it")
     if picture:
-        files.check_place(picture)
+        files.check_place(picture, ".png")
     names = list(dict.fromkeys(net)) if net else nets.names(family)
     if not names:
         raise not_one_of("--family", family or "", tuple(dict.fromkeys(line.family for line in nets.NETS.values())))

@@ -49,10 +49,8 @@ def cost(
         import torch  # noqa: F401
     except ImportError:
         raise missing_extra("train", "torch") from None
-    if picture and picture.suffix.lower() != ".png":
-        raise HandlensError(f"the picture is {picture.name}, expected a name that ends in .png", "rename it")
     if picture:
-        files.check_place(picture)
+        files.check_place(picture, ".png")
     given = {"width": width, "num_classes": num_classes}
     built, image_px = _built(net, {key: value for key, value in given.items() if value is not None}, image_px)
     report = room.report_on(built, image_px)

@@ -32,18 +32,25 @@ def experiment(
     """
     from handlens import experiments, files
     from handlens.cli import screen
+    from handlens.photos.scan import check_no_photos
 
     if not name:
         _list(json)
         return
     settings = {"photos": photos, "seed": seed, "epochs": epochs}
     given = {key: value for key, value in settings.items() if value is not None}
+    folder = out or Path("experiments", name)
+    numbers, figure = folder / "numbers.json", folder / "figure.png"
+    if name in experiments.EXPERIMENTS:  # of another nothing would be written
+        files.check_place(numbers)
+        files.check_place(figure)
+        check_no_photos(folder)
     with screen.progress(name) as update:
         report = experiments.run(name, progress=update, **given)
     facts = report.to_dict()
-    folder = out or Path("experiments", name)
-    files.write_json(folder / "numbers.json", facts)
-    with files.atomic(folder / "figure.png") as file:
+    files.make_own_folder(folder)
+    files.write_json(numbers, facts)
+    with files.atomic(figure) as file:
         file.write(report.result.png())
     if json:
         screen.print_json(facts | {"out": folder})
@@ -53,7 +60,8 @@ def experiment(
         screen.table(title, columns, [[_cell(value) for value in row.values()] for row in rows])
         screen.say("")
     screen.say(facts["finding"])
-    screen.say(f"\nin {report.seconds:.0f} s; {folder / 'figure.png'}, {folder / 'numbers.json'}")
+    screen.say(f"\nmeasured on: {_measured_on(facts['data'])}")
+    screen.say(f"in {report.seconds:.0f} s; {figure}, {numbers}")
 
 
 def _list(json: bool) -> None:
@@ -66,6 +74,12 @@ def _list(json: bool) -> None:
     rows = [(name, about.line, about.paper) for name, about in experiments.EXPERIMENTS.items()]
     screen.table("", ("name", "what", "after"), rows)
     screen.say("\nnext    handlens experiment NAME")
+
+
+def _measured_on(data: dict[str, Any]) -> str:
+    """Photos, split and seed in one line; of the classes their number."""
+    told = {key.replace("_", " "): len(value) if key == "classes" else value for key, value in data.items()}
+    return "; ".join(f"{key}: {_cell(value)}" for key, value in told.items())
 
 
 def _cell(value: Any) -> Any:

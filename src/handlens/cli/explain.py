@@ -74,6 +74,7 @@ def explain(
     from handlens import files
     from handlens.cli import screen
     from handlens.errors import HandlensError, quoted
+    from handlens.photos.scan import check_no_photos
 
     given = list(photos or [])
     if layer and (what not in (None, *WITH_LAYER) or (what is None and not given)):
@@ -86,6 +87,7 @@ def explain(
     if class_ and (what not in (None, What.gradcam) or not given):
         raise HandlensError("--class is for gradcam of photos", "leave it out")
     files.check_place(out / "picture.png")
+    check_no_photos(out)
     subject = load(run, weights)
     if subject.note:
         screen.note(subject.note)
@@ -442,6 +444,7 @@ class _Names:
             number += 1
             tried = f"{name}-{number}"
         self.taken.add(tried.casefold())
+        files.make_own_folder(self.folder)
         path = self.folder / f"{tried}.png"
         with files.atomic(path) as file:
             file.write(png)

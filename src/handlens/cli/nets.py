@@ -90,7 +90,8 @@ def _costs(names: list[str]) -> dict[str, list[int]]:
     from handlens.cli import screen
     from handlens.errors import HandlensError
 
-    sources = sorted(Path(room.__file__).parent.glob("*.py"))
+    folders = [Path(str(module.__file__)).parent for module in (room, cost)]  # what is counted, and what counts
+    sources = [path for folder in folders for path in sorted(folder.glob("*.py"))]
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     kept_at = files.cache_folder() / "costs" / f"{key}.json"
     try:

@@ -67,15 +67,16 @@ def weight_bytes(net: nn.Module) -> WeightBytes:
     """Bytes that a network's weights take in float32, float16 and int8.
 
     float32, float16: all parameters and floating-point buffers (batch norm's running mean and variance).
-    int8: for inference, as the quantisers of mobile runtimes write it: batch norms are folded into what comes before
-    them and gone; every matrix and filter bank (a parameter of two, four or five dimensions) takes one byte a value,
-    with a float32 scale and an int32 bias for each output channel; all else (tables of tokens, other norms) stays
-    float32.
+    int8: for inference, as the quantisers of mobile runtimes write it: auxiliary classifiers, which only training runs,
+    are left out; batch norms are folded into what comes before them and gone; every matrix and filter bank (a parameter
+    of two, four or five dimensions) takes one byte a value, with a float32 scale and an int32 bias for each output
+    channel; all else (tables of tokens, other norms) stays float32.
     """
     parameters = list(net.parameters())
     values = sum(tensor.numel() for tensor in [*parameters, *net.buffers()] if tensor.is_floating_point())
     int8 = 0
-    counted: set[int] = set()
+    auxiliary = net.auxiliary() if isinstance(net, Net) else []
+    counted = {id(value) for head in auxiliary for value in head.parameters()}
     for module in net.modules():
         own = [value for value in module.parameters(recurse=False) if id(value) not in counted]
         counted |= {id(value) for value in own}

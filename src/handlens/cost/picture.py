@@ -66,7 +66,7 @@ def by_stage(report: Report, title: str) -> bytes:
         lefts = [index + 0.4 * offset for index in range(len(found))]
         bars.bar(lefts, [100 * value / total for value in values], 0.4, label=label, color=colour)
     bars.set_xticks([index + 0.2 for index in range(len(found))], [stage.name for stage in found], rotation=30)
-    bars.set_ylabel("share of the network's, %")
+    bars.set_ylabel("share of what is run, %")
     bars.set_xlabel("map")
     bars.legend()
     seen = [layer for layer in report.layers if layer.output_shape and layer.is_map]
@@ -95,6 +95,12 @@ def side_by_side(rows: Sequence[Mapping[str, Any]]) -> bytes:
     figure = _figure(10, 4.2 * -(-max(1, len(keys)) // 2))
     from matplotlib.ticker import LogFormatter
 
+    class Plain(LogFormatter):  # type: ignore[misc,unused-ignore]
+        """Its choice of ticks, its numbers without powers of ten."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     families = list(dict.fromkeys(row["family"] for row in rows))
     for place, key in enumerate(keys, 1):
         label, divisor = MEASURES[key]
@@ -107,8 +113,8 @@ def side_by_side(rows: Sequence[Mapping[str, Any]]) -> bytes:
         for left, right in pairwise(best):
             axes.plot([left[key] / divisor, right[key] / divisor], [left["top1"], right["top1"]], "k-", linewidth=0.7)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(LogFormatter())
-        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.4)))
+        axes.xaxis.set_major_formatter(Plain())
+        axes.xaxis.set_minor_formatter(Plain(minor_thresholds=(1.5, 0.4)))
         axes.tick_params(axis="x", which="both", labelsize=8)
         middle = (min(row[key] for row in rows) * max(row[key] for row in rows)) ** 0.5
         for row in best[:: max(1, -(-len(best) // MOST_LABELS))]:

@@ -126,7 +126,7 @@ def _slide(tensor: Tensor, field: Field, kernel: Any, stride: Any, padding: Any,
     if not field.spread or field.window is None:
         return replace(field, places=None if len(kernel) != 2 else field.places)
     if field.places != here or len(kernel) == 1 < tensor.ndim - 2:
-        return replace(field, window=None)
+        return _lost(field)
     sizes = [_pair(value) for value in (kernel, stride, padding, dilation)]
     axes = [_window(axis, *(size[i] for size in sizes)) for i, axis in enumerate(field.window)]
     return replace(field, window=(axes[0], axes[1]))
@@ -198,7 +198,7 @@ def _reduce(call: Call) -> Field:
     if field.spread and field.spread <= dims:
         return _whole(call.out, ())
     if field.spread & dims:
-        field = replace(field, window=None)  # all of one side
+        field = _lost(field)  # all of one side
     if call.out.ndim == tensor.ndim:
         return _narrow(field, field.spread - dims, {dim: dim for dim in range(tensor.ndim)})
     left = [dim for dim in range(tensor.ndim) if dim not in dims]
@@ -218,15 +218,14 @@ def _normalise(call: Call) -> Field:
         return _whole(call.out, ())
     if not field.spread & dims:
         return field
-    whole = field.spread <= dims
-    return replace(field, window=field.window if whole else None, sees_all=field.sees_all or whole)
+    return _by_factor(field) if field.spread <= dims else _lost(field)
 
 
 def _batch_norm(call: Call) -> Field:
     tensor, field = call.first()
     if call.out.shape != tensor.shape:
         return _whole(call.out, ())
-    return replace(field, sees_all=True) if call.given.get("training") else field
+    return _by_factor(field) if call.given.get("training") else field
 
 
 def _product(call: Call) -> Field:
@@ -242,7 +241,7 @@ def _product(call: Call) -> Field:
     kept = _narrow(field, field.spread - {summed}, {dim: dim for dim in range(seen[0].ndim)})
     if summed not in field.spread:
         return kept
-    return _whole(call.out, ()) if field.spread == {summed} else replace(kept, window=None)
+    return _whole(call.out, ()) if field.spread == {summed} else _lost(kept)
 
 
 def _attention(call: Call) -> Field:
@@ -269,7 +268,7 @@ def _factor(call: Call) -> Field:
     windowed = [field for field in fields if field.window is not None or not field.sees_all]
     if not windowed or len(windowed) == len(fields):
         return _union(fields)
-    return replace(_union(windowed), sees_all=True)
+    return _by_factor(_union(windowed))
 
 
 def _cat(call: Call) -> Field:
@@ -296,14 +295,14 @@ def _union(fields: Sequence[Field]) -> Field:
     """A unit that sees what each of these sees."""
     if len(fields) == 1:
         return fields[0]
-    sees_all = any(field.sees_all for field in fields)
     places = next((field.places for field in fields if field.places), None)
     spread = frozenset[int]().union(*(field.spread for field in fields))
     folded = next((field.folded for field in fields if field.folded), None)
     windows = [field.window for field in fields if field.window is not None]
     strides = {(y.stride, x.stride) for y, x in windows}
     if len(windows) < len(fields) or len(strides) > 1:
-        return Field(None, sees_all, places, spread, folded)
+        return Field(None, any(_lost(field).sees_all for field in fields), places, spread, folded)
+    sees_all = any(field.sees_all for field in fields)
     axes = [
         Axis(min(axis.first for axis in side), max(axis.last for axis in side), side[0].stride)
         for side in zip(*windows, strict=True)
@@ -391,7 +390,7 @@ def _take(call: Call) -> Field:
     tensor, field = call.first()
     dim = call.given["dim"] % tensor.ndim
     if dim in field.spread and field.places is None:
-        field = replace(field, window=None)  # one of several tokens, which may be another sort
+        field = _lost(field)  # one of several tokens, which may be another sort
     return _narrow(field, field.spread - {dim}, {old: old - (old > dim) for old in range(tensor.ndim) if old != dim})
 
 
@@ -418,7 +417,17 @@ def _dims(dims: Any, count: int) -> frozenset[int]:
 
 def _unknown(call: Call) -> Field:
     fields = [call.fields[tensor] for tensor in _seen(call)]
-    return Field(None, any(field.sees_all for field in fields), None, frozenset(range(1, call.out.ndim)))
+    return Field(None, any(_lost(field).sees_all for field in fields), None, frozenset(range(1, call.out.ndim)))
+
+
+def _lost(field: Field) -> Field:
+    """Without a window: what saw everything still does, but not what did so by factors only, which may see anything."""
+    return replace(field, window=None, sees_all=field.window is None and field.sees_all)
+
+
+def _by_factor(field: Field) -> Field:
+    """The field after a factor from the whole photo; one that is not known stays so."""
+    return field if field.window is None else replace(field, sees_all=True)
 
 
 def _rules(**groups: tuple[Callable[[Call], Field], str]) -> dict[str, Callable[[Call], Field]]:

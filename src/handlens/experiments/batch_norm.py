@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from handlens import nets
+from handlens.errors import counted
 from handlens.evaluate.metrics import wilson
 from handlens.experiments import small
 from handlens.experiments.result import Result, panels
@@ -80,13 +81,13 @@ def experiment(
         f"steps to forget all but 1 % of where it began. A bias before it changes the output by {bias['output']:.0e} "
         f"and gets a gradient of {bias['bias_gradient']:.0e}: it does nothing. The mean of a batch of {batch_sizes[0]} "
         f"photos is off by {noise[0]['mean_noise']:.0%} of a deviation, of {batch_sizes[-1]} by "
-        f"{noise[-1]['mean_noise']:.0%}. Trained for {epochs} epochs with batches of {smallest['batch_size']}: top-1 "
-        f"{smallest['test_top1']:.1%}; best with {best['batch_size']}: {best['test_top1']:.1%} (the rate grows with "
-        f"the batch, the number of steps falls).",
+        f"{noise[-1]['mean_noise']:.0%}. Trained for {counted(epochs, 'epoch')} with batches of "
+        f"{smallest['batch_size']}: top-1 {smallest['test_top1']:.1%}; best with {best['batch_size']}: "
+        f"{best['test_top1']:.1%} (the rate grows with the batch, the number of steps falls).",
         tables={
             "running = keep * running + (1 - keep) * batch": momentum,
             "Statistics of a batch against those of all photos": noise,
-            f"{NET}, {image_px} px, {epochs} epochs": trained,
+            f"{NET}, {image_px} px, {counted(epochs, 'epoch')}": trained,
         },
         numbers={"difference_from_torch": agreement, "difference_by_bias": bias},
         data={**data.facts, "seed": seed, "epochs": epochs, "lr": f"{LR_PER_PHOTO:.5f} a photo of the batch"},

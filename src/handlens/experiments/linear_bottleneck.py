@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from handlens import nets
+from handlens.errors import counted
 from handlens.evaluate.metrics import wilson
 from handlens.experiments import small
 from handlens.experiments.result import Result, panels
@@ -73,7 +74,7 @@ def experiment(
         finding=f"Top-1 {linear['test_top1']:.1%} with linear bottlenecks and {relu6['test_top1']:.1%} with ReLU6 "
         f"after them, means of {draws} trainings; the number of test photos leaves ± {(high - low) / 2:.1%} open, and "
         f"the first weights {spread:.1%}: {verdict}.",
-        tables={f"MobileNetV2 at width {WIDTH}, {image_px} px, {epochs} epochs": rows},
+        tables={f"MobileNetV2 at width {WIDTH}, {image_px} px, {counted(epochs, 'epoch')}": rows},
         numbers={"gain_of_linear": gain, "half_interval95": (high - low) / 2, "spread_of_draws": spread, "logs": logs},
         data={**data.facts, "seed": seed, "draws": draws, "epochs": epochs},
         figure=figure,

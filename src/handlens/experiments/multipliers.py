@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 from handlens import cost, nets
+from handlens.errors import counted
 from handlens.evaluate.metrics import wilson
 from handlens.experiments import small
 from handlens.experiments.result import Result, panels
@@ -37,7 +38,7 @@ def experiment(
         arguments = {"width": width, "dropout": 0.0}
         net = small.create(functools.partial(nets.create, NET, data.num_classes, **arguments), seed)
         log = small.fit(net, sets[px], epochs, tick, seed=seed, lr=LR)
-        counted = cost.count(NET, px, num_classes=data.num_classes, **arguments)
+        costs = cost.count(NET, px, num_classes=data.num_classes, **arguments)
         top1 = log[-1]["test_top1"]
         low, high = wilson(round(top1 * len(data.test)), len(data.test))
         rows.append(
@@ -45,8 +46,8 @@ def experiment(
                 "shrunk_by": by,
                 "width": width,
                 "image_px": px,
-                "weights": counted.num_params,
-                "macs": counted.macs,
+                "weights": costs.num_params,
+                "macs": costs.macs,
                 "test_top1": top1,
                 "test_top1_low": low,
                 "test_top1_high": high,
@@ -58,7 +59,7 @@ def experiment(
         f"{whole['test_top1']:.1%}. {_shrunk(by_width, whole)}; {_shrunk(by_px, whole)}. MACs fall nearly with the "
         f"square of both; weights fall with the width alone. The interval of each top-1 is about ± "
         f"{(whole['test_top1_high'] - whole['test_top1_low']) / 2:.1%}: smaller differences say nothing.",
-        tables={f"{NET}, {epochs} epochs each": rows},
+        tables={f"{NET}, {counted(epochs, 'epoch')} each": rows},
         numbers={},
         data={**data.facts, "image_px": sorted(sets), "seed": seed, "epochs": epochs},
         figure=_figure(rows),

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from handlens import nets
+from handlens.errors import counted
 from handlens.evaluate.metrics import wilson
 from handlens.experiments import small
 from handlens.experiments.result import Result, panels
@@ -92,7 +93,7 @@ def experiment(
         f"average: the training loss ends at {of['with batch norm', 'l2']['train_loss']:.2f} with batch norm, which "
         f"brings them back to size, and at {of['without batch norm', 'l2']['train_loss']:.2f} without (by chance it is "
         f"{math.log(data.num_classes):.2f}).",
-        tables={"Values of one photo": values, f"{image_px} px, {epochs} epochs": trained},
+        tables={"Values of one photo": values, f"{image_px} px, {counted(epochs, 'epoch')}": trained},
         numbers={"histograms": histograms, "logs": logs},
         data={**data.facts, "seed": seed, "epochs": epochs, "nets": f"{NET}; three convolutions"},
         figure=_figure(histograms, logs),

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 from handlens import cost, nets
+from handlens.errors import counted
 from handlens.evaluate.metrics import wilson
 from handlens.experiments import small
 from handlens.experiments.result import Result, panels
@@ -47,7 +48,7 @@ def experiment(
     degraded = loss["plain56"] > loss["plain20"]
     cured = loss["resnet56"] < loss["plain56"]
     return Result(
-        finding=f"Training loss after {epochs} epochs: plain {loss['plain20']:.2f} with 20 layers and "
+        finding=f"Training loss after {counted(epochs, 'epoch')}: plain {loss['plain20']:.2f} with 20 layers and "
         f"{loss['plain56']:.2f} with 56, residual {loss['resnet20']:.2f} and {loss['resnet56']:.2f}. "
         + ("More layers make the plain network worse on its own training photos" if degraded else
            "More layers do not make the plain network worse here, which is not what the paper finds")
@@ -55,7 +56,7 @@ def experiment(
         + (". With shortcuts the 56 layers are also ahead of the 20, as in the paper."
            if loss["resnet56"] < loss["resnet20"] else
            f". That 56 layers with shortcuts pass 20, as after the paper's 164 epochs, is not seen in {epochs}."),
-        tables={f"{image_px} px, {epochs} epochs": rows},
+        tables={f"{image_px} px, {counted(epochs, 'epoch')}": rows},
         numbers={"logs": logs},
         data={**data.facts, "seed": seed, "epochs": epochs},
         figure=_figure(logs),

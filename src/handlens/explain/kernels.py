@@ -11,6 +11,7 @@ from torch import nn
 
 from handlens.errors import HandlensError
 from handlens.nets import Net
+from handlens.nets.vit_hybrid import StdConv2d
 from handlens.preprocess import Preprocess
 
 THRESHOLD = 0.01  # of the layer's median: trained layers have a gap of several powers of ten around it
@@ -20,10 +21,12 @@ def first_layer(net: Net, preprocess: Preprocess) -> tuple[str, np.ndarray]:
     """(name, kernels) of the convolution that reads the photo: float32 (N, k, k, 3), as RGB of the photo's own pixels.
 
     The contract's channel order and standard deviations are undone, so the weights are those for pixels in [0, 1].
+    Filters that the network standardises are as it uses them.
     """
     for name, module in net.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3:
-            kernels = module.weight.detach().float().numpy().transpose(0, 2, 3, 1)
+            weight = module.filters() if isinstance(module, StdConv2d) else module.weight
+            kernels = weight.detach().float().numpy().transpose(0, 2, 3, 1)
             if preprocess.channels == "bgr":
                 kernels = kernels[..., ::-1]
             return name, np.ascontiguousarray(kernels / np.array(preprocess.std, np.float32))

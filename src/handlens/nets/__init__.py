@@ -27,6 +27,15 @@ __all__ = [
 ]
 
 
+_KINDS: dict[type, tuple[type, ...]] = {
+    float: (float, int),
+    int: (int,),
+    bool: (bool,),
+    str: (str,),
+    tuple: (tuple, list),
+}
+
+
 def names(family: str | None = None) -> list[str]:
     """Names of the registered networks, of one family if given, in the registry's order."""
     return [name for name, line in NETS.items() if family in (None, line.family)]
@@ -49,6 +58,9 @@ def create(name: str, num_classes: int = 1000, **arguments: Any) -> Net:
             raise not_one_of("padding", str(value), ("symmetric", "tensorflow"))
         if argument == "width" and not (isinstance(value, (int, float)) and 0 < value <= 16):
             raise HandlensError(f"width is {value!r}, expected a multiplier above 0 and at most 16")
+        kind = type(known[argument].default)
+        if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind is not bool):
+            raise HandlensError(f"{argument} of {name} is {value!r}, expected {kind.__name__}")
     if num_classes < 1:
         raise HandlensError(f"num_classes is {num_classes}, expected at least 1")
     return line.build(num_classes=num_classes, **arguments)
@@ -59,10 +71,10 @@ def check_input(net: Net, image_px: int) -> None:
     net.check_input(image_px)
 
 
-def replace_head(net: Net, num_classes: int, hidden: int = 0) -> Net:
+def replace_head(net: Net, num_classes: int, hidden: int = 0, dropout: float = 0.2) -> Net:
     """Give the network a new last linear layer with random weights, in place, and return it.
 
-    With `hidden` above zero a fully connected layer of that width with ReLU and dropout comes before it. Auxiliary
+    With `hidden` above zero a fully connected layer of that width with ReLU and `dropout` comes before it. Auxiliary
     classifiers get a new last layer too.
     """
     last = net.classifier[-1]
@@ -70,7 +82,7 @@ def replace_head(net: Net, num_classes: int, hidden: int = 0) -> Net:
     layers = list(net.classifier)[:-1]
     width = last.in_features
     if hidden:
-        layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(0.2)]
+        layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout)]
         width = hidden
     net.classifier = nn.Sequential(*layers, _new_linear(width, num_classes)).to(last.weight.device)
     for auxiliary in net.auxiliary():

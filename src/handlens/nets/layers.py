@@ -47,9 +47,14 @@ class Net(nn.Module):
         """The last stage's map (B, C, h, w) -> what `classifier` reads, (B, C)."""
         return last_map.mean((2, 3))
 
+    def last_map(self, images: Tensor) -> Tensor:
+        """The last of `features`; a network that can lets go of the others, so that a pass takes less memory."""
+        features = self.features
+        return features(images, last_only=True)[-1] if isinstance(features, Stages) else features(images)[-1]
+
     def pooled(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> what `classifier` reads, (B, C)."""
-        return self.pool(self.features(images)[-1])
+        return self.pool(self.last_map(images))
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, num_features): all of the network but its last linear layer."""
@@ -104,11 +109,11 @@ class Stages(nn.Sequential):
         super().__init__(*modules)
         self.ends = frozenset(ends)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, last_only: bool = False) -> list[Tensor]:
         maps = []
         for index, module in enumerate(self):
             images = module(images)
-            if index in self.ends:
+            if index in self.ends and (not last_only or index == max(self.ends)):
                 maps.append(images)
         return maps
 
@@ -138,6 +143,11 @@ class NamedSteps(Net):
 
     def features(self, images: Tensor) -> list[Tensor]:
         return self._run(images)[0]
+
+    def last_map(self, images: Tensor) -> Tensor:
+        for step in self.steps:
+            images = self.get_submodule(step)(images)
+        return images
 
     def forward_train(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits, and in training those of the auxiliary classifiers."""

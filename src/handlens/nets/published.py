@@ -26,7 +26,7 @@ class Published(NamedTuple):
                 address elsewhere; package: the name of the file in it.
     top1:       percent.
     preprocess: what is done to a photo before these weights see it.
-    arguments:  of `nets.create`, where they are not its defaults: width, padding, bn_eps.
+    arguments:  of `nets.create`, where they are not its defaults: width, padding, bn_eps, image_px.
     """
 
     net: str
@@ -65,6 +65,11 @@ def cropped(
     return contract(image_px, int(image_px / crop_share), interpolation, mean, std)
 
 
+def half(image_px: int, crop_share: float, interpolation: Any = "bicubic") -> Preprocess:
+    """The same with pixels in [-1, 1]."""
+    return cropped(image_px, crop_share, interpolation, HALF, HALF)
+
+
 def cubic(image_px: int, resize_px: int) -> Preprocess:
     """torchvision's contract for EfficientNet."""
     return contract(image_px, resize_px, "bicubic")
@@ -73,23 +78,22 @@ def cubic(image_px: int, resize_px: int) -> Preprocess:
 TV = contract(224, 256)  # torchvision's first recipe
 TV2 = contract(224, 232)  # and its second
 TIMM = cropped(224, 0.875)
-HALF_87 = cropped(224, 0.875, mean=HALF, std=HALF)
-HALF_90 = cropped(224, 0.9, mean=HALF, std=HALF)
-HALF_95 = cropped(224, 0.95, mean=HALF, std=HALF)
+HALF_87, HALF_90, HALF_95, HALF_384 = half(224, 0.875), half(224, 0.9), half(224, 0.95), half(384, 1.0)
 MIIL = cropped(224, 0.875, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-TF = cropped(224, 0.875, "bilinear", HALF, HALF)
+TF = half(224, 0.875, "bilinear")
 # torchvision's own transform for these two normalises by ImageNet's mean and std, and the network's first step
 # (transform_input) undoes that and brings pixels to [-1, 1], as in the TensorFlow checkpoints they come from:
 # (p - m) / s * (s / 0.5) + (m - 0.5) / 0.5 == (p - 0.5) / 0.5. Ours has no such step, so the contract says [-1, 1].
 GOOGLENET = contract(224, 256, mean=HALF, std=HALF)
 INCEPTION = contract(299, 342, mean=HALF, std=HALF)
-XCEPTION = cropped(299, 0.8975, mean=HALF, std=HALF)
+XCEPTION = half(299, 0.8975)
 LITE0, LITE1, LITE2 = (  # (pixel - 127) / 128
     contract(px, px + 32, "bicubic", (127 / 255,) * 3, (128 / 255,) * 3) for px in (224, 240, 260)
 )
 
 SAME = {"padding": "tensorflow", "bn_eps": 1e-3}  # of timm's tf_ files: TensorFlow's padding and epsilon
 E3, E5 = {"bn_eps": 1e-3}, {"bn_eps": 1e-5}
+AT_384 = {"image_px": 384}  # the position table's size
 _TIMM_RELEASES = "https://github.com/rwightman/pytorch-image-models/releases/download/"
 XCEPTION_URL = _TIMM_RELEASES + "v0.1-cadene/xception-43020ad28.pth"
 
@@ -146,9 +150,11 @@ PUBLISHED = (
     Published("vit_l_32", "torchvision", "vit_l_32-c7638314.pth", 76.972, TV),
     Published("vit_ti_16", "timm", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", 75.452, HALF_90),
     Published("vit_s_16", "timm", "vit_small_patch16_224.augreg_in21k_ft_in1k", 81.402, HALF_90),
+    Published("vit_s_32", "timm", "vit_small_patch32_224.augreg_in21k_ft_in1k", 76.010, HALF_90),
     Published("vit_b_16", "timm", "vit_base_patch16_224.augreg2_in21k_ft_in1k", 85.108, HALF_90),
     Published("vit_b_32", "timm", "vit_base_patch32_224.augreg_in21k_ft_in1k", 80.732, HALF_90),
     Published("vit_l_16", "timm", "vit_large_patch16_224.augreg_in21k_ft_in1k", 85.856, HALF_90),
+    Published("vit_base_r50_s16_224", "timm", "vit_base_r50_s16_384.orig_in21k_ft_in1k", 84.988, HALF_384, AT_384),
     Published("shufflenet_v2_x0_5", "torchvision", "shufflenetv2_x0.5-f707e7126e.pth", 60.552, TV),
     Published("shufflenet_v2_x1_0", "torchvision", "shufflenetv2_x1-5666bf0f80.pth", 69.362, TV),
     Published("shufflenet_v2_x1_5", "torchvision", "shufflenetv2_x1_5-3c479a10.pth", 72.996, TV2),
@@ -165,9 +171,17 @@ PUBLISHED = (
     Published("efficientnet_b7", "torchvision", "efficientnet_b7_lukemelas-c5b4e57e.pth", 84.122, cubic(600, 600), E3),
     Published("efficientnet_b0", "timm", "efficientnet_b0.ra_in1k", 77.698, TIMM),
     Published("efficientnet_b0", "timm", "efficientnet_b0.ra4_e3600_r224_in1k", 78.568, HALF_90),
+    Published("efficientnet_b0", "timm", "tf_efficientnet_b0.in1k", 76.542, TIMM, SAME),
+    Published("efficientnet_b0", "timm", "tf_efficientnet_b0.aa_in1k", 76.882, TIMM, SAME),
+    Published("efficientnet_b0", "timm", "tf_efficientnet_b0.ap_in1k", 77.100, HALF_87, SAME),
+    Published("efficientnet_b0", "timm", "tf_efficientnet_b0.ns_jft_in1k", 78.680, TIMM, SAME),
     Published("efficientnet_lite0", "package", "efficientnet-lite0-57934424.pth", 75.1, LITE0, SAME),
     Published("efficientnet_lite0", "timm", "efficientnet_lite0.ra_in1k", 75.488, TIMM),
     Published("efficientnet_lite0", "timm", "tf_efficientnet_lite0.in1k", 74.846, HALF_87, SAME),
     Published("efficientnet_lite1", "package", "efficientnet-lite1-77cc7160.pth", 76.7, LITE1, SAME),
+    Published("efficientnet_lite1", "timm", "tf_efficientnet_lite1.in1k", 76.674, half(240, 0.882), SAME),
     Published("efficientnet_lite2", "package", "efficientnet-lite2-9656183e.pth", 77.6, LITE2, SAME),
+    Published("efficientnet_lite2", "timm", "tf_efficientnet_lite2.in1k", 77.470, half(260, 0.89), SAME),
+    Published("efficientnet_lite3", "timm", "tf_efficientnet_lite3.in1k", 79.808, half(300, 0.904, "bilinear"), SAME),
+    Published("efficientnet_lite4", "timm", "tf_efficientnet_lite4.in1k", 81.540, half(380, 0.92, "bilinear"), SAME),
 )  # fmt: skip

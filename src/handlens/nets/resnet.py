@@ -124,7 +124,8 @@ class Bottleneck(Residual):
     def branch(self, images: Tensor) -> Tensor:
         images = self.relu(self.bn1(self.conv1(images)))
         images = self.relu(self.bn2(self.conv2(images)))
-        return self.bn3(self.conv3(images))
+        images = self.conv3(images)  # a line of its own: its input is gone when the norm runs
+        return self.bn3(images)
 
 
 class ResNet(Net):
@@ -160,6 +161,13 @@ class ResNet(Net):
             images = self.get_submodule(name)(images)
             maps.append(images)
         return maps
+
+    def last_map(self, images: Tensor) -> Tensor:
+        images = self.relu(self.bn1(self.conv1(images)))
+        images = images if self.maxpool is None else self.maxpool(images)
+        for name in self.layer_names:
+            images = self.get_submodule(name)(images)
+        return images
 
     def blocks(self) -> list[nn.Module]:
         layers = [block for name in self.layer_names for block in self.get_submodule(name).children()]

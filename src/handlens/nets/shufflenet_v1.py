@@ -83,6 +83,11 @@ class ShuffleNetV1(Net):
             maps.append(module(maps[-1]))
         return maps
 
+    def last_map(self, images: Tensor) -> Tensor:
+        for module in (self.conv1, self.maxpool, self.stage2, self.stage3, self.stage4):
+            images = module(images)
+        return images
+
     def blocks(self) -> list[nn.Module]:
         return [self.conv1, *self.stage2, *self.stage3, *self.stage4, self.classifier]
 

@@ -79,6 +79,11 @@ class ShuffleNetV2(Net):
         stage3 = self.stage3(stage2)
         return [conv1, pooled, stage2, stage3, self.conv5(self.stage4(stage3))]
 
+    def last_map(self, images: Tensor) -> Tensor:
+        for module in (self.conv1, self.maxpool, self.stage2, self.stage3, self.stage4, self.conv5):
+            images = module(images)
+        return images
+
     def blocks(self) -> list[nn.Module]:
         return [self.conv1, *self.stage2, *self.stage3, *self.stage4, self.conv5, self.classifier]
 

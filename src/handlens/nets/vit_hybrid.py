@@ -40,10 +40,14 @@ class StdConv2d(Conv2d):
     def __init__(self, inp: int, out: int, kernel: int, stride: int = 1) -> None:
         super().__init__(inp, out, kernel, stride, padding="tensorflow")
 
-    def forward(self, images: Tensor) -> Tensor:
+    def filters(self) -> Tensor:
+        """The filters as they are used."""
         centred = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
         variance = centred.square().mean((1, 2, 3), keepdim=True)  # var_mean is not known to every export
-        weight = centred * torch.rsqrt(variance + 1e-8)
+        return centred * torch.rsqrt(variance + 1e-8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        weight = self.filters()
         if self.same:
             images = same_pad(images, self.kernel_size[0], self.stride[0])
         return F.conv2d(images, weight, None, self.stride, self.padding)
@@ -113,11 +117,14 @@ class Backbone(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
         self.out_channels = inp
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> the stem's map and each stage's."""
-        maps = [self.stem(images)]
-        images = F.max_pool2d(same_pad(maps[0], 3, 2), 3, 2)  # zeros do for SAME: ReLU leaves nothing below them
+    def forward(self, images: Tensor, last_only: bool = False) -> list[Tensor]:
+        """(B, 3, H, W) -> the stem's map and each stage's, or only the last."""
+        images = self.stem(images)
+        maps = [images]
+        images = F.max_pool2d(same_pad(images, 3, 2), 3, 2)  # zeros do for SAME: ReLU leaves nothing below them
         for stage in self.stages:
+            if last_only:
+                maps.clear()
             images = stage(images)
             maps.append(images)
         return maps
@@ -134,7 +141,7 @@ class HybridVisionTransformer(VisionTransformer):
         self.backbone = backbone  # as torch initialises it: the scale of standardised weights does not matter
 
     def patches(self, images: Tensor) -> Tensor:
-        return self.conv_proj(self.backbone(images)[-1])
+        return self.conv_proj(self.backbone(images, last_only=True)[-1])
 
     def features(self, images: Tensor) -> list[Tensor]:
         maps = self.backbone(images)

