@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from handlens import cli, files, photos
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, quoted
 from handlens.evaluate import wrong_labels
 from handlens.photos import Photos, drawn
 from handlens.photos.diagnose import KINDS
@@ -87,9 +87,13 @@ def test_where_it_cannot_write_is_told_before_it_looks(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(photos, "examine", lambda *_: pytest.fail("looked"))
-    for option, place in (("--fix", "a.xlsx"), ("--fix", "photos/cleaned"), ("--report", "photos")):
+    photo = folder / "daisy" / "0.jpg"
+    before = photo.read_bytes()
+    places = (("--fix", "a.xlsx"), ("--fix", "photos/cleaned"), ("--report", "photos"), ("--report", photo))
+    for option, place in places:
         with pytest.raises(HandlensError):
             examine(folder, option, tmp_path / place)
+    assert photo.read_bytes() == before
 
 
 def test_a_class_without_photos_is_a_finding(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +162,7 @@ def test_what_cannot_be_done_is_one_sentence(
     assert not (tmp_path / "foo.JSON").exists()
     below = tmp_path / "mine.csv" / "new" / "a"
     assert "mine.csv is no folder" in refused(capsys, monkeypatch, folder, "--fix", below)
-    assert "mine.csv is no folder" in refused(capsys, monkeypatch, folder, "--report", below)
+    assert "mine.csv is no folder" in refused(capsys, monkeypatch, folder, "--report", below / "r.html")
     assert "is a folder, expected the name of a file" in refused(capsys, monkeypatch, folder, "--report", tmp_path)
     assert "lies within" in refused(capsys, monkeypatch, folder, "--fix", folder / "cleaned")
     (tmp_path / "none" / "a").mkdir(parents=True)
@@ -168,8 +172,8 @@ def test_what_cannot_be_done_is_one_sentence(
     Image.new("RGB", (40, 40)).save(tmp_path / "none" / "a" / "1.jpg")
     told = refused(capsys, monkeypatch, folder, "--labels", "--weights", "none")
     assert "need features, and --weights is none" in told
-    told = refused(capsys, monkeypatch, folder, "--fix", tmp_path / "x", "--report", tmp_path / "a" / ".." / "x")
-    assert "--fix and --report are both" in told and not (tmp_path / "x").exists()
+    told = refused(capsys, monkeypatch, folder, "--fix", tmp_path / "x.htm", "--report", tmp_path / "a" / ".." / "x.htm")
+    assert "--fix and --report are both" in told and not (tmp_path / "x.htm").exists()
     assert "suspected labels need two classes" in refused_labels(capsys, monkeypatch, tmp_path / "none")
 
 
@@ -247,6 +251,54 @@ def test_out_of_fold_probabilities_find_changed_labels() -> None:
     assert [one.own_probability for one in suspects] == sorted(one.own_probability for one in suspects)
 
 
+def test_copies_with_the_same_wrong_label_are_judged_together() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(3), 60)
+    features = np.eye(3)[truth].repeat(30, 1) * 0.6 + rng.normal(size=(180, 90))
+    labels = truth.copy()
+    changed = rng.choice(180, 15, replace=False)
+    labels[changed] = (labels[changed] + 1) % 3
+    features, labels = np.concatenate([features, features[changed]]), np.concatenate([labels, labels[changed]])
+    groups = np.concatenate([np.arange(180), changed])
+    found = {one.photo for one in wrong_labels.suspects(wrong_labels.out_of_fold(features, labels, groups), labels)}
+    alone = {one.photo for one in wrong_labels.suspects(wrong_labels.out_of_fold(features, labels), labels)}
+    assert len(found & {*changed.tolist()}) >= 10 > len(alone & {*changed.tolist()})
+
+
+def test_too_few_photos_are_told_before_weights_are_looked_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from handlens.cli import examine as command
+
+    for path in (folder / "tulips").glob("[2-9].jpg"):
+        path.unlink()
+    monkeypatch.setattr(command, "_frozen", lambda *_: pytest.fail("weights"))
+    with pytest.raises(HandlensError, match="two classes with at least 5 different whole photos each"):
+        examine(folder, "--labels")
+
+
+def test_a_small_class_does_not_change_how_the_others_are_judged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from handlens.cli import examine as command
+
+    (folder / "roses").mkdir()
+    drawn.picture("roses", 0)[0].save(folder / "roses" / "0.png")
+    for px in (120, 110, 100, 90, 80):  # one photo again
+        drawn.picture("roses", 0)[0].resize((px, px)).save(folder / "roses" / f"{px}.png")
+    seen = {}
+
+    def judged(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        seen.update(labels=labels, groups=groups)
+        return np.eye(2)[labels]
+
+    monkeypatch.setattr(command, "_frozen", lambda *_: object())
+    monkeypatch.setattr(command, "_features", lambda photos, *_: np.zeros((len(photos), 2), np.float32))
+    monkeypatch.setattr(wrong_labels, "out_of_fold", judged)
+    shown = examine(folder, "--labels")
+    assert "suspected labels are not looked for in 'roses': fewer than 5 different photos" in shown.stderr
+    assert np.bincount(seen["labels"]).tolist() == [6, 7]
+    assert len(np.unique(seen["groups"])) == 12  # tulips/small.jpg goes with daisy/0.jpg
+
+
 def test_without_cleanlab_the_rest_of_what_a_run_shows_is_there(
     split_run: Path, tiny_photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +367,17 @@ def test_labels_are_judged_by_features_that_have_not_seen_them(
     monkeypatch.setattr(features.Frozen, "features", lambda own, *a, **k: seen.append(r := real(own, *a, **k)) or r)
     examine(tiny_photos, "--run", tmp_path / "run", "--json")
     assert seen[0].shape[-1] == 1280
+
+
+def test_photos_of_a_run_that_were_moved(
+    split_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = files.read_json(split_run / "handlens.json")
+    facts["recipe"]["photos"] = str(tmp_path / "gone")
+    files.write_json(tmp_path / "run" / "handlens.json", facts)
+    told = refused(capsys, monkeypatch, "--run", tmp_path / "run")
+    assert told.startswith(f"handlens: the photos of {tmp_path / 'run'} are no longer in {tmp_path / 'gone'}; ")
+    assert told.endswith(f"name where they are now: handlens examine PHOTOS --run {quoted(tmp_path / 'run')}")
 
 
 def test_a_class_of_one_photo_does_not_hide_the_rest(split_run: Path, tiny_photos: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from handlens.errors import HandlensError
 from handlens.photos import Photos, clean, drawn, examine, scan
@@ -39,6 +39,35 @@ def encoded(photo: Image.Image, format_: str, **more: Any) -> bytes:
     file = io.BytesIO()
     photo.save(file, format_, **more)
     return file.getvalue()
+
+
+def test_a_series_is_no_label_conflict_and_is_not_left_out(folder: Path) -> None:
+    whole = drawn.picture("daisy", 0)[0]
+    for number in range(1, 11):
+        frame = whole.crop((number // 2, number, 114 + number // 2, 114 + number))
+        frame.save(folder / ("daisy", "tulips")[number % 2] / f"frame-{number}.png")
+    for number in range(6, 60):
+        drawn.picture("tulips", number)[0].save(folder / "tulips" / f"{number}.jpg")
+        drawn.picture("daisy", number)[0].save(folder / "daisy" / f"{number}.jpg")
+    photos, findings, listed = found_in(folder, {"daisy/0.jpg": "train", "tulips/frame-1.png": "test"})
+    kinds = {finding.kind: finding for finding in listed}
+    assert len(kinds["series"].photos) == 11 and set(kinds["series"].photos) == set(kinds["leak"].photos)
+    assert "label-conflict" not in kinds
+    assert len(leave_out(photos, findings, listed)) < 6
+
+
+def test_one_camera_makes_no_copies(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(80):
+        photo = drawn.picture("daisy", 0)[0].convert("RGB")
+        left, top = rng.integers(0, 100, 2).tolist()
+        draw = ImageDraw.Draw(photo)
+        (draw.ellipse if number % 2 else draw.rectangle)((left, top, left + 26, top + 26), fill=(255, 240, 30))
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        photo.save(tmp_path / "ab"[number % 2] / f"{number}.png")
+    photos, findings, listed = found_in(tmp_path)
+    assert [finding.kind for finding in listed] == ["alike-by-nature"]
+    assert leave_out(photos, findings, listed) == {}
 
 
 def turned(photo: Image.Image) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from handlens.photos import drawn, examine, near, scan
 
@@ -56,13 +56,44 @@ def test_different_pictures_and_blank_ones_make_no_pairs(pictures: list[Image.Im
     assert near.pairs(thumbs[:1]) == near.pairs(blank) == near.pairs(thumbs[:0]) == []
 
 
-def test_thousands_of_like_photos_are_one_group_without_all_their_pairs() -> None:
+def test_thousands_of_like_photos_are_looked_at_without_all_their_pairs() -> None:
     rng = np.random.default_rng(0)
     one = rng.normal(128, 50, (8, 8)).repeat(4, 0).repeat(4, 1)
     thumbs = np.clip(one + rng.normal(0, 3, (600, 32, 32)), 0, 255).astype(np.uint8)
     codes = near._candidates(thumbs)[0]
     assert len(codes) <= 600 * 2 * 16  # of 180,000 pairs
-    assert near.joined([pair[:2] for pair in near.pairs(thumbs)]) == [list(range(600))]
+    assert near.alike(thumbs) == ([], list(range(600)))
+
+
+def test_copies_stand_out_among_photos_of_a_fixed_camera(pictures: list[Image.Image]) -> None:
+    rng = np.random.default_rng(0)
+    photos = []
+    for number in range(80):
+        photo = pictures[0].convert("RGB")
+        left, top = rng.integers(0, 100, 2).tolist()
+        draw = ImageDraw.Draw(photo)
+        (draw.ellipse if number % 2 else draw.rectangle)((left, top, left + 26, top + 26), fill=(255, 240, 30))
+        photos.append(ImageEnhance.Brightness(photo).enhance(rng.uniform(0.8, 1.2)))
+    classes = np.arange(80) % 2
+    thumbs = np.stack([near.thumbnail(photo) for photo in photos])
+    groups, by_nature = near.alike(thumbs, classes)
+    assert groups == [] and len(by_nature) > 40
+    changes = [lambda photo: photo.resize((61, 75)), recompressed, ImageOps.mirror]
+    copies = np.stack([near.thumbnail(changes[k % 3](photos[k]).convert("RGB")) for k in range(12)])
+    groups, _ = near.alike(np.concatenate([thumbs, copies]), np.concatenate([classes, classes[:12]]))
+    assert sum([k, 80 + k] in groups for k in range(12)) >= 10 and len(groups) <= 13
+
+
+@pytest.mark.parametrize("frames", [5, 12])
+def test_a_series_is_one_group_unless_it_is_most_of_its_class(pictures: list[Image.Image], frames: int) -> None:
+    scenes = [pictures[k].convert("RGB") for k in range(20)]
+    thumbs = np.stack(
+        [near.thumbnail(scene.crop((k // 2, k, 116 + k // 2, 116 + k))) for scene in scenes for k in range(frames)]
+    )
+    wanted = [list(range(start, start + frames)) for start in range(0, len(thumbs), frames)]
+    assert near.alike(thumbs).groups == wanted
+    of_scene = np.arange(len(thumbs)) // frames
+    assert all(len(group) <= 6 + frames // 10 for group in near.alike(thumbs, of_scene).groups)
 
 
 def test_work_grows_with_the_photos_and_not_with_their_square() -> None:

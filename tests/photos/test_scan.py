@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handlens import files
 from handlens.errors import HandlensError
 from handlens.photos import Photos, check_trainable, scan
+from handlens.photos.scan import photos_below
 
 Make = Callable[..., Path]
 
@@ -44,6 +46,27 @@ def test_nested_files_count_and_rubbish_does_not(make_folder: Make, make_photo: 
     photos = scan(root)
     assert photos.classes == ("a", "b")
     assert photos.paths == ("a/000.png", "a/2024/may/x.JPG", "b/000.png")
+
+
+RUNS = ("handlens.json", "bundle.json", "recipe.toml split.json")
+OTHERS = ("numbers.json figure.png", "site.json sw.js", files.MADE)
+
+
+@pytest.mark.parametrize("names", [*RUNS, *OTHERS])
+def test_what_was_made_among_the_photos_is_none_of_them(make_folder: Make, make_photo: Make, names: str) -> None:
+    for layout in ({"a": 2, "b": 1}, {"train/a": 2, "train/b": 1, "test/a": 1}):
+        root = make_folder(layout, root=f"{len(layout)} {names}")
+        before = scan(root)
+        for folder in ("runs/first", "runs/five/seed-0", "a run", next(iter(layout)) + "/tried"):
+            make_photo(root / folder / "curves.png")
+            for name in names.split():
+                (root / folder / name).write_bytes(b"")
+        found = scan(root)
+        assert (found.classes, found.paths, found.splits) == (before.classes, before.paths, before.splits)
+    make_photo(root / "runs" / "loose.png")
+    with pytest.raises(HandlensError, match="has split folders and also 'runs'"):
+        scan(root)
+    assert "curves.png" in photos_below(root / "a run")  # named by itself
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "JPG", "png", "webp", "bmp", "tif", "tiff", "gif", "heic", "HEIF"])
@@ -266,6 +289,7 @@ CSVS = {
     "": "first row of .* is '', expected the header path,label",
     "x/000.png,a\n": "first row of .* is 'x/000.png,a'",
     "path;label\nx/000.png;a\n": "first row of .* is 'path;label'",
+    "Fotos/Rose.png,Rose\n": "first row of .* is 'Fotos/Rose.png,Rose', expected the header path,label",
     "path,label\n": "has no photos, only a header",
     "path,label\nx/000.png\n": "row 2 of .* has 1 cell, expected 2",
     "path,label\nx/000.png,a\nx/001.png,\n": "row 3 of .* has no label",
@@ -275,7 +299,7 @@ CSVS = {
     "path,label,split\nx/000.png,a,trained\n": "row 2 of .* has the split 'trained', expected 'train', 'valid",
     "path,label,split\nx/000.png,a,train\nx/001.png,a,\n": "row 3 of .* has the split ''",
     'path,label\nx/000.png,"a\n': "row 2 of .* cannot be read",
-    "path,label\nx,a\n": "row 2 of .* names x, which does not exist",  # a folder
+    "path,label\nx,a\n": "row 2 of .* names x, a folder; a row is for one photo",
 }
 
 
@@ -283,6 +307,11 @@ CSVS = {
 def test_csvs_that_make_no_sense(table: Callable[..., Path], text: str) -> None:
     with pytest.raises(HandlensError, match=CSVS[text]):
         scan(table(text))
+
+
+@pytest.mark.parametrize(("mark", "label"), [("", "a"), ('"', " a ")])
+def test_csv_with_spaces(table: Callable[..., Path], mark: str, label: str) -> None:
+    assert scan(table(f"{mark}path{mark},{mark}label{mark}\nx/000.png,{mark} a {mark}\n")).classes == (label,)
 
 
 def test_csv_in_another_encoding(table: Callable[..., Path]) -> None:

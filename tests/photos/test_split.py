@@ -296,6 +296,18 @@ def test_a_class_keeps_a_photo_to_train_on(make_folder: Callable[..., Path]) -> 
     assert together["test"].paths == ("b/001.png", "b/002.png")
 
 
+def test_photos_that_are_all_series_are_split_by_whole_series(make_folder: Callable[..., Path]) -> None:
+    photos = scan(make_folder({"a": 60, "b": 60}))
+    groups = [photos.paths[start : start + 6] for start in range(0, 120, 6)]
+    splits, moved = keep_together(split(photos, examine(photos).sha256), groups)
+    side = {path: name for name, part in splits.items() for path in part.paths}
+    assert all(len({side[path] for path in group}) == 1 for group in groups)
+    assert {name: part.counts().tolist() for name, part in splits.items()} == {
+        "train": [48, 48], "validation": [6, 6], "test": [6, 6]
+    }  # fmt: skip
+    assert all(side[path] == name for path, name in moved.items())
+
+
 def test_three_photos_in_two_folds_leave_one_to_train_on() -> None:
     photos, sha256 = table({"a": 3, "b": 20})
     for fold in folds(photos, sha256, 2):

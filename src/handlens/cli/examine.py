@@ -56,7 +56,7 @@ def examine(
     from handlens import photos as room
     from handlens.cli import screen
     from handlens.errors import HandlensError, NotHereError
-    from handlens.evaluate.wrong_labels import TooFewError
+    from handlens.evaluate import wrong_labels
     from handlens.photos import clean
     from handlens.photos.diagnose import diagnose, sides, statistics
 
@@ -72,7 +72,7 @@ def examine(
     if weights == "none":
         raise HandlensError("suspected labels need features, and --weights is none", "give imagenet or a file's path")
     if report:
-        files.check_place(report)
+        files.check_place(report, ".html", ".htm")
         if fix and fix.resolve() == report.resolve():
             raise HandlensError(f"--fix and --report are both {report}", "name two files")
     with screen.progress("downloading") as update:  # seen only for a published set that is not in the cache yet
@@ -82,8 +82,9 @@ def examine(
     frozen, not_looked_for = None, ""
     if run or labels:  # before the photos are looked at
         try:
+            wrong_labels.check(found.counts())  # before weights are downloaded
             frozen = _frozen(run, net or "mobilenet_v3_small", weights or "imagenet")
-        except NotHereError as error:  # such as cleanlab, which is not installed
+        except (NotHereError, wrong_labels.TooFewError) as error:  # such as cleanlab, which is not installed
             if labels:
                 raise
             not_looked_for = str(error)
@@ -93,11 +94,12 @@ def examine(
         path, reason = findings.broken[0]
         raise HandlensError(f"none of the photos of {found.root} can be read (the first: {path} {reason})")
     where = sides(run / "split.json", findings.sha256) if run and (run / "split.json").is_file() else None
-    listed = diagnose(found, findings, findings.near_duplicates(), where)
+    near = findings.near_duplicates()
+    listed = diagnose(found, findings, near, where)
     if frozen:
         try:
-            listed = _with_suspects(listed, found, findings, frozen)
-        except TooFewError as error:
+            listed = _with_suspects(listed, found, findings, near, frozen)
+        except wrong_labels.TooFewError as error:
             if labels:
                 raise
             not_looked_for = str(error)
@@ -181,27 +183,46 @@ def _photos_of(run: Path) -> str:
     """The photos that a run was trained on, where its recipe says they are."""
     from handlens import checkpoint
     from handlens.errors import HandlensError, quoted
+    from handlens.photos.published import PUBLISHED
 
     named = str(checkpoint.read_facts(run)["recipe"].get("photos", ""))
     if not named:
         raise HandlensError(f"{run} does not name its photos", f"handlens examine PHOTOS --run {quoted(run)}")
+    if named not in PUBLISHED and not os.path.exists(named):
+        raise HandlensError(
+            f"the photos of {run} are no longer in {named}",
+            f"name where they are now: handlens examine PHOTOS --run {quoted(run)}",
+        )
     return named
 
 
-def _with_suspects(listed: list[Finding], photos: Photos, findings: Findings, frozen: Frozen) -> list[Finding]:
+def _with_suspects(
+    listed: list[Finding], photos: Photos, findings: Findings, near: list[list[str]], frozen: Frozen
+) -> list[Finding]:
     """The findings with those photos added whose label a linear classifier, fitted to the others, speaks against."""
     import numpy as np
 
+    from handlens.cli import screen
     from handlens.evaluate import wrong_labels
     from handlens.photos.diagnose import KINDS, Finding
+    from handlens.photos.scan import listed as named
 
     whole = photos.without([path for path, _ in findings.broken])
-    few = np.flatnonzero(whole.counts() == 1)  # nothing could be fitted to the class's other photos
-    whole = whole.without([path for path, label in zip(whole.paths, whole.labels, strict=True) if label in few])
-    wrong_labels.check(whole.counts()[whole.counts() > 0])  # before the features are computed
-    present, labels = np.unique(whole.labels, return_inverse=True)  # without the classes that have no photo
+    group = {path: number for number, path in enumerate(whole.paths)}
+    for paths in (*findings.duplicates, *near):  # the wider group is the later
+        group |= dict.fromkeys(paths, group[paths[0]])
+    different = np.unique([(k, group[path]) for path, k in zip(whole.paths, whole.labels, strict=True)], axis=0)
+    counts = np.bincount(different[:, 0], minlength=len(whole.classes))
+    enough = wrong_labels.check(counts)  # before the features are computed
+    if few := [whole.classes[k] for k in np.flatnonzero(~enough & (counts > 0))]:
+        screen.note(
+            f"suspected labels are not looked for in {named(few)}: fewer than {wrong_labels.FOLDS} different photos"
+        )
+    whole = whole.select(np.flatnonzero(enough[whole.labels]))
+    present, labels = np.unique(whole.labels, return_inverse=True)
     classes = [whole.classes[k] for k in present]
-    probabilities = wrong_labels.out_of_fold(_features(whole, findings, frozen), labels)
+    groups = np.array([group[path] for path in whole.paths])
+    probabilities = wrong_labels.out_of_fold(_features(whole, findings, frozen), labels, groups)
     suspected = [
         Finding(
             "suspected-label",

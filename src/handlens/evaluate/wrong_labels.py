@@ -19,8 +19,11 @@ class Suspect(NamedTuple):
     own_probability: float
 
 
+FOLDS = 5
+
+
 class TooFewError(HandlensError):
-    """There are not two classes with two photos each."""
+    """There are not two classes with as many different photos as there are folds."""
 
 
 def check_installed() -> None:
@@ -30,31 +33,42 @@ def check_installed() -> None:
     need("labels", {"cleanlab": "cleanlab"})
 
 
-def check(counts: np.ndarray) -> None:
-    """Raise TooFewError unless there are two classes or more, with two photos each or more, by their `counts`."""
-    if len(counts) < 2 or counts.min() < 2:
+def check(counts: np.ndarray) -> np.ndarray:
+    """Which classes can be judged, bool (K,): those with a photo for each fold, by their `counts` of different photos.
+
+    Raises TooFewError where there are not two.
+    """
+    enough = counts >= FOLDS
+    if enough.sum() < 2:
         raise TooFewError(
-            "suspected labels need two classes with at least two whole photos each", "add photos or leave --labels out"
+            f"suspected labels need two classes with at least {FOLDS} different whole photos each",
+            "add photos or leave --labels out",
         )
+    return np.asarray(enough)
 
 
-def out_of_fold(features: np.ndarray, labels: np.ndarray, folds: int = 5, seed: int = 0) -> np.ndarray:
+def out_of_fold(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
     """Probabilities float64 (N, K) of each photo by a linear classifier that was fitted to the other folds.
 
-    features: float (N, F), such as a network's embedding. labels: int (N,), each of 0 to K - 1 at least twice.
+    features: float (N, F), such as a network's embedding. labels: int (N,), from 0 to K - 1, each with `FOLDS` photos
+    or more. groups: int (N,), the same for photos that must be in one fold, as near-duplicates; by default none.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    counts = np.bincount(labels)
-    check(counts)
+    groups = np.arange(len(labels)) if groups is None else groups
+    check(np.array([len(np.unique(groups[labels == k])) for k in range(labels.max(initial=0) + 1)]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fold that lacks a class, or a fit that stops early, is good enough here
-        splitter = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=seed)
+        _, first, of = np.unique(groups, return_index=True, return_inverse=True)  # a photo stands for its group
+        cuts = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(first, labels[first])
+        splits = [[np.flatnonzero(np.isin(of, side)) for side in cut] for cut in cuts]
         model = make_pipeline(StandardScaler(), LogisticRegression(C=10 / len(labels), max_iter=200))
-        return np.asarray(cross_val_predict(model, features, labels, cv=splitter, method="predict_proba"))
+        return np.asarray(cross_val_predict(model, features, labels, cv=splits, method="predict_proba"))
 
 
 def suspects(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:

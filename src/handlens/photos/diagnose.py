@@ -27,6 +27,8 @@ KINDS = {  # in the order in which they are told
     "leak": "the same photo in two of train, validation and test",
     "exact-duplicates": "the same pixels",
     "near-duplicates": "resized, recompressed, mirrored, cropped a little, or brighter or darker",
+    "series": "many photos of one scene, such as a video: training keeps them on one side",
+    "alike-by-nature": "as alike as copies are, but so are others of their class: taken for its look, not for copies",
     "suspected-label": "probably another class than it is said to be",
     "empty-class": "a class without photos to train on",
     "few-photos": "a class with fewer than 20 photos",
@@ -87,7 +89,16 @@ def diagnose(
     if splits is None:
         splits = dict(zip(photos.paths, photos.splits or (), strict=False))
     found = [_broken(photos.root, path, reason) for path, reason in findings.broken]
-    alike = [tuple(group) for group in near]
+    alike = []
+    for group in near:
+        copies = findings.copies(group)
+        alike += [tuple(some) for some in copies]
+        if copies != [[*group]]:
+            found.append(Finding("series", tuple(group), _places(group, label, splits)))
+            if len({splits[path] for path in group if path in splits}) > 1:
+                found.append(Finding("leak", tuple(group), f"one scene: {_places(group, label, splits)}"))
+    if usual := findings.alike_by_nature():
+        found.append(Finding("alike-by-nature", (), f"{len(usual)} of {len(photos)} photos"))
     among_alike = {path for group in alike for path in group}
     groups = [("exact-duplicates", "the same pixels", tuple(group)) for group in findings.duplicates]
     groups += [("near-duplicates", "nearly the same", group) for group in alike]

@@ -6,10 +6,11 @@ import base64
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +60,7 @@ class Findings:
     pixels:     SHA-256 of each whole photo's size and decoded pixels, by path.
     duplicates: groups of two or more paths with the same decoded pixels, whatever their files' metadata.
     facts:      what else was seen of each whole photo, by path.
+    class_of:   the name of each photo's class, by path: those of one class may be alike by nature.
     """
 
     broken: list[tuple[str, str]]
@@ -66,21 +68,40 @@ class Findings:
     pixels: dict[str, str]
     duplicates: list[list[str]]
     facts: dict[str, Facts]
+    class_of: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def near_duplicates(self) -> list[list[str]]:
-        """Groups of paths of photos that are one photo again: the same pixels, or nearly; see `near.pairs`.
+        """Groups of paths of photos that are one photo again, the same pixels or nearly, or a series of one scene.
 
-        Groups of the same pixels only are among `duplicates` and not here.
+        Groups of the same pixels only are among `duplicates` and not here. See `near.alike`.
         """
-        one_of = {pixels: path for path, pixels in reversed(self.pixels.items())}
-        paths = list(one_of.values())[::-1]
-        if not paths:
-            return []
-        shape = (len(paths), near.THUMB_PX, near.THUMB_PX)
-        thumbs = np.frombuffer(b"".join(self.facts[path].thumbnail for path in paths), np.uint8).reshape(shape)
-        groups = near.joined([pair[:2] for pair in near.pairs(thumbs)])
-        same = {group[0]: group for group in self.duplicates}
-        return [[path for k in group for path in same.get(paths[k], [paths[k]])] for group in groups]
+        return self._alike[0]
+
+    def alike_by_nature(self) -> list[str]:
+        """Photos that would be near-duplicates if others of their class were not as alike, as a fixed camera's are."""
+        return self._alike[1]
+
+    def copies(self, group: Sequence[str]) -> list[list[str]]:
+        """Of a group of near-duplicates, those that are one photo again: of a series they are apart from the rest."""
+        different = {self.pixels[path] for path in group}
+        return self._near(group, by_class=False)[0] if len(different) > near.HANDFUL else [list(group)]
+
+    @functools.cached_property
+    def _alike(self) -> tuple[list[list[str]], list[str]]:
+        return self._near(self.pixels, by_class=True)
+
+    def _near(self, among: Iterable[str], by_class: bool) -> tuple[list[list[str]], list[str]]:
+        """Groups of near-duplicates, and those alike by nature, with all files of the same pixels."""
+        same = collections.defaultdict(list)
+        for path in among:
+            same[self.pixels[path]].append(path)
+        files = list(same.values())
+        shape = (len(files), near.THUMB_PX, near.THUMB_PX)
+        thumbs = np.frombuffer(b"".join(self.facts[paths[0]].thumbnail for paths in files), np.uint8).reshape(shape)
+        names = [self.class_of.get(paths[0], "") if by_class else "" for paths in files]
+        found = near.alike(thumbs, np.unique(names, return_inverse=True)[1] if names else np.zeros(0, np.int64))
+        groups = [[path for k in group for path in files[k]] for group in found.groups]
+        return groups, [path for k in found.by_nature for path in files[k]]
 
 
 def examine(photos: Photos, progress: Callable[[int, int], None] | None = None) -> Findings:
@@ -128,6 +149,7 @@ def examine(photos: Photos, progress: Callable[[int, int], None] | None = None) 
         pixels=pixels,
         duplicates=[group for group in groups.values() if len(group) > 1],
         facts=facts,
+        class_of={path: photos.classes[k] for path, k in zip(photos.paths, photos.labels.tolist(), strict=True)},
     )
 
 

@@ -3,7 +3,8 @@
 Each photo is a small grey thumbnail here. Pairs worth a comparison are those whose hashes share a whole key in one of
 several tables, so the work grows with the number of photos, not with its square. Each such pair is then laid over
 one another (Lucas and Kanade 1981) and compared by its edges, which forgives brightness and little crops but not
-another photo of the same thing.
+another photo of the same thing. Where photos look alike by nature, as those of a fixed camera do, a copy has to be much
+more like its original than others are.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ from PIL import Image
 THUMB_PX = 32
 LEAST_SCORE = 0.87  # chosen on one half of 2,934 flower photos, see benchmarks/planted_faults.py
 LEAST_CONTRAST = 3.0  # standard deviation in grey levels: below it a thumbnail is noise
+HANDFUL = 6  # photos that may be one photo again, however few others there are
+# How much a copy lacks to a score of 1: a part of what those lack that are as much like it as is usual or, where that
+# is more, of its square. Chosen by generated photos of fixed cameras and scans, and by digits.
+_PART, _PART_OF_SQUARE = 0.05, 0.25
+_ASKED = 256  # photos of a class that one is compared with to see what is usual
 _MOST_BITS = 12  # of 64 in which two hashes may differ to be compared
 _LEAST_ALIKE = 0.3  # of the edges of a pair that is worth being laid over one another
 _TABLES = 10
 _BUCKET = 64  # photos of one key that a photo is compared with: thousands of like ones must not make millions of pairs
 _CHUNK = 1 << 21
 _COMPARED = 16  # photos that one is compared with at most
+_REJECTED = 4  # times that a photo was like another but did not stand out: the rest of its pairs will not either
 _AT_ONCE = 1024
 # What is cut away at most, as (part kept, shift) in each direction, shift from -1 (one edge) to 1 (the other).
 _CROPS = (
@@ -49,34 +56,113 @@ def thumbnail(photo: Image.Image) -> np.ndarray:
     return np.asarray(small.convert("L"))
 
 
+class Alike(NamedTuple):
+    """Groups of near-duplicates, by index; and photos that are as alike but do not stand out from others like them."""
+
+    groups: list[list[int]]
+    by_nature: list[int]
+
+
+def most_alike(count: int) -> int:
+    """How many of `count` photos may be one photo again, a handful and a tenth; more are alike by nature."""
+    return HANDFUL + count // 10
+
+
+def alike(thumbnails: np.ndarray, classes: np.ndarray | None = None) -> Alike:
+    """Near-duplicates among uint8 (N, 32, 32) thumbnails; `classes`: int (N,), whose photos may be alike by nature."""
+    of = np.zeros(len(thumbnails), np.int64) if classes is None else classes
+    found, rejected = _search(thumbnails, of, LEAST_SCORE)
+    number = np.bincount(of)
+    groups, by_nature = [], rejected
+    for group in joined([pair[:2] for pair in found]):
+        in_group = np.bincount(of[group], minlength=len(number))
+        if len(group) <= most_alike(len(thumbnails)) and (in_group <= HANDFUL + number // 10).all():
+            groups.append(group)
+            continue
+        by_nature.update(group)  # each is like another, as in one long take
+        if len(group) < len(thumbnails):
+            groups += [[group[k] for k in some] for some in alike(thumbnails[group]).groups]
+    return Alike(groups, sorted(by_nature.difference(*groups)))
+
+
 def pairs(thumbnails: np.ndarray, least_score: float = LEAST_SCORE) -> list[Pair]:
     """Pairs of near-duplicates among uint8 (N, 32, 32) thumbnails, enough to join all that belong together.
 
     Photos of hardly any contrast have none. Time and memory grow about as N log N: a photo is compared with the 16
     most like it by their hashes, and not with those that it is joined to already through others.
     """
+    return _search(thumbnails, np.zeros(len(thumbnails), np.int64), least_score)[0]
+
+
+def _search(thumbnails: np.ndarray, classes: np.ndarray, least_score: float) -> tuple[list[Pair], set[int]]:
+    """The pairs, and the photos of those that reach the least score but do not stand out."""
     if len(thumbnails) < 2:
-        return []
+        return [], set()
     spread = thumbnails.reshape(len(thumbnails), -1).std(1, dtype=np.float32)
     index = np.flatnonzero(spread >= LEAST_CONTRAST)
     if len(index) < 2:
-        return []
+        return [], set()
     thumbs = thumbnails[index]
+    usual, rejected = _Usual(thumbs, classes[index]), np.zeros(len(thumbs), np.int64)
     first, second, mirrored, crop = _candidates(thumbs)
     links, found = _Links(), []
     for start in range(0, len(first), _AT_ONCE):
         part = range(start, min(start + _AT_ONCE, len(first)))
         likely = np.array([k for k in part if links.root(int(first[k])) != links.root(int(second[k]))], np.int64)
+        likely = likely[np.minimum(rejected[first[likely]], rejected[second[likely]]) < _REJECTED]
         for rounds, least in ((0, _LEAST_ALIKE), (4, least_score)):  # most are other photos, and seen to be at once
             if len(likely):
                 scores = _compare(thumbs, first[likely], second[likely], mirrored[likely], crop[likely], rounds)
                 likely, scores = likely[scores >= least], scores[scores >= least]
+        if len(likely):
+            stands_out = scores >= usual.least(first[likely], second[likely])
+            np.add.at(rejected, np.concatenate([first[likely[~stands_out]], second[likely[~stands_out]]]), 1)
+            likely, scores = likely[stands_out], scores[stands_out]
         for k, score in zip(likely, scores if len(likely) else (), strict=True):
             links.join(int(first[k]), int(second[k]))
             one, other = sorted((int(index[first[k]]), int(index[second[k]])))
             found.append(Pair(one, other, float(score), bool(mirrored[k])))
     best = {pair[:2]: pair for pair in sorted(found, key=lambda pair: pair.score)}
-    return sorted(best.values())
+    return sorted(best.values()), {*index[rejected > 0].tolist()}
+
+
+class _Usual:
+    """How alike photos of a class, and of the whole set, usually are: from that, near-duplicates must stand out.
+
+    thumbs: (N, 32, 32). classes: int (N,).
+    """
+
+    def __init__(self, thumbs: np.ndarray, classes: np.ndarray) -> None:
+        self.thumbs, self.classes = thumbs, classes
+        self.known = np.full(len(thumbs), np.nan, np.float32)
+        self.asked: dict[int, tuple[int, np.ndarray]] = {}
+
+    def least(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """The score that each of M pairs needs: (M,)."""
+        lacking = 1 - np.maximum(self._of(first), self._of(second))
+        return 1 - np.maximum(_PART * lacking, _PART_OF_SQUARE * np.square(lacking))
+
+    def _of(self, photos: np.ndarray) -> np.ndarray:
+        """How alike each photo's most alike ones are, but for as many as may be copies: (M,) from 0 to 1."""
+        new = np.unique(photos[np.isnan(self.known[photos])])
+        if len(new):
+            self.known[new] = self._among(new, -1)
+        for label in np.unique(self.classes[new]).tolist():
+            own = new[self.classes[new] == label]
+            self.known[own] = np.maximum(self.known[own], self._among(own, label))
+        return self.known[photos]
+
+    def _among(self, photos: np.ndarray, label: int) -> np.ndarray:
+        """The same among the photos of a class, or for -1 among all."""
+        if label not in self.asked:
+            members = np.flatnonzero(self.classes == label) if label >= 0 else np.arange(len(self.classes))
+            drawn = np.random.default_rng(0).permutation(members)[:_ASKED]
+            self.asked[label] = (most_alike(len(members)) * len(drawn) // len(members), _unit_edges(self.thumbs[drawn]))
+        rank, others = self.asked[label]
+        if rank >= len(others):  # all of them may be
+            return np.zeros(len(photos), np.float32)
+        scores = _unit_edges(self.thumbs[photos]) @ others.T
+        return np.clip(np.partition(scores, -1 - rank, axis=1)[:, -1 - rank], 0, 1)
 
 
 class _Links:
@@ -276,11 +362,19 @@ def _compare(
         scale = np.clip(scale + np.clip(solved[:, [1, 3]] / gain * 2 / THUMB_PX, -0.05, 0.05), *_KEPT)
         room = np.maximum(1 - scale, 0) + 0.03
         offset = np.clip(offset + np.clip(solved[:, [0, 2]] / gain * 2 / THUMB_PX, -0.05, 0.05), -room, room)
-    edges = [np.concatenate([axis.reshape(len(part), -1) for axis in np.gradient(grey, axis=(1, 2))], 1)
-             for grey in (_cut(whole, scale, offset), part)]  # fmt: skip
-    one, other = edges
+    one, other = _edges(_cut(whole, scale, offset)), _edges(part)
     length = np.sqrt(np.square(one).sum(1) * np.square(other).sum(1))
     return (one * other).sum(1) / np.maximum(length, 1e-6)
+
+
+def _edges(grey: np.ndarray) -> np.ndarray:
+    """How grey changes downward and across, at each pixel of (M, 32, 32): (M, 2048)."""
+    return np.concatenate([axis.reshape(len(grey), -1) for axis in np.gradient(grey, axis=(1, 2))], 1)
+
+
+def _unit_edges(thumbs: np.ndarray) -> np.ndarray:
+    edges = _edges(thumbs.astype(np.float32))
+    return edges / np.sqrt(np.square(edges).sum(1, keepdims=True)).clip(1e-6)
 
 
 def _cut(whole: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:

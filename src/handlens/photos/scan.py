@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from handlens import files
 from handlens.errors import HandlensError, counted
 from handlens.photos.published import PUBLISHED, fetch_published
 
@@ -30,6 +31,10 @@ SPLIT_OF_FOLDER = {
     "testing": "test",
 }
 _NOT_PHOTOS = ("__macosx", "@eadir", "thumbs.db", "desktop.ini")  # what macOS, NAS boxes and Windows leave behind
+_OWN_FILES = (  # what a run, a bundle, an unfinished run, a site, an experiment, and other folders of ours hold
+    *({"handlens.json"}, {"bundle.json"}, {"recipe.toml", "split.json"}, {"site.json", "sw.js"}),
+    *({"numbers.json", "figure.png"}, {files.MADE}),
+)
 _LAYOUT = "put the photos of each class into a subfolder with the name of the class"
 
 
@@ -104,11 +109,12 @@ def scan(
 ) -> Photos:
     """Find the photos of a folder, a CSV or a published set.
 
-    - A folder with one subfolder a class: photos may be nested deeper in it. Hidden files and what is not a photo by
-      its suffix is passed over. Classes are in sorted order.
+    - A folder with one subfolder a class: photos may be nested deeper in it. Hidden files, what is not a photo by its
+      suffix, and subfolders that handlens made, such as runs, are passed over. Classes are in sorted order.
     - A folder with `train` (or `training`) and, where there are, `validation` (`val`, `valid`) and `test` (`testing`),
       each with a subfolder a class: the same, with `splits`.
     - A CSV in UTF-8 with a header that names the columns path, label and, if wanted, split; paths relative to it.
+      Spaces around a cell are no part of it, unless the header is in quotes.
     - "flower_photos" (3,670 photos, 5 classes) or "flowers102" (8,189 photos, 102 classes): downloaded into the cache
       the first time; `progress` is called with bytes (done, total).
 
@@ -233,10 +239,11 @@ def _scan_csv(file: Path) -> Photos:
     number = 1
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        columns = [name.strip().lower() for name in next(reader, [])]
+        header, quoted = next(reader, []), text.startswith('"')
+        columns = [name.strip().lower() for name in header]
         if columns.count("path") != 1 or columns.count("label") != 1:
             raise HandlensError(
-                f"the first row of {file} is {','.join(columns)[:80]!r}, expected the header path,label",
+                f"the first row of {file} is {','.join(header)[:80]!r}, expected the header path,label",
                 "add the header; a third column, split, may follow",
             )
         for number, cells in enumerate(reader, 2):
@@ -246,7 +253,7 @@ def _scan_csv(file: Path) -> Photos:
                 raise HandlensError(
                     f"row {number} of {file} has {counted(len(cells), 'cell')}, expected {len(columns)}"
                 )
-            row = dict(zip(columns, map(str.strip, cells), strict=True))
+            row = dict(zip(columns, cells if quoted else map(str.strip, cells), strict=True))
             path, label, split = _csv_path(file.parent, row["path"]), row["label"], None
             if not row["path"] or not label:
                 raise HandlensError(f"row {number} of {file} has no {'label' if row['path'] else 'path'}")
@@ -254,6 +261,8 @@ def _scan_csv(file: Path) -> Photos:
                 raise HandlensError(f"row {number} of {file} has a control character: {path!r}, {label!r}")
             if path in row_of:
                 raise HandlensError(f"row {number} of {file} names {path} again, after row {row_of[path]}")
+            if (file.parent / path).is_dir():
+                raise HandlensError(f"row {number} of {file} names {path}, a folder", "a row is for one photo: name it")
             if not (file.parent / path).is_file():
                 raise HandlensError(
                     f"row {number} of {file} names {path}, which does not exist", "paths are relative to the CSV"
@@ -317,16 +326,36 @@ def _refuse_empty(root: Path, found: dict[str, list[str]]) -> None:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if _visible(entry.name) and entry.is_dir())
+    """The names of those that may be classes: all but hidden ones, and those that hold runs and no photos."""
+    names = sorted(entry.name for entry in folder.iterdir() if _visible(entry.name) and entry.is_dir())
+    return [name for name in names if not _holds_own(folder / name) or photos_below(folder, name)]
+
+
+def _holds_own(folder: Path) -> bool:
+    return any(_is_own(parent) for parent, _, _ in os.walk(folder))
+
+
+def _is_own(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder was made by `train`, `export`, `explain` and so on: its pictures are no photos."""
+    return any(all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in _OWN_FILES)
+
+
+def check_no_photos(folder: Path) -> None:
+    """Raise HandlensError where pictures should not be written into a folder: others are there, which may be photos."""
+    if folder.is_dir() and not _is_own(folder) and (found := photos_below(folder)):
+        raise HandlensError(f"{folder} has photos in it, such as {found[0]}", "choose another --out, a new folder")
 
 
 def photos_below(root: Path, folder: str = "") -> list[str]:
-    """Photos in `root/folder` and below, relative to `root`, sorted; links are followed, but not in a circle."""
+    """Photos in `root/folder` and below, relative to `root`, sorted; links are followed, but not in a circle.
+
+    Folders that handlens made are passed over, but not `root` itself.
+    """
     found: list[str] = []
     seen: set[str] = set()
     for parent, folders, names in os.walk(root / folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(parent)
-        if real in seen:
+        if real in seen or (Path(parent) != root and _is_own(parent)):
             folders.clear()
             continue
         seen.add(real)

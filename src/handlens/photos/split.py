@@ -93,15 +93,17 @@ def keep_together(
 ) -> tuple[dict[str, Photos], dict[str, str]]:
     """Bring groups of paths that lie on several sides to one: that of most of them, and train where that is open.
 
-    A class keeps a photo to train on before all else. Photos of no such group stay where they are, in their order.
-    Gives the splits and the new side of each photo that was moved.
+    Where this takes more than a quarter of a class's validation or test photos, as with photos that are all series,
+    other whole groups take their place. A class keeps a photo to train on before all else. Photos of no such group stay
+    where they are, in their order. Gives the splits and the new side of each photo that was moved.
     """
-    side = {path: name for name in splits for path in splits[name].paths}
+    before = {path: name for name in splits for path in splits[name].paths}
+    side = dict(before)
     label = {path: int(k) for photos in splits.values() for path, k in zip(photos.paths, photos.labels, strict=True)}
     left = collections.Counter(label[path] for path in splits["train"].paths)
     moved: dict[str, str] = {}
-    for group in groups:
-        members = [path for path in group if path in side]
+    known = [[path for path in group if path in side] for group in groups]
+    for members in known:
         count = collections.Counter(side[path] for path in members)
         if len(count) < 2:
             continue
@@ -113,6 +115,9 @@ def keep_together(
             if side[path] != goal:
                 left[label[path]] += (goal == "train") - (side[path] == "train")
                 side[path] = moved[path] = goal
+    if moved:
+        _refill(known, before, side, label)
+        moved = {path: name for path, name in side.items() if name != before[path]}
     pool = {path: (photos, i) for photos in splits.values() for i, path in enumerate(photos.paths)}
     if not moved:
         return dict(splits), moved
@@ -127,6 +132,30 @@ def keep_together(
             splits=(*stay.splits, *(name for _ in come)) if stay.splits else None,
         )
     return together, moved
+
+
+def _refill(
+    groups: Sequence[Sequence[str]], before: Mapping[str, str], side: dict[str, str], label: Mapping[str, int]
+) -> None:
+    """Give whole groups of train to validation and test, where these lost more than a quarter of a class's photos."""
+    drawn = collections.Counter((before[path], label[path]) for path in before)
+    now = collections.Counter((side[path], label[path]) for path in side)
+    for goal in ("test", "validation"):
+        # First those of which most were drawn to be there.
+        ranked = sorted(groups, key=lambda group: -sum(before[path] == goal for path in group) / max(1, len(group)))
+        for group in ranked:
+            number = collections.Counter(label[path] for path in group)
+            if not number or any(side[path] != "train" for path in group):
+                continue
+            most = max(number, key=number.__getitem__)
+            lacking = drawn[goal, most] - now[goal, most]
+            closer = number[most] < 2 * lacking or (number[most] == 2 * lacking and not now[goal, most])
+            if 4 * lacking <= drawn[goal, most] or not closer or any(now["train", k] <= number[k] for k in number):
+                continue
+            for path in group:
+                side[path] = goal
+                now["train", label[path]] -= 1
+                now[goal, label[path]] += 1
 
 
 def _groups(
