@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 from handlens import bundle, checkpoint, cli, files
 
@@ -108,6 +109,14 @@ def test_runs_of_other_splits_are_advised_to_be_given_new_photos(
         saved = checkpoint.load(tmp_path / name)
         recipe = {**saved.recipe, "photos": str(tiny_photos)}
         checkpoint.save(tmp_path / name, dataclasses.replace(saved, recipe=recipe))
+    (tmp_path / "anew").mkdir()
+    for name in saved.classes:
+        (tmp_path / "anew" / name).mkdir()
+        for path in (tiny_photos / name).iterdir():
+            Image.open(path).save(tmp_path / "anew" / name / f"{path.stem}.png")
+    code, out, err = compare(tmp_path / "a", tmp_path / "b", tmp_path / "anew")
+    assert "left out 27 photos that one of them was trained on or chosen by, some saved anew or nearly the same" in err
+    assert code == 0 and "by 9 photos" in out
     advice = f"handlens compare-runs {tmp_path / 'a'} {tmp_path / 'b'} NEW_PHOTOS"
     split = files.read_json(tmp_path / "b" / "split.json")
     moved = dict(list(split["test"].items())[:2])

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image, ImageEnhance
 
 from handlens import bundle, checkpoint, cli, files, photos
 from handlens.run import UNCALIBRATED
@@ -43,8 +44,6 @@ def run(tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> Path:
     found = photos.scan(tiny_photos)
     sha256 = photos.examine(found).sha256
     photos.write_split(folder / "split.json", photos.split(found, sha256), sha256, 0)
-    from PIL import Image
-
     Image.new("RGB", (20, 10)).save(folder / "curves.png")
     return folder
 
@@ -91,7 +90,9 @@ def test_without_photos_the_runs_own_split(evaluate: Run, run: Path, split: str,
     assert facts["num_photos"] == count
     assert f"own {split or 'test'} split (30 train, 3 validation, 3 test)" in facts["split"]
     assert facts["num_seen_in_training"] == (0 if split in ("", "test") else count)
-    assert facts["caution"] == ""  # the run's own split says itself what it is
+    cautions = {"validation": "by these validation photos its epoch was chosen", "train": "trained on these photos"}
+    assert cautions.get(split, "") in facts["caution"] and bool(facts["caution"]) == (split in cautions)
+    assert not facts["caution"] or facts["caution"] in err.splitlines()
 
 
 def test_the_runs_photos_at_a_new_place(evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path) -> None:
@@ -101,12 +102,60 @@ def test_the_runs_photos_at_a_new_place(evaluate: Run, run: Path, tiny_photos: P
     assert json.loads(out)["num_photos"] == 3
 
 
-def test_photos_that_were_trained_on_are_said_to_be(evaluate: Run, run: Path, tiny_photos: Path) -> None:
+def test_photos_that_were_trained_on_are_said_to_be(
+    evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
     code, out, err = evaluate(run, tiny_photos, "--json")
     assert code == 0
     assert json.loads(out)["num_seen_in_training"] == 33
     assert "33 of these 36 photos were trained on" in err
     assert json.loads(out)["caution"] in err.splitlines()
+    more = tmp_path / "more"
+    shutil.copytree(tiny_photos, more)
+    (more / "花朵" / "broken.jpg").write_bytes(b"no photo")
+    code, out, err = evaluate(run, more)
+    assert "33 of these 36 photos were trained on" in err and "on 36 photos" in out
+
+
+def as_png(photo: Image.Image, place: Path) -> None:
+    photo.save(place.with_suffix(".png"))
+
+
+def as_sent(photo: Image.Image, place: Path) -> None:
+    """Smaller, recompressed, a little brighter."""
+    sent = ImageEnhance.Brightness(photo).enhance(1.05).resize((44, 36), Image.Resampling.BICUBIC)
+    sent.save(place, quality=80)
+
+
+def saved_anew(photos: Path, folder: Path, save: Callable[[Image.Image, Path], None]) -> Path:
+    for path in photos.rglob("*.jpg"):
+        place = folder / path.relative_to(photos)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as photo:
+            save(photo, place)
+    return folder
+
+
+@pytest.mark.parametrize("save", [as_png, as_sent])
+def test_photos_that_were_saved_anew_are_known_again(
+    evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path, save: Callable[[Image.Image, Path], None]
+) -> None:
+    code, out, err = evaluate(run, saved_anew(tiny_photos, tmp_path / "anew", save), "--json")
+    assert code == 0, err
+    told = "33 of these 36 photos were trained on or chosen by, all of them saved anew or nearly the same: "
+    assert json.loads(out)["num_seen_in_training"] == 33
+    assert json.loads(out)["caution"] == f"{told}the figures flatter"
+
+
+def test_copies_of_photos_that_are_gone_are_said_not_to_be_known(
+    evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    saved = checkpoint.load(run)
+    for place, found in ((tmp_path / "nowhere", 0), ("flower_photos", 0)):  # which must not be downloaded
+        checkpoint.save(run, dataclasses.replace(saved, recipe={**saved.recipe, "photos": str(place)}))
+        code, out, err = evaluate(run, saved_anew(tiny_photos, tmp_path / "anew", as_png), "--json")
+        assert code == 0 and json.loads(out)["num_seen_in_training"] == found
+        assert "no longer where it was: copies saved anew, or nearly the same, are not known again" in err
 
 
 def test_the_recipe_of_a_newer_handlens_is_one_sentence(evaluate: Run, run: Path) -> None:
@@ -398,12 +447,13 @@ def test_a_report_that_cannot_be_written(evaluate: Run, tiny_run: Path, tiny_pho
     code, out, err = evaluate(tiny_run, tiny_photos, "--report", tmp_path / "file" / "r.html", "--json")
     assert (code, out) == (2, "")
     assert "file is no folder" in err
+    code, out, err = evaluate(tiny_run, tiny_photos, "--report", tmp_path / "photo.jpg")
+    assert (code, out) == (2, "") and not (tmp_path / "photo.jpg").exists()
+    assert "photo.jpg would be written, expected a name that ends in .html or .htm" in err
 
 
 @pytest.fixture
 def grey_photos(tmp_path: Path) -> Path:
-    from PIL import Image
-
     folder = tmp_path / "others"
     folder.mkdir()
     for index in range(6):

@@ -74,12 +74,35 @@ def test_the_interval_and_what_chance_gives() -> None:
     found = calibration.summary(softmax(logits), labels)
     assert found == json.loads(json.dumps(found))
     low, high = found["ece_ci95"]
-    assert 0 <= low < found["ece"] < high < 0.2
+    assert 0 <= low < found["ece"] <= high < 0.2
     assert found["ece"] < found["ece_by_chance"]  # its probabilities are the true ones
     wrong = calibration.summary(softmax(3 * logits), labels)
     assert wrong["ece"] > wrong["ece_by_chance"]
     assert wrong["ece_ci95"][0] < wrong["ece"] < wrong["ece_ci95"][1]
     assert sum(line["num_photos"] for line in found["bins"]) == 300
+
+
+@pytest.mark.parametrize(("count", "gap"), [(55, 0.1), (292, 0.0), (292, 0.1), (2934, 0.0), (2934, 0.1)])
+def test_the_interval_holds_the_true_error(count: int, gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 90 % of draws at least, of answers like the flower runs': those below 95 % are right less often by `gap`."""
+    monkeypatch.setattr(calibration, "DRAWS", 200)
+    held, wide = 0, []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        sure = np.where(rng.random(count) < 0.8, rng.uniform(0.95, 0.999, count), rng.uniform(0.35, 0.95, count))
+        right = sure - gap * (sure < 0.95)
+        low, high = calibration.ece_ci95(
+            np.stack([sure, *[(1 - sure) / 4] * 4], 1), np.where(rng.random(count) < right, 0, 1)
+        )
+        held += low <= np.abs(sure - right).mean() <= high
+        wide.append(high - low)
+    assert held >= 90
+    assert np.mean(wide) < 1.2 / np.sqrt(count)
+
+
+def test_without_a_mistake_the_interval_allows_for_some() -> None:
+    low, high = calibration.ece_ci95(np.tile([1.0, 0.0], (20, 1)), np.zeros(20, np.int64))
+    assert low == 0 and high == pytest.approx(0.161, abs=1e-3)  # as Wilson's of 20 of 20
 
 
 def test_the_picture() -> None:

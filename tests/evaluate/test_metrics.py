@@ -10,7 +10,7 @@ import pytest
 
 from handlens.errors import HandlensError
 from handlens.evaluate import Scores
-from handlens.evaluate.metrics import wilson
+from handlens.evaluate.metrics import students, wilson
 
 
 def scores(probabilities: object, labels: object, classes: int | tuple[str, ...] = 3) -> Scores:
@@ -132,6 +132,11 @@ def test_to_dict_is_json_with_what_scripts_rely_on() -> None:
     ]
     assert {"ece", "ece_ci95", "ece_by_chance", "brier", "bins"} == set(read["calibration"])
     assert read["per_class"]["花朵"]["recall"] is None
+
+
+def test_students_interval_by_hand() -> None:
+    assert students([0.70, 0.80, 0.75]) == pytest.approx((0.6258, 0.8742), abs=1e-4)  # 4.3027 * 0.05 / sqrt(3)
+    assert students([0.95, 1.0]) == (pytest.approx(0.6573, abs=1e-4), 1.0)
 
 
 @pytest.mark.parametrize(

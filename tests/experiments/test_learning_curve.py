@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from handlens import cli, nets
+from handlens import cli, files, nets
 from handlens.errors import HandlensError
 from handlens.experiments import learning_curve
 from handlens.experiments.learning_curve import Embedded
@@ -59,7 +59,7 @@ def test_a_curve_rises_and_says_what_more_would_bring() -> None:
         low, high = everything[f"{name}_ci95"]
         assert low < everything[f"{name}_top1"] < high
         assert np.shape(result.numbers["top1"][name]) == (3, 2)
-    forecast = result.numbers["forecast"]
+    forecast = result.numbers["forecasts"]["head"]
     assert forecast["gain"] > 0 and forecast["photos_per_class"] == 51
     assert f"{100 * forecast['gain']:+.1f} points" in result.finding
     assert Image.open(io.BytesIO(result.png())).width > 500
@@ -87,10 +87,11 @@ def test_several_modes_and_going_on(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     result = learning_curve.measure(photos, (2,), 2, modes=("last", "full"), kept_in=stored)
     order = [(mode, size) for size in (2, None) for _ in range(2) for mode in ("last", "full")]
     assert asked == [*order[:5], *order[4:]]
-    assert result.numbers["best_mode"] == "full"
+    assert set(result.numbers["forecasts"]) == {"last", "full"}
     row = result.tables["learning curve"][0]
     assert (row["last_top1"], row["full_top1"]) == pytest.approx((1 / 3, 2 / 3))
-    assert "mode full is right about 66.7% of 60" in result.finding
+    for told in ("last is right about 33.3%", "full is right about 66.7%"):  # the test photos choose none
+        assert f"mode {told} of 60 test photos" in result.finding
     other = dataclasses.replace(photos, given={**photos.given, "net": "mobilenet_v1"})
     before = stored.read_bytes()
     with pytest.raises(HandlensError, match="is of other photos"):  # whose answers do not count, and are not lost
@@ -168,7 +169,7 @@ def test_a_power_law_is_found_again() -> None:
 ])  # fmt: skip
 def test_few_mistakes_are_said_to_tell_nothing(top1: float, num_test: int, guess: str) -> None:
     row = {"photos_per_class": 4.0, "head_top1": top1, "head_ci95": [top1, top1], "head_less_probe_ci95": [0.0, 0.0]}
-    said = learning_curve._words([row], ["head"], "head", None, num_test)
+    said = learning_curve._words([row], {"head": None}, num_test)
     assert guess in said and ("is a guess" in said) == bool(guess)
 
 
@@ -197,7 +198,10 @@ def test_the_command(command: Any, tiny_photos: Path, tmp_path: Path, monkeypatc
     assert (tmp_path / "curve" / "figure.png").is_file()
     kept = json.loads((tmp_path / "curve" / "answers.json").read_text("utf-8"))
     assert set(kept) == {"of", "right"} and set(kept["right"]) == {"head 3 0", "head all 0"}
-    assert {path.name for path in (tmp_path / "curve").iterdir()} == {"figure.png", "numbers.json", "answers.json"}
+    made = {path.name for path in (tmp_path / "curve").iterdir()}
+    assert made == {"figure.png", "numbers.json", "answers.json", files.MADE}
+    code, out, err = command(tiny_photos, *given[:-1], tiny_photos / "花朵")
+    assert (code, out) == (2, "") and "花朵 has photos in it, such as 00.jpg" in err
     quick = recipe.choose
     monkeypatch.setattr(learning_curve, "choose", lambda counts, given: quick(counts, {**given, "epochs": 1}))
     few = ["--per-class", "3", "--mode", "last", "--mode", "full"]

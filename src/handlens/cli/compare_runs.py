@@ -47,15 +47,19 @@ def compare_runs(
     chosen, how = evaluate.labelled(a, photos)
     chosen = chosen.as_classes(first.classes)
     runs = [Path(run) for run in (a, b) if not bundle.is_bundle(run)]
-    seen = sorted({path for run in runs for path in seen_by(run, chosen)})
+    by_run = [seen_by(run, chosen) for run in runs]
+    seen = sorted({path for known in by_run for path in (*known.files, *known.copies)})
+    learned = "trained on or chosen by" + (
+        ", some saved anew or nearly the same" if any(x.copies for x in by_run) else ""
+    )
     new_ones = f"both can be asked about new photos: handlens compare-runs {quoted(a)} {quoted(b)} NEW_PHOTOS"
     if len(seen) == len(chosen):
         raise HandlensError("no photo is left that neither was trained on or chosen by", new_ones)
     if seen:
-        told = f"left out {counted(len(seen), 'photo')} that one of them was trained on or chosen by"
+        told = f"left out {counted(len(seen), 'photo')} that one of them was {learned}"
         screen.note(told if photos else f"{told}; {new_ones}")
         chosen = chosen.without(seen)
-        how += f", without {len(seen)} that one of them was trained on or chosen by"
+        how += f", without {len(seen)} that one of them was {learned}"
     bundles = [run for run in (a, b) if bundle.is_bundle(run)]
     caution = (
         f"{' and '.join(bundles)}: no split, so that these photos may be what it was trained on" if bundles else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def demo(
     import time
 
     import handlens
-    from handlens import evaluate, photos
+    from handlens import evaluate, files, photos
     from handlens.cli import screen
     from handlens.cli.train import to_resume, watcher
     from handlens.errors import HandlensError, quoted
@@ -66,6 +67,7 @@ def demo(
     given = {**RECIPE, "epochs": epochs, "warmup_epochs": 0.3 * epochs, "seed": seed}
     job.checked({**given, "photos": str(out / "photos")}, Watcher())  # before flowers are drawn, which takes long
     start = time.monotonic()
+    files.make_own_folder(out)
     with screen.progress("drawing flowers", 5 * photos_per_class) as update:
         draw(out / "photos", photos_per_class=photos_per_class, image_px=128, seed=seed, progress=update)
     try:
@@ -82,6 +84,7 @@ def demo(
         for name in ("train", "test")
     }
     linear = linear_baseline(pixels["train"], splits["train"].labels, pixels["test"], splits["test"].labels)
+    linear_ci95 = evaluate.metrics.wilson(round(linear * len(splits["test"])), len(splits["test"]))
     one_each = [int((splits["test"].labels == label).argmax()) for label in range(len(run.classes))]
     guesses = [(splits["test"].paths[i], classifier.predict(splits["test"].path(i), top=1)[0]) for i in one_each]
     test = run.metrics["test"]
@@ -94,7 +97,7 @@ def demo(
                 "report": run.folder / "report.html",
                 "test": test,
                 "linear_top1": linear,
-                "linear_top1_ci95": evaluate.metrics.wilson(round(linear * test["num_photos"]), test["num_photos"]),
+                "linear_top1_ci95": linear_ci95,
                 "guesses": [{"photo": path, "name": g.name, "probability": g.probability} for path, g in guesses],
                 "int8": int8,
                 "int8_left_out": why_not,
@@ -102,7 +105,6 @@ def demo(
             }
         )
         return
-    low, high = test["top1_ci95"]
     small = int8["guesses"] if int8 else [{"name": "", "probability": None}] * len(guesses)
     rows = [
         (path, guess.name, f"{guess.probability:.1%}", own["name"], f"{own['probability']:.1%}" if int8 else "")
@@ -113,9 +115,9 @@ def demo(
     folder = quoted(run.folder)
     screen.say(
         f"MobileNetV3-Small, from scratch   {test['top1']:.1%} of {test['num_photos']} test photos"
-        f" (95 % interval {low:.1%} to {high:.1%})\n"
+        f" ({_interval(test['top1_ci95'])})\n"
         f"{_told(int8, why_not)}\n"
-        f"linear model on the bare pixels   {linear:.1%}\n"
+        f"linear model on the bare pixels   {linear:.1%} ({_interval(linear_ci95)})\n"
         f"in {seconds:.0f} s\n\n"
         f"report  {run.folder / 'report.html'}\n"
         f"next    {_activate()}handlens predict {folder} {quoted(out / 'photos')} --top 3\n"
@@ -164,6 +166,10 @@ def _int8(run: Path, out: Path, photos: list[Path]) -> tuple[dict[str, Any] | No
     return {**made.to_dict(), "guesses": [answer["guesses"][0] for answer in answers]}, ""
 
 
+def _interval(ends: Sequence[float]) -> str:
+    return "95 % interval {:.1%} to {:.1%}".format(*ends)
+
+
 def _told(int8: dict[str, Any] | None, why_not: str) -> str:
     """A line on the INT8 bundle."""
     if int8 is None:
@@ -173,7 +179,8 @@ def _told(int8: dict[str, Any] | None, why_not: str) -> str:
     exported, parity = int8["test"]["exported"], int8["parity"]
     warning = slower(int8, "onnxruntime")
     return (
-        f"its INT8 bundle, on onnxruntime   {exported['top1']:.1%}, the same answer on {parity['agreement']:.1%}; "
+        f"its INT8 bundle, on onnxruntime   {exported['top1']:.1%} ({_interval(exported['top1_ci95'])}), the same "
+        f"answer on {parity['agreement']:.1%}; "
         f"{int8['size_bytes'] / 1e6:.1f} MB in place of {int8['weights_float32_bytes'] / 1e6:.1f}, "
         f"{int8['latency']['median_ms']:.2f} ms a photo in place of {int8['float32']['latency']['median_ms']:.2f}"
         + (f"\n{warning}" if warning else "")

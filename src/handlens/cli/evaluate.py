@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from handlens.cli.seen import SPLIT_FILE, are_the_runs_own, contents, seen
+from handlens.cli.seen import SPLIT_FILE, contents, judged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +86,7 @@ def evaluate(
     from handlens import photos as photos_room
     from handlens import run as run_room
     from handlens.cli import screen
-    from handlens.errors import HandlensError, counted, not_one_of, quoted
+    from handlens.errors import HandlensError, not_one_of, quoted
     from handlens.evaluate import conformal
     from handlens.evaluate import unknown as unknown_room
 
@@ -115,7 +115,7 @@ def evaluate(
     room.check_installed(report=report is not None)  # what cannot be done is told before long work
     others = unknown_room.look(unknown) if unknown else None
     if report:
-        files.check_place(report)
+        files.check_place(report, ".html", ".htm")
     left_out: LeftOut = ()  # of the run's own photos, which tells of them itself
     if weights:
         classifier, chosen, how = _from_weights(run, weights, photos, split, threads)
@@ -128,17 +128,11 @@ def evaluate(
         unknown_room.check_apart(unknown, others, known)
     if classifier.note:
         screen.note(classifier.note)
-    num_seen = None if weights or classifier.runtime != "torch" else len(seen(Path(run), chosen))
-    caution = ""
+    num_seen, caution = None, ""
     if not weights and bundle.is_bundle(run):
         caution = "a bundle has no split: photos that it was trained on may be among these, and the figures may flatter"
-    elif num_seen and split not in ("train", "validation"):
-        these = f"these {counted(len(chosen), 'photo')}"
-        caution = (
-            f"{num_seen} of {these} {'was' if num_seen == 1 else 'were'} trained on or chosen by: the figures flatter"
-        )
-        if are_the_runs_own(Path(run), chosen):
-            caution += "; they are the run's own photos: --split test judges those that chose nothing"
+    elif not weights and classifier.runtime == "torch":
+        num_seen, caution = judged(Path(run), chosen, split)
     if caution:
         screen.note(caution)
     validation, too_few = None, ""

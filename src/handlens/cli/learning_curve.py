@@ -60,12 +60,15 @@ def learning_curve(
         raise missing_extra("train", "torch") from None
     from handlens.experiments import finite
     from handlens.experiments import learning_curve as room
+    from handlens.photos.scan import check_no_photos
 
     files.check_place(out / "answers.json")
+    check_no_photos(out)
     with screen.progress("features") as update:
         embedded = room.embed(photos, net, weights, split_seed, update, out / "answers.json")
     for note in embedded.data.notes:
         screen.note(note)
+    files.make_own_folder(out)
     with screen.progress("training") as update:
         result = room.measure(embedded, sizes, seeds, update, modes, out / "answers.json")
     for size in result.numbers["sizes_left_out"]:

@@ -31,8 +31,10 @@ def _rank(coverage: float, num_validation: int) -> int:
 def threshold(validation: Scores, coverage: float) -> float:
     """The probability from which on a class is in a photo's set, so that a share `coverage` of sets hold the right one.
 
-    That holds for photos like the validation photos, on average over such sets of photos, whatever the network is.
-    Raises HandlensError for a coverage outside 0 to 1, or one that so few photos cannot promise.
+    That holds for photos like the validation photos, on average over such sets of photos, whatever the network is, but
+    only where they chose nothing of it. A run's own chose its epoch and its temperature, so that its sets may hold the
+    right class a little less often than is promised: `judge` tells how often they do. Raises HandlensError for a
+    coverage outside 0 to 1, or one that so few photos cannot promise.
     """
     check(coverage, validation.num_photos)
     own = np.sort(validation.probabilities[np.arange(validation.num_photos), validation.labels])

@@ -204,5 +204,16 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def students(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean of two shares or more, both ends within [0, 1]."""
+    try:
+        from scipy.stats import t
+    except ImportError:
+        raise missing_extra("evaluate", "scipy") from None
+    half = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    mean = float(np.mean(values))
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
 def _defined(value: float) -> float | None:
     return None if math.isnan(value) else float(value)

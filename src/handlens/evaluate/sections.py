@@ -51,6 +51,17 @@ def notes(said: Sequence[str]) -> Section:
     )
 
 
+def not_measured() -> Section:
+    """What takes too long to be looked at in every training, and how it can be had."""
+    return Section(
+        heading="On a phone's photos",
+        text="What blur, noise and bad light would cost, and each resize rule on phones' shapes, was not measured in "
+        "the training, as it takes long. RUN is the folder of this report:",
+        header=("command",),
+        rows=[("handlens evaluate RUN --robustness --report FILE",)],
+    )
+
+
 def coverage(found: dict[str, Any]) -> Section:
     """What `conformal.judge` found."""
     sizes = [

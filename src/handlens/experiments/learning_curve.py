@@ -23,7 +23,7 @@ from handlens import files, nets
 from handlens.errors import HandlensError, counted, missing_extra
 from handlens.experiments.result import Result, panels
 from handlens.run.torch_runtime import default_device
-from handlens.train import last, loop, start, trial
+from handlens.train import last, learned, loop, start, trial
 from handlens.train.features import features, weights_hash
 from handlens.train.head import fit_head
 from handlens.train.pixels import Fixed, Pixels
@@ -67,7 +67,7 @@ def embed(
     data = start.data_of(recipe, None)
     if not len(data.splits["test"]):
         raise HandlensError(f"{photos} has too few photos for a test split", "add photos: ten a class at least")
-    start.check_unlearned(recipe, data.sha256.values(), "a curve of what more photos bring")
+    learned.check_unlearned(recipe, data.sha256.values(), "a curve of what more photos bring")
     begun = start.start_of(recipe, data.classes)
     embedded = Embedded(begun, data, given, {})
     _Answers(kept_in, embedded)
@@ -271,11 +271,9 @@ def _result(embedded: Embedded, used: np.ndarray, right: dict[str, np.ndarray]) 
             row[f"{mode}_less_probe"] = row[f"{mode}_top1"] - row["probe_top1"]
             row[f"{mode}_less_probe_ci95"] = _ends(drawn[mode][:, index] - drawn["probe"][:, index])
         rows.append(row)
-    best = max(modes, key=lambda mode: rows[-1][f"{mode}_top1"])
-    forecast = _forecast(used, right[best].mean((1, 2)), drawn[best], num_test)
+    forecasts = {mode: _forecast(used, right[mode].mean((1, 2)), drawn[mode], num_test) for mode in modes}
     numbers: dict[str, Any] = {
-        "best_mode": best,
-        "forecast": forecast,
+        "forecasts": forecasts,
         "top1": {name: found.mean(2).tolist() for name, found in right.items()},
     }
     data = {
@@ -289,11 +287,11 @@ def _result(embedded: Embedded, used: np.ndarray, right: dict[str, np.ndarray]) 
         "intervals": "bootstrap over seeds and test photos",
     }
     return Result(
-        finding=_words(rows, modes, best, forecast, num_test),
+        finding=_words(rows, forecasts, num_test),
         tables={"learning curve": rows},
         numbers=numbers,
         data=data,
-        figure=_figure(rows, modes, forecast, embedded.given["net"]),
+        figure=_figure(rows, forecasts, embedded.given["net"]),
     )
 
 
@@ -341,31 +339,31 @@ def _forecast(used: np.ndarray, top1: np.ndarray, drawn: np.ndarray, num_test: i
     }
 
 
-def _words(
-    rows: list[dict[str, Any]], modes: list[str], best: str, forecast: dict[str, Any] | None, num_test: int
-) -> str:
-    last = rows[-1]
-    low, high = last[f"{best}_ci95"]
-    said = [
-        f"With all {counted(round(last['photos_per_class']), 'training photo')} a class mode {best} is right about "
-        f"{last[f'{best}_top1']:.1%} of {counted(num_test, 'test photo')} ({low:.1%} to {high:.1%})."
-    ]
-    if forecast:
-        low, high = (100 * end for end in forecast["gain_ci95"])
+def _words(rows: list[dict[str, Any]], forecasts: Mapping[str, dict[str, Any] | None], num_test: int) -> str:
+    """A word on each mode: to choose one by the test photos and tell its figure alone would flatter."""
+    said, last = [], rows[-1]
+    for mode, forecast in forecasts.items():
+        low, high = last[f"{mode}_ci95"]
         said.append(
-            f"Twice as many ({forecast['photos_per_class']}) would bring about {100 * forecast['gain']:+.1f} points "
-            f"(95 % interval {low:+.1f} to {high:+.1f}), if its mistakes go on as through the last "
-            f"{forecast['sizes']} sizes."
+            f"With all {counted(round(last['photos_per_class']), 'training photo')} a class mode {mode} is right about "
+            f"{last[f'{mode}_top1']:.1%} of {counted(num_test, 'test photo')} ({low:.1%} to {high:.1%})."
         )
-        if low <= 0 <= high:
-            said.append("That cannot be told from nothing: more test photos would tell.")
-    mistakes = round((1 - last[f"{best}_top1"]) * num_test)
-    if mistakes < _FEWEST_MISTAKES:
-        said.append(
-            f"By {counted(mistakes, 'mistake')} on {counted(num_test, 'test photo')} all of this is a guess, and the "
-            "intervals are too narrow: more test photos would tell."
-        )
-    for mode in modes:
+        if forecast:
+            low, high = (100 * end for end in forecast["gain_ci95"])
+            said.append(
+                f"Twice as many ({forecast['photos_per_class']}) would bring about {100 * forecast['gain']:+.1f} "
+                f"points (95 % interval {low:+.1f} to {high:+.1f}), if its mistakes go on as through the last "
+                f"{forecast['sizes']} sizes."
+            )
+            if low <= 0 <= high:
+                said.append("That cannot be told from nothing: more test photos would tell.")
+        mistakes = round((1 - last[f"{mode}_top1"]) * num_test)
+        if mistakes < _FEWEST_MISTAKES:
+            said.append(
+                f"By {counted(mistakes, 'mistake')} on {counted(num_test, 'test photo')} all of this is a guess, and "
+                "the intervals are too narrow: more test photos would tell."
+            )
+    for mode in forecasts:
         ends = f"{mode}_less_probe_ci95"
         sides = {"better": [r for r in rows if r[ends][0] > 0], "worse": [r for r in rows if r[ends][1] < 0]}
         for word, found in sides.items():
@@ -377,18 +375,19 @@ def _words(
     return " ".join(said)
 
 
-def _figure(rows: list[dict[str, Any]], modes: list[str], forecast: dict[str, Any] | None, net: str) -> Any:
+def _figure(rows: list[dict[str, Any]], forecasts: Mapping[str, dict[str, Any] | None], net: str) -> Any:
     figure, (axes,) = panels(1, width=6.2, height=4.2)
     x = np.array([row["photos_per_class"] for row in rows])
-    lines = [(mode, f"handlens, mode {mode}", marker) for mode, marker in zip(modes, "ovD^", strict=False)]
+    lines = [(mode, f"handlens, mode {mode}", marker) for mode, marker in zip(forecasts, "ovD^", strict=False)]
     for name, label, marker in (*lines, ("probe", "linear probe", "s")):
         y = np.array([row[f"{name}_top1"] for row in rows])
         spread = np.array([row[f"{name}_sd"] or 0.0 for row in rows])
         axes.errorbar(x, 100 * y, 100 * spread, marker=marker, markersize=5, capsize=3, label=label)
-    if forecast:
+    for number, forecast in enumerate(filter(None, forecasts.values())):
         ahead = np.geomspace(x[-forecast["sizes"]], forecast["photos_per_class"], 30)
         errors = forecast["factor"] * ahead ** -forecast["exponent"]
-        axes.plot(ahead, 100 * (1 - errors), "--", color="grey", label="power law, to twice the photos")
+        label = "" if number else "power law, to twice the photos"
+        axes.plot(ahead, 100 * (1 - errors), "--", color="grey", label=label)
     axes.set_xscale("log")
     axes.set_xticks(x, [f"{size:.0f}" for size in x])
     axes.minorticks_off()
