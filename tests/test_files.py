@@ -75,6 +75,42 @@ def test_a_folder_in_the_way_of_a_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_what_a_link_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    for name, old in (("there.csv", "old"), ("not yet.csv", "")):
+        link, real = tmp_path / f"link to {name}", tmp_path / "real" / name
+        link.symlink_to(Path("real", name))
+        if old:
+            real.write_text(old)
+        files.check_place(link, ".csv")
+        with files.atomic(link, "w") as file:
+            file.write("new")
+        assert link.is_symlink() and real.read_text() == "new"
+    assert sorted(os.listdir(tmp_path / "real")) == ["not yet.csv", "there.csv"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name")
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    (tmp_path / "link.csv").symlink_to(pipe)
+    for path in (pipe, tmp_path / "link.csv"):
+        with pytest.raises(HandlensError, match="is a pipe or a device, expected the name of a file"):
+            files.check_place(path, ".csv")
+        with pytest.raises(HandlensError, match="is a pipe or a device"), files.atomic(path) as file:
+            file.write(b"")
+    assert pipe.is_fifo() and sorted(os.listdir(tmp_path)) == ["link.csv", "pipe.csv"]
+
+
+def test_a_name_with_another_ending_is_refused_with_one_that_fits(tmp_path: Path) -> None:
+    files.check_place(tmp_path / "A.HTM", ".html", ".htm")
+    with pytest.raises(HandlensError) as caught:
+        files.check_place(tmp_path / "my photo.jpg", ".html", ".htm")
+    assert "my photo.jpg would be written, expected a name that ends in .html or .htm" in caught.value.message
+    assert caught.value.hint == "name it 'my photo.html', say" or os.name == "nt"
+
+
 def test_an_error_that_is_not_about_the_disk_comes_back_as_it_is() -> None:
     error = OSError(errno.EIO, "Input/output error")
     assert files.disk_error(error, "x") is error

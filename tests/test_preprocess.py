@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import struct
+import subprocess
 import sys
 import time
 import zlib
@@ -461,6 +462,25 @@ def test_a_jpeg_of_too_many_scans_is_not_decoded(progressive: bool) -> None:
     assert time.perf_counter() - begun < 1
     with_a_film = ordinary + scan * 1250
     assert open_photo(with_a_film, most_pixels=50_000_000).getpixel((9, 9)) == pytest.approx((9, 99, 199), abs=3)
+
+
+def test_a_photo_of_ninety_million_pixels_is_read_without_a_warning(tmp_path: Path) -> None:
+    Image.new("L", (10_000, 9_000)).save(tmp_path / "wide.jpg")
+    code = f"from handlens.preprocess import open_photo; open_photo({str(tmp_path / 'wide.jpg')!r}, 64)"
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_odd_metadata_is_no_warning(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "odd.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0")
+    read = f"open_photo({str(tmp_path / 'odd.jpg')!r})"
+    code = "from concurrent.futures import ThreadPoolExecutor; from handlens.preprocess import open_photo; "
+    code += f"[each.result() for each in [ThreadPoolExecutor(2).submit(lambda: {read}) for _ in range(4)]]"
+    plain = f"from PIL import Image; Image.open({str(tmp_path / 'odd.jpg')!r}).getexif()"
+    for script, told in ((plain, True), (code, False)):
+        call = [sys.executable, "-W", "always", "-c", script]
+        done = subprocess.run(call, capture_output=True, text=True, check=True)
+        assert ("Corrupt EXIF data" in done.stderr, bool(done.stderr)) == (told, told)
 
 
 def test_missing_and_folders(tmp_path: Path) -> None:

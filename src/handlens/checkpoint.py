@@ -68,11 +68,19 @@ class Checkpoint:
 
 
 def build(name: str, num_classes: int, arguments: dict[str, Any]) -> Net:
-    """The network of a checkpoint with random weights: `nets.create`, then the hidden layer if there is one."""
-    arguments = dict(arguments)
-    hidden = arguments.pop("head_hidden", 0)
-    net = nets.create(name, num_classes, **arguments)
-    return nets.replace_head(net, num_classes, hidden=hidden) if hidden else net
+    """The network of a checkpoint with random weights: `nets.create`, then the hidden layer if there is one.
+
+    Raises HandlensError where there is no such network.
+    """
+    own = dict(arguments)
+    hidden = own.pop("head_hidden", 0)
+    try:
+        net = nets.create(name, num_classes, **own)
+        return nets.replace_head(net, num_classes, hidden=hidden) if hidden else net
+    except HandlensError:
+        raise
+    except Exception as error:  # torch raises many kinds for numbers that make no sense
+        raise HandlensError(f"{name} cannot be built with {arguments} ({error})", "train again") from error
 
 
 def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
@@ -127,7 +135,9 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise HandlensError(f"there is no run folder {folder}", "`handlens train PHOTOS` makes one")
     if not path.is_file():
         resumed = f"go on with `handlens train --resume --out {quoted(folder)}`"
-        hint = resumed if (folder / "recipe.toml").is_file() else "`handlens train PHOTOS` makes one"
+        within = sorted(found.parent for found in folder.glob(f"*/{FACTS}"))
+        named = f"name one of the runs in it, such as {within[0]}" if within else "`handlens train PHOTOS` makes one"
+        hint = resumed if (folder / "recipe.toml").is_file() else named
         raise HandlensError(f"{folder} is no finished run: it has no {FACTS}", hint)
     facts = files.read_json(path)
     if not isinstance(facts, dict):
@@ -143,6 +153,8 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
             raise HandlensError(f"{path} has no proper {member!r}", "it may be damaged; train again")
     if not facts["classes"] or not all(isinstance(name, str) for name in facts["classes"]):
         raise HandlensError(f"{path} has no proper 'classes'", "it may be damaged; train again")
+    if len(set(facts["classes"])) < len(facts["classes"]):
+        raise HandlensError(f"{path} names a class twice", "it may be damaged; train again")
     for member in ("calibration", "rejection", "familiar"):  # runs from before there were these lack them
         if not isinstance(facts.setdefault(member, None), (dict, type(None))):
             raise HandlensError(f"{path} has no proper {member!r}", "it may be damaged; train again")

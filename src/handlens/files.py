@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from handlens.errors import HandlensError
+from handlens.errors import HandlensError, quoted
 
 WINDOWS = sys.platform == "win32"
+MADE = ".made-by-handlens"  # in a folder whose pictures are not photos: scanning passes it over
 
 
 def patiently(move: Callable[[], object]) -> None:
@@ -48,9 +49,10 @@ def atomic(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` for writing; rename it to `path` when the block ends without an error.
 
     Whatever goes wrong, `path` holds either its old content or the whole new one, and no temporary file is left.
-    `mode` is "wb" or "w" (UTF-8). Raises HandlensError when the disk is full or the folder cannot be written.
+    `mode` is "wb" or "w" (UTF-8). Where `path` is a link, what it leads to is written. Raises HandlensError when the
+    disk is full, when the folder cannot be written, and when a pipe or a device is there.
     """
-    path = Path(path)
+    path = _behind_links(path)
     temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +89,20 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise disk_error(error, path) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _behind_links(path: str | os.PathLike[str]) -> Path:
+    """Where the file is, or will be, that a write of `path` is for: renaming to a link would take the link's place.
+
+    Raises HandlensError where it is neither file nor folder: a pipe or a device would be replaced too.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise HandlensError(f"{path} is a pipe or a device, expected the name of a file", "choose another name")
+        return Path(os.path.realpath(path)) if path.is_symlink() else path
+    except OSError as error:  # such as a name that is too long
+        raise disk_error(error, path) from error
 
 
 def disk_error(error: OSError, path: str | os.PathLike[str]) -> Exception:
@@ -260,18 +276,22 @@ def _inside(archive: Path, name: str) -> PurePosixPath:
     return path
 
 
-def check_place(path: str | os.PathLike[str]) -> None:
+def check_place(path: str | os.PathLike[str], *endings: str) -> None:
     """Raise HandlensError where nothing can be written at `path`, or a folder is: told before long work, not after it.
 
-    Folders above it that are missing are no hindrance: whatever writes makes them.
+    Folders above it that are missing are no hindrance: whatever writes makes them. endings: the name must have one of
+    them, such as ".csv", so that no photo is overwritten where the name of the file was forgotten before it.
     """
     path = Path(path)
-    try:
-        if path.is_dir():
-            raise HandlensError(f"{path} is a folder, expected the name of a file", "choose another name")
-    except OSError as error:  # such as a name that is too long
-        raise disk_error(error, path) from error
-    above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    place = _behind_links(path)
+    if place.is_dir():
+        raise HandlensError(f"{path} is a folder, expected the name of a file", "choose another name")
+    if endings and path.suffix.lower() not in endings:
+        raise HandlensError(
+            f"{path} would be written, expected a name that ends in {' or '.join(endings)}",
+            f"name it {quoted(path.with_suffix(endings[0]).name)}, say",
+        )
+    above = next(parent for parent in place.absolute().parents if os.path.lexists(parent))
     if not above.is_dir():
         raise HandlensError(f"{path} cannot be written: {above} is no folder", "choose another place")
     if not os.access(above, os.W_OK | os.X_OK):
@@ -284,3 +304,10 @@ def make_folder(path: str | os.PathLike[str]) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, path) from error
+
+
+def make_own_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder for what is made here, if need be, and mark it: pictures in it are no photos to train on."""
+    if not Path(path, MADE).is_file():
+        with atomic(Path(path, MADE), "w") as file:
+            file.write("Made by handlens: pictures in this folder are not taken for photos to train on.\n")

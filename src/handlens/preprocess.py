@@ -11,6 +11,7 @@ import io
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -19,6 +20,12 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from handlens.errors import HandlensError, PhotoError, not_one_of
+
+# Pillow refuses photos of twice the size that it warns of, and that refusal is what `open_photo` tells. Of odd metadata
+# (UserWarning) it warns by its own lines, naming no photo. The filters are everyone's, for `warnings.catch_warnings` is
+# not for threads, which read photos here.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 Source = str | os.PathLike[str] | bytes | IO[bytes]
 

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from handlens import bundle, checkpoint, cli
-from handlens.cli.predict import gather
+from handlens.cli.predict import _told_apart, gather
 from handlens.errors import HandlensError
 from handlens.run import UNCALIBRATED
 
@@ -260,6 +260,12 @@ def test_a_csv_that_cannot_be_written_is_told_first(
     code, out, err = predict(tiny_run, tiny_photos, "--csv", tmp_path)
     assert (code, out) == (2, "")
     assert "is a folder, expected the name of a file" in err
+    photo = tmp_path / "first.jpg"
+    shutil.copy(tiny_photos / "花朵" / "00.jpg", photo)
+    before = photo.read_bytes()
+    code, out, err = predict(tiny_run, "--csv", photo, tiny_photos)  # --csv *.jpg, as the shell expands it
+    assert (code, out, photo.read_bytes()) == (2, "", before)
+    assert "first.jpg would be written, expected a name that ends in .csv; name it first.csv, say" in err
 
 
 def test_those_under_min_probability_are_apart(predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
@@ -322,6 +328,18 @@ def test_bad_input_is_one_sentence(
     assert err.startswith("handlens: ")
 
 
+@pytest.mark.parametrize("named", ["fold-1", "fold-10", ""])
+def test_a_folder_of_several_runs_names_one(predict: Run, tiny_run: Path, tmp_path: Path, named: str) -> None:
+    several = tmp_path / "folds"
+    several.mkdir()
+    if named:
+        shutil.copytree(tiny_run, several / named)
+        shutil.copytree(tiny_run, several / "fold-2")
+    code, _, err = predict(several, "photo.jpg")
+    advice = f"name one of the runs in it, such as {several / named}" if named else "`handlens train PHOTOS` makes one"
+    assert code == 2 and err.endswith(f"folds is no finished run: it has no handlens.json; {advice}\n")
+
+
 @pytest.fixture
 def wary_run(tiny_run: Path, tmp_path: Path) -> Path:
     """The tiny run with a threshold that grey photos do not reach."""
@@ -355,3 +373,5 @@ def test_unknown_photos_are_called_so(predict: Run, wary_run: Path, tiny_photos:
     line = next(line for line in out.splitlines() if "grey.png" in line)
     assert line.split()[1] == "unknown"
     assert f"score {second['score']:.3g}" in line
+    assert _told_apart(1.0172, 1.0208) == ("1.017", "1.021")
+    assert _told_apart(-0.5, 6.0) == ("-0.5", "6")

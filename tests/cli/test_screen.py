@@ -112,6 +112,40 @@ def test_progress_on_a_terminal_is_a_bar_on_standard_error(
     assert "/s" in err
 
 
+def test_the_rate_counts_from_where_the_work_began(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    clock = [0.0]
+    monkeypatch.setattr(screen.time, "monotonic", lambda: clock[0])
+    with screen.progress("reading") as update:
+        update(9000, 10_000)
+        clock[0] = 10.0
+        update(9020, 10_000)
+    shown = capsys.readouterr().err
+    assert "2.0/s" in shown and "left 0:08:10" in shown
+    with screen.progress("training") as update:
+        update(9000, 10_000)
+        clock[0] = 20.0
+        update(9020, 10_000, rate="loss 0.5, 7 photos/s", left_s=3723.4)
+    shown = capsys.readouterr().err
+    assert "loss 0.5, 7 photos/s" in shown and "left 1:02:03" in shown
+
+
+def test_a_line_tells_rate_and_time_left_where_they_are_known(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "SECONDS_BETWEEN_LINES", 0.0)
+    with screen.progress("training", 40) as update:
+        update(12, 40, rate="7 photos/s", left_s=65)
+        update(13)
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 12 of 40, 7 photos/s, 0:01:05 left", "training: 13 of 40",
+    ]  # fmt: skip
+
+
 def test_no_work_no_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -28,6 +28,11 @@ QUICK = ["--image-px", "32", "--batch-size", "8", "--epochs", "1", "--precision"
 SMALL = ["--net", NET, "--weights", "none", "--width", "0.35", *QUICK]
 
 
+@pytest.fixture(autouse=True)
+def _no_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "fetch", lambda *_: None)
+
+
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
     def called(*arguments: object) -> tuple[int, str, str]:
@@ -249,6 +254,19 @@ def test_json_is_one_value_on_standard_output(call: Train, tiny_photos: Path, tm
     assert (run / "report.html").is_file()
 
 
+def test_the_bar_tells_what_the_loop_knows(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handlens.cli.screen.SECONDS_BETWEEN_LINES", 0.0)
+    row = {"epoch": 1, "train_loss": 1, "train_top1": 1, "validation_loss": 1, "validation_top1": 1, "lr": 1}
+    with command.watcher() as watching:
+        watching.count("downloading weights", 5, 0)
+        watching.epoch([{**row, "photos_per_s": 1000.0}])  # of a head, whose epochs take no time
+        watching.step(loop.Step(epoch=3, epochs=8, step=2, steps=5, loss=0.51, photos_per_s=84.6, seconds_left=125.0))
+        watching.epoch([{**row, "photos_per_s": 84.6}])
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert lines == ["downloading weights: 5", "training: 12 of 40, loss 0.510, 85 photos/s, 0:02:05 left"]
+    assert last.startswith("epoch   1") and last.endswith("84.6 photos/s")
+
+
 def test_the_end_says_how_good_it_is_and_what_to_type_next(call: Train, tiny_photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     code, out, _ = call(tiny_photos, "--out", run, *SMALL)
@@ -256,6 +274,10 @@ def test_the_end_says_how_good_it_is_and_what_to_type_next(call: Train, tiny_pho
     lines = out.splitlines()
     assert lines[0].startswith("top-1 ")
     assert "on 3 test photos (95 % interval" in lines[0]
+    kept = json.loads((run / "handlens.json").read_text(encoding="utf-8"))["metrics"]["kept_epoch"]
+    assert lines[1] == f"kept    epoch {kept} of 1"
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert f'<th scope="row">kept_epoch</th><td>{kept}</td>' in html
     assert f"report  {run / 'report.html'}" in lines
     assert f"next    handlens predict {run} PHOTO" in lines
 
@@ -539,7 +561,13 @@ def test_repeats_train_seeds_and_tell_the_spread(
     assert [line["out"].name for line in asked] == ["seed-1", "seed-2", "seed-3"]
     assert found["mean"] == pytest.approx(0.9)
     assert found["standard_deviation"] == pytest.approx(0.05)
+    assert found["mean_ci95"] == pytest.approx([0.7758, 1], abs=1e-4)
     assert json.loads((tmp_path / "r" / "repeats.json").read_text("utf-8")) == found
+    given = ("--net", "mobilenet_v2", "--repeats", "3", "--seed", "1")
+    code, out, err = call(tiny_photos, *given, "--out", tmp_path / "told")
+    assert code == 0, err
+    interval = "(95 % interval 77.6% to 100.0% by Student's t, for other seeds with these photos)"
+    assert f"mean 90.0% {interval}, standard deviation 5.0 points" in " ".join(out.split())
 
 
 def test_folds_test_each_photo_once(

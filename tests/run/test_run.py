@@ -156,6 +156,19 @@ def test_weights_without_photos_number_their_classes(weight_file: Path) -> None:
     assert "numbers" in classifier.note
 
 
+def test_a_guess_at_what_weights_were_made_for_is_told(weight_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    from handlens.nets import weights
+
+    known = weights.find("mobilenet_v2", "a")
+    assert "guess" not in run.from_weights("mobilenet_v2", weight_file).note
+    guessed = dataclasses.replace(known, guess="those of mobilenetv2_100.ra_in1k")
+    monkeypatch.setattr("handlens.nets.weights.find", lambda net, weights, progress=None: guessed)
+    note = run.from_weights("mobilenet_v2", weight_file).note
+    assert "; weights.safetensors is one whose pixels and padding are a guess, those of mobilenetv2_100.ra_in1k" in note
+
+
 def test_weights_of_another_number_of_classes(weight_file: Path) -> None:
     with pytest.raises(HandlensError, match="gives 3 classes, the photos have 2"):
         run.from_weights("mobilenet_v2", weight_file, ("a", "b"))

@@ -239,6 +239,14 @@ def test_a_very_long_photo_gives_its_centre_square() -> None:
     assert augment.crop_box(3000, 10, 0.35, rng) == (1495, 0, 10, 10)
 
 
+@pytest.mark.parametrize("size", [(40, 60), (60, 40), (41, 41)])
+def test_without_augmentation_a_photo_of_any_shape_gives_its_centre_square(size: tuple[int, int]) -> None:
+    side, rng = min(size), np.random.default_rng(0)
+    expected = ((size[0] - side) // 2, (size[1] - side) // 2, side, side)
+    assert {augment.crop_box(*size, 1.0, rng) for _ in range(50)} == {expected}
+    assert rng.random() == np.random.default_rng(0).random()  # nothing was drawn
+
+
 def test_crops_of_the_whole_photo_are_the_photo() -> None:
     """With a smallest area of 1, augment "none" shows a square photo as it is."""
     photo = pixels(40, 40)

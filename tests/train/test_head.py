@@ -18,8 +18,8 @@ from handlens import nets, photos
 from handlens.errors import HandlensError
 from handlens.nets import Net
 from handlens.preprocess import Preprocess
-from handlens.train import Recipe
-from handlens.train.head import fit_head, seconds_of_head
+from handlens.train import Recipe, modes, start
+from handlens.train.head import epoch_s, fit_head, seconds_of_head
 
 Side = tuple[np.ndarray, np.ndarray]
 RECIPE = Recipe(
@@ -51,6 +51,18 @@ def test_it_learns_whatever_the_scale_of_the_features() -> None:
     assert log[0]["train_loss"] > log[-1]["train_loss"]
     assert [row["epoch"] for row in log] == list(range(1, 31))
     assert log[-1]["lr"] == pytest.approx(RECIPE.lr * 0.01)
+
+
+@pytest.mark.parametrize(("dropout", "expected"), [(0.5, 0.2), (0.1, 0.1), (0.0, 0.0)])
+def test_the_extra_layer_drops_no_more_than_the_recipe_says(dropout: float, expected: float) -> None:
+    begun = start.Start(small(), {}, Preprocess(), "")
+    net = modes.with_hidden(Recipe(mode="head", head_hidden=8, dropout=dropout), begun).net
+    assert [layer.p for layer in net.classifier if isinstance(layer, torch.nn.Dropout)][-1] == expected
+
+
+def test_each_epoch_tells_its_photos_a_second() -> None:
+    _, log = fit_head(small(), 1, side(30), side(15, 1), RECIPE)
+    assert all(row["seconds"] > 0 and row["photos_per_s"] == pytest.approx(30 / row["seconds"]) for row in log)
 
 
 @pytest.mark.parametrize("hidden", [0, 24])
@@ -132,6 +144,12 @@ def test_a_continued_head_begins_where_it_was() -> None:
     with torch.no_grad():
         after = net.classifier[1:](torch.from_numpy(validation[0][0]))
     assert torch.allclose(after, before, rtol=1e-3, atol=1e-3)
+
+
+def test_the_time_of_an_epoch_is_that_of_its_steps() -> None:
+    net, recipe = small(hidden=64), Recipe(**{**vars(RECIPE), "balance": "weights"})
+    assert 0 < epoch_s(net, 1, 16, recipe) < 1
+    assert epoch_s(net, 1, 160_000, recipe) > 100 * epoch_s(net, 1, 160, recipe)
 
 
 def test_the_time_told_before_counts_decoding_and_what_comes_after(

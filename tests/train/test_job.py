@@ -14,18 +14,21 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
 import handlens
 from handlens import checkpoint, files, photos
 from handlens.errors import HandlensError
-from handlens.train import Recipe, Run, Watcher, job, loop, start, trial
+from handlens.nets import weights
+from handlens.train import Recipe, Run, Watcher, job, loop, several, start, trial
 from handlens.train.recipe import read_toml
 
 FILES = {
@@ -142,6 +145,7 @@ def test_each_mode_leaves_a_whole_run(
     html = (run.folder / "report.html").read_text("utf-8")
     assert "3 test photos, cut with seed 0, which chose nothing" in html
     assert "Notes of the training" in html and "too few to calibrate" in html
+    assert "handlens evaluate RUN --robustness --report FILE" in html
     lines = (run.folder / "log.csv").read_text().splitlines()
     assert len(lines) == 3
     assert {"epoch", "train_loss", "train_top1", "validation_loss", "validation_top1", "lr"} <= set(lines[0].split(","))
@@ -200,6 +204,14 @@ def test_who_learns_as_a_whole_sees_the_whole_shorter_side(
     assert (preprocess.image_px, preprocess.resize, preprocess.resize_px) == (32, "crop", resize_px)
 
 
+def test_whether_the_weights_say_their_pixels_is_told(tiny_photos: Path, weight_file: Path, tmp_path: Path) -> None:
+    torch.save(safetensors.torch.load_file(weight_file), tmp_path / "model.pth")  # without its metadata
+    recipe = Recipe(photos=str(tiny_photos), net=NET, weights=str(weight_file), mode="head", image_px=32)
+    assert "pixels as they were made for" in start.start_of(recipe, ("a", "b")).note
+    bare = dataclasses.replace(recipe, weights=str(tmp_path / "model.pth"))
+    assert "weights model.pth, whose pixels and padding are a guess" in start.start_of(bare, ("a", "b")).note
+
+
 @pytest.mark.parametrize("mode", ["full", "head"])
 def test_the_recipe_repeats_the_run(
     mode: str, full_run: Run, tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -230,10 +242,17 @@ def test_unequal_classes_are_weighed(tiny_photos: Path, given: dict[str, Any], t
     shutil.copytree(tiny_photos, tmp_path / "photos")
     for number in range(3, 12):
         (tmp_path / "photos" / "花朵" / f"{number:02}.jpg").unlink()
-    run = handlens.fit(tmp_path / "photos", out=tmp_path / "run", **{**given, "epochs": 1})
+    watcher, other = Listens(), Listens()
+    run = handlens.fit(tmp_path / "photos", out=tmp_path / "run", watcher=watcher, **{**given, "epochs": 1})
     assert run.recipe.balance == "weights"
-    kept = handlens.fit(tmp_path / "photos", out=tmp_path / "kept", **{**given, "epochs": 1, "balance": "none"})
+    few = "learned from no more than 1 photo each: '花朵'; add photos, or remove them"
+    assert few in watcher.notes and few in run.metrics["notes"]
+    weighed = "photos of rare classes count up to 10 times as much as others (--balance weights), for the classes have "
+    assert sum(note.startswith(weighed) for note in watcher.notes) == 1
+    given |= {"epochs": 1, "balance": "none"}
+    kept = handlens.fit(tmp_path / "photos", out=tmp_path / "kept", watcher=other, **given)
     assert kept.recipe.balance == "none"
+    assert not any(note.startswith(weighed) for note in other.notes)
     assert (run.folder / "model.safetensors").read_bytes() != (kept.folder / "model.safetensors").read_bytes()
 
 
@@ -490,6 +509,49 @@ def test_photos_of_the_earlier_run_that_are_gone(tiny_photos: Path, given: dict[
     assert sha256_of_split(moved.folder, "test") == sha256_of_split(run.folder, "test")
 
 
+@pytest.fixture
+def without_the_first(
+    full_run: Run, more_photos: Path, tmp_path: Path, quick: dict[str, Any]
+) -> tuple[Run, dict[str, photos.Photos]]:
+    """A run that went on from one that is gone, with photos added; and its splits from before."""
+    first = Path(shutil.copytree(full_run.folder, tmp_path / "first"))
+    run = handlens.fit(out=tmp_path / "second", continue_run=first, add=more_photos, **{**quick, "epochs": 1})
+    splits = start.data_of(run.recipe, run.folder / "split.json").splits
+    shutil.rmtree(first)
+    return run, splits
+
+
+def test_a_continued_run_needs_no_more_than_its_own_folder(
+    without_the_first: tuple[Run, dict[str, photos.Photos]],
+    more_photos: Path,
+    tmp_path: Path,
+    quick: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, splits = without_the_first
+    moved = run.folder.rename(tmp_path / "moved")
+    third = handlens.fit(out=tmp_path / "third", continue_run=moved, mode="last", **{**quick, "epochs": 1})
+    assert third.classes == run.classes and third.metrics["photos"] == run.metrics["photos"]
+    shutil.rmtree(moved)
+    found = start.data_of(third.recipe, third.folder / "split.json").splits
+    for name, part in splits.items():
+        assert {part.path(index).resolve() for index in range(len(part))} == {
+            found[name].path(index).resolve() for index in range(len(found[name]))
+        }
+    assert not {path for path in third.folder.rglob("*.safetensors") if "earlier" in path.parts}
+
+
+def test_where_the_earlier_run_is_needed_it_is_named(
+    without_the_first: tuple[Run, dict[str, photos.Photos]], tmp_path: Path
+) -> None:
+    run, _ = without_the_first
+    with pytest.raises(HandlensError, match=r"first, whose weights this training begins with, .*; put it back, or"):
+        start.start_of(run.recipe, run.classes)
+    shutil.rmtree(run.folder / start.EARLIER)  # as earlier versions left it
+    with pytest.raises(HandlensError, match=r"second goes on from .*first, which tells .*; put that run back"):
+        start.data_of(run.recipe, run.folder / "split.json")
+
+
 # ---- failures --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("more", "sentence"),
@@ -520,6 +582,61 @@ def test_what_cannot_be_trained_is_one_sentence_and_no_folder(
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_full_without_weights_is_scratch_and_says_so() -> None:
+    watcher = Listens()
+    for mode, told in (("full", 1), (None, 0)):
+        watcher.notes.clear()
+        given = job.settled({"weights": "none", **({"mode": mode} if mode else {})}, watcher)
+        assert given["mode"] == "scratch"
+        assert len(watcher.notes) == told
+    onward = {"mode": "full", "weights": "none", "continue_run": "run"}
+    assert job.settled(onward, watcher)["mode"] == "full"
+    assert watcher.notes == []
+    del given
+    job.settled({"mode": "full", "weights": "none"}, watcher)
+    assert watcher.notes == ["mode scratch is taken in place of full, which fine-tunes weights: --weights is none"]
+
+
+def test_downloads_are_counted_and_come_before_photos_are_looked_at(
+    tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched(name: str, progress: Callable[[int, int], None]) -> Path:
+        progress(3, 9)
+        return tiny_photos
+
+    def find(net: str, given: str, width: float, progress: Callable[[int, int], None]) -> None:
+        progress(5, 0)
+        raise HandlensError("no network")
+
+    monkeypatch.setattr(sys.modules["handlens.photos.scan"], "fetch_published", fetched)
+    monkeypatch.setattr(weights, "find", find)
+    watcher = Listens()
+    with pytest.raises(HandlensError, match="no network"):
+        handlens.fit("flower_photos", out=tmp_path / "run", watcher=watcher)
+    assert watcher.counts == {"downloading photos": [(3, 9)], "downloading weights": [(5, 0)]}
+    for more in ({"folds": 2}, {"repeats": 2}):
+        with pytest.raises(HandlensError, match="no network"):
+            several.begin("flower_photos", tmp_path / "runs", {}, watcher=watcher, **more)
+    assert "looking at photos" not in watcher.counts
+    with pytest.raises(HandlensError, match="there is no folder nowhere"):
+        handlens.fit("nowhere", out=tmp_path / "run")
+
+
+def test_what_was_chosen_has_a_reason(
+    tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = weights.find(NET, given["weights"], 1.0)
+    monkeypatch.setattr(weights, "find", lambda *_, **__: found)
+    monkeypatch.setattr(job, "_begin", lambda *_, **__: pytest.fail("the training began"))
+    for default in (True, False):
+        watcher = Listens()
+        own = {name: value for name, value in given.items() if not default or name not in ("net", "weights", "mode")}
+        with pytest.raises(pytest.fail.Exception):
+            handlens.fit(tiny_photos, out=tmp_path / "run", watcher=watcher, **own)
+        assert (f"{NET} (the default) at 32 px" in watcher.notes[-1]) == default
+        assert ("small.safetensors (the best published for it), " in watcher.notes[-1]) == default
 
 
 def test_no_photos_at_all(tmp_path: Path) -> None:
@@ -747,6 +864,19 @@ def test_two_machines_give_one_run(command: list[str], tiny_photos: Path, tmp_pa
     assert [machine.returncode for machine in machines] == [0, 0], said
     assert said[1][0] == ""
     check_one_run(tmp_path / "run", said[0][0], tiny_photos)
+
+
+def test_fewer_photos_than_processes_need(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colour_photos(tmp_path / "photos" / "many", 3, (200, 20, 20), 0)
+    colour_photos(tmp_path / "photos" / "one", 1, (20, 200, 20), 1)
+    monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda *_: None)
+    monkeypatch.setattr("lightning_fabric.Fabric.world_size", 2)
+    with pytest.raises(HandlensError, match="2 training photos cannot be shared by 2 processes.*give --devices 1"):
+        handlens.fit(tmp_path / "photos", out=tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+    loop.check_enough(4, 2)
 
 
 def test_lightning_fabric_says_nothing_of_its_own() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import errno
 import functools
+import io
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import nn
 
-from handlens import nets, photos
+from handlens import files, nets, photos
 from handlens.errors import HandlensError
 from handlens.nets import Net
 from handlens.preprocess import Normalisation, Preprocess
@@ -63,10 +66,18 @@ def test_class_weights_even_the_classes_out() -> None:
     labels = np.repeat([0, 1, 2], [60, 30, 10])
     weights = loop.class_weights_of(labels, 4)
     assert weights.dtype == torch.float32
-    assert torch.allclose(weights[:3] * torch.tensor([60.0, 30, 10]), torch.tensor(25.0))  # each class counts the same
-    assert weights[labels].mean() == pytest.approx(0.75)  # of four classes one has no photos
-    assert loop.class_weights_of(labels, 3)[labels].mean() == pytest.approx(1)
-    assert torch.isfinite(weights).all()
+    each = weights[:3] * torch.tensor([60.0, 30, 10])
+    assert torch.allclose(each, torch.tensor(100 / 3))  # each class counts the same
+    assert weights[3].item() == pytest.approx(10 * weights[0].item())  # it has no photos
+    assert torch.allclose(loop.class_weights_of(labels, 3), torch.tensor([100 / 180, 100 / 90, 100 / 30]))
+    assert weights[labels].mean() == pytest.approx(1)
+
+
+def test_a_stray_photo_weighs_at_most_ten_others() -> None:
+    labels = np.repeat([0, 1, 2, 3], [40, 40, 4, 1])
+    weights = loop.class_weights_of(labels, 4)
+    assert torch.allclose(weights / weights[0], torch.tensor([1.0, 1, 10, 10]))
+    assert weights[labels].mean() == pytest.approx(1)
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
@@ -348,7 +359,7 @@ def test_the_latest_epoch_that_is_as_good_as_the_best_is_kept(
     splits: dict[str, photos.Photos], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marks: list[torch.Tensor] = []
-    figures = iter([(1.0, 0.3), (0.9, 0.7), (2.0, 0.6), (0.1, 0.3), (0.1, 0.4)])
+    figures = iter([(1.0, 0.3), (0.9, 0.7), (2.0, 0.6), (2.0, 0.3), (2.1, 0.3)])
 
     def judged(net: nn.Module, *rest: object) -> tuple[float, float]:
         marks.append(net.state_dict()["classifier.0.weight"].clone())
@@ -356,18 +367,42 @@ def test_the_latest_epoch_that_is_as_good_as_the_best_is_kept(
 
     monkeypatch.setattr(loop, "judge", judged)
     net, log = fitted(splits, Recipe(**{**vars(QUICK), "epochs": 5}), tmp_path)
-    assert [row["validation_top1"] for row in log] == [0.3, 0.7, 0.6, 0.3, 0.4]
+    assert [row["validation_top1"] for row in log] == [0.3, 0.7, 0.6, 0.3, 0.3]
     best = [torch.equal(net.state_dict()["classifier.0.weight"], mark) for mark in marks]
-    assert best == [False, False, True, False, False]  # 0.6 of three photos is as good as 0.7, 0.4 is not
+    assert best == [False, False, True, False, False]  # 0.6 of three photos is as good as 0.7, 0.3 is not
+    assert loop.Kept(3, log).epoch == 3
+
+
+def rows(*judged: tuple[float, float]) -> list[dict[str, float]]:
+    """A log of epochs with these validation losses and top-1."""
+    return [
+        {"epoch": number, "validation_loss": loss, "validation_top1": top1}
+        for number, (loss, top1) in enumerate(judged, 1)
+    ]
 
 
 @pytest.mark.parametrize(
     ("top1", "best", "count", "good"),
-    [(0.9, 0.8, 10, True), (0.8, 0.8, 10, True), (0.68, 0.8, 10, True), (0.67, 0.8, 10, False),
-     (0.787, 0.8, 1000, False), (0.788, 0.8, 1000, True), (0.99, 1.0, 10, False), (0.0, 0.0, 0, True)],
+    [(0.9, 0.8, 10, True), (0.8, 0.8, 10, True), (0.68, 0.8, 10, True), (0.66, 0.8, 10, False),
+     (0.787, 0.8, 1000, False), (0.788, 0.8, 1000, True), (0.0, 0.0, 0, True),
+     (9 / 11, 10 / 11, 11, True), (8 / 11, 10 / 11, 11, False),  # a photo is more than the standard error
+     (10 / 11, 1.0, 11, True), (9 / 11, 1.0, 11, False), (286 / 290, 1.0, 290, False),
+     (266 / 290, 270 / 290, 290, True), (265 / 290, 270 / 290, 290, False)],
 )  # fmt: skip
-def test_within_a_standard_error_of_the_best_is_as_good(top1: float, best: float, count: int, good: bool) -> None:
-    assert loop.as_good(top1, best, count) == good
+def test_within_a_standard_error_or_a_photo_of_the_best_is_as_good(
+    top1: float, best: float, count: int, good: bool
+) -> None:
+    assert loop.Kept(count, rows((1.0, best), (1.0, top1))).epoch == (2 if good else 1)
+    rounded = float(np.float32(top1))
+    assert loop.Kept(count, rows((1.0, best), (1.0, rounded))).epoch == (2 if good else 1)
+
+
+def test_a_lucky_epoch_of_the_warm_up_is_not_kept() -> None:
+    log = rows((0.84, 11 / 11), (0.6, 8 / 11), (0.5, 9 / 11), (0.45, 8 / 11), (0.47, 8 / 11))
+    kept = loop.Kept(11)
+    assert [kept.take(row) for row in log] == [True, True, True, True, False]
+    assert (kept.epoch, kept.loss) == (4, 0.45)
+    assert loop.Kept(11, log[:2]).take(log[2])  # a run that goes on
 
 
 def test_patience_ends_a_run_that_no_longer_gains(
@@ -438,6 +473,22 @@ def test_pixels_are_decoded_once_if_they_fit(
     assert first[1].shape == (36, 43, 3)  # of 40 x 48, with the shorter side as the contract resizes it
     assert len(decoded) == (2 if cache_mb else 4)
     pixels.close()
+
+
+@pytest.mark.parametrize("room", [0, 100, 5000])
+def test_a_disk_that_fills_up_while_the_state_is_written_is_said(
+    splits: dict[str, photos.Photos], room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            if self.tell() + len(data) > room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    monkeypatch.setattr(files, "open", lambda path, *_, **__: Full(path, "x"), raising=False)
+    with pytest.raises(HandlensError, match=r"the disk is full: .*state.pt could not be written"):
+        fitted(splits, QUICK, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_state_is_said(splits: dict[str, photos.Photos], tmp_path: Path) -> None:

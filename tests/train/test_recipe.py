@@ -390,6 +390,7 @@ def test_no_augmentation_is_none_in_a_head_too() -> None:
     assert choose([50, 50], {"mode": "head"}).head_views == 2
     assert choose([50, 50], {"mode": "head", "augment": "none"}).head_views == 0
     assert choose([900, 900], {"mode": "head", "augment": "none"}).head_views == 0
+    assert choose([50, 50], {"mode": "last", "augment": "none"}).last_views == 1
 
 
 def test_what_a_head_does_not_use_is_named() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from handlens import files, photos
 from handlens.errors import HandlensError
-from handlens.train import Watcher, loop, several
+from handlens.train import Recipe, Watcher, loop, several
 
 
 def planned(kind: str) -> several.Plan:
@@ -23,7 +24,7 @@ def row(right: int, num_photos: int) -> dict[str, Any]:
 
 def test_folds_count_each_photo_alike() -> None:
     found = several.summary(planned("folds"), [row(1, 2), row(9, 10)])
-    assert found["mean"] == pytest.approx(0.7)  # of the folds
+    assert found["mean"] == pytest.approx(0.7) and found["mean_ci95"] is None  # of the folds
     assert found["all_photos"]["num_photos"] == 12
     assert found["all_photos"]["top1"] == pytest.approx(10 / 12)
     low, high = found["all_photos"]["top1_ci95"]
@@ -34,6 +35,8 @@ def test_seeds_test_some_photos_twice_and_are_not_joined() -> None:
     found = several.summary(planned("repeats"), [row(1, 2), row(9, 10)])
     assert "all_photos" not in found
     assert found["standard_deviation"] == pytest.approx(0.2828, abs=1e-4)
+    assert found["mean_ci95"] == [0, 1]  # two tell hardly anything
+    assert several.summary(planned("repeats"), [row(1, 2), row(1, 2)])["mean_ci95"] is None
 
 
 def test_what_was_judged_on_no_photo_counts_for_nothing() -> None:
@@ -44,11 +47,61 @@ def test_what_was_judged_on_no_photo_counts_for_nothing() -> None:
 
 
 def test_a_plan_is_read_as_it_was_begun(tiny_photos: Path, tmp_path: Path) -> None:
-    begun = several.begin(str(tiny_photos), tmp_path / "runs", {"seed": 3, "image_px": 32}, folds=2)
+    begun = several.begin(str(tiny_photos), tmp_path / "runs", {**SMALL, "seed": 3}, folds=2)
     assert several.read(tmp_path / "runs") == begun
     assert [one.seed for one in begun.trainings] == [3, 3]
     moved = (tmp_path / "runs").rename(tmp_path / "moved")
+    assert (moved / files.MADE).is_file()  # also before there is a run in it, it is no class
     assert (moved / several.read(moved).trainings[0].photos).is_file()  # beside the plan, wherever that lies
+
+
+@pytest.mark.parametrize("more", [{"repeats": 2}, {"folds": 2}])
+def test_a_plan_that_cannot_be_written_leaves_nothing(
+    more: dict[str, int], tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: object) -> None:
+        raise HandlensError("the disk is full")
+
+    monkeypatch.setattr(several.files, "write_json", full)
+    with pytest.raises(HandlensError, match="the disk is full"):
+        several.begin(str(tiny_photos), tmp_path / "runs", SMALL, **more)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_classes_of_folds_are_named_as_their_folders(tiny_photos: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tiny_photos, tmp_path / "photos"))
+    (root / "花朵").rename(root / ' a, "b" ')
+    begun = several.begin(str(root), tmp_path / "runs", SMALL, folds=2)
+    assert photos.scan(begun.folder / begun.trainings[0].photos).classes == photos.scan(root).classes
+
+
+@pytest.mark.parametrize(
+    ("first", "given", "expected"),
+    [
+        ("32-true", {}, "32-true"),
+        ("bf16-mixed", {}, None),
+        ("32-true", {"precision": "bf16-mixed"}, "bf16-mixed"),
+        (None, {}, None),
+    ],
+)
+def test_a_precision_that_is_slow_is_tried_by_the_first_training_alone(
+    first: Any, given: dict[str, Any], expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Finished:
+        metrics: dict[str, Any] = {}
+
+    def fit(source: str, **given: Any) -> Finished:
+        asked.append(given.get("precision"))
+        return Finished()
+
+    asked: list[str | None] = []
+    monkeypatch.setattr(several.job, "fit", fit)
+    trainings = (several.Training("seed-0", "flower_photos", 0), several.Training("seed-1", "flower_photos", 1))
+    if first:
+        (tmp_path / "seed-0").mkdir()
+        Recipe(precision=first).write(tmp_path / "seed-0" / "recipe.toml")
+    several.train(several.Plan(tmp_path, "repeats", "flower_photos", given, trainings), 1)
+    assert asked == [expected]
 
 
 @pytest.mark.parametrize("value", [{}, [], {"kind": "folds", "photos": "p", "given": {}, "trainings": [{"name": "a"}]}])

@@ -13,7 +13,7 @@ from handlens.cli.predict import UNKNOWN, UNSURE
 from handlens.errors import HandlensError
 from handlens.photos import drawn
 from handlens.preprocess import Preprocess
-from handlens.train import several, start
+from handlens.train import learned, several, start
 from handlens.train.recipe import choose
 
 
@@ -98,6 +98,23 @@ def test_near_duplicates_in_train_are_on_one_side_where_validation_is_cut_from_i
     assert "each on one side of the split" in note
 
 
+def test_a_side_that_whole_groups_leave_nearly_empty_is_told(folder: Path) -> None:
+    for path in sorted(folder.rglob("*.png")):
+        for px in (100, 90, 80, 70, 60):
+            small(path.with_name(f"{path.stem}-{px}.png"), path.parent.name, int(path.stem), px)
+    assert {name: len(part) for name, part in data(folder).splits.items()} == {
+        "train": 96, "validation": 12, "test": 12
+    }  # fmt: skip
+    for path in folder.rglob("*.png"):  # two photos a class are left, and their copies
+        if int(path.stem.split("-")[0]) > 1:
+            path.unlink()
+    made = data(folder)
+    notes = [note for note in made.notes if "in place of" in note]
+    assert [note.split(" has ")[0] for note in notes] == [
+        name for name in ("validation", "test") if not len(made.splits[name])
+    ]
+
+
 @pytest.fixture
 def run(folder: Path, tmp_path: Path) -> Path:
     """What a continued run reads of a run on the folder."""
@@ -162,11 +179,11 @@ def test_added_photos_that_name_their_own_test_are_refused(run: Path, tmp_path: 
 
 def test_weights_that_have_seen_the_photos(folder: Path, run: Path, tmp_path: Path) -> None:
     contents = photos.examine(photos.scan(folder)).sha256.values()
-    for given in ({"teacher": str(run)}, {"weights": str(run / checkpoint.WEIGHTS)}):
+    for given in ({"teacher": str(run), "weights": "none"}, {"weights": str(run / checkpoint.WEIGHTS)}):
         recipe = choose([10, 10], {"photos": str(folder), "net": "mobilenet_v2", **given})
         with pytest.raises(HandlensError, match=r"was trained on 18 of these photos, and a curve needs weights that"):
-            start.check_unlearned(recipe, contents, "a curve")
-        start.check_unlearned(recipe, ["another"], "a curve")
+            learned.check_unlearned(recipe, contents, "a curve")
+        learned.check_unlearned(recipe, ["another"], "a curve")
         for more in ({"repeats": 2}, {"folds": 2}):
             with pytest.raises(HandlensError, match="was trained on 18 of these photos"):
                 several.begin(str(folder), tmp_path / "runs", {"net": "mobilenet_v2", **given}, **more)
@@ -267,24 +284,24 @@ def test_what_runs_further_back_have_learned_counts(
     recipe = choose([10, 10], {"net": "mobilenet_v2", "photos": str(folder), "seed": 1})
     made = start.data_of(recipe, None)
     learns = dataclasses.replace(recipe, **named(second, between))
-    behind = [*start.learned_by(learns.teacher, learns.weights, learns.continue_run)]
+    behind = [*learned.learned_by(learns.teacher, learns.weights, learns.continue_run)]
     assert [found[:2] for found in behind if found[1] == run] == (
         [] if first == second == "continue_run" else [(first if second == "continue_run" else second, run)]
     )
     if second == "continue_run":  # whose test photos are kept, so that nothing can be done: `evaluate` tells of it
-        start.check_unseen(learns, made)
+        learned.check_unseen(learns, made)
     else:
         told = rf"the run {run} \({second}\) was trained on [12] of the 2 test photos.*--seed 0"
         with pytest.raises(HandlensError, match=told):
-            start.check_unseen(learns, made)
+            learned.check_unseen(learns, made)
     (run / start.SPLIT).write_text("{")  # damaged, and not what is named
-    start.check_unseen(learns, made)
+    learned.check_unseen(learns, made)
     shutil.rmtree(run)
-    start.check_unseen(learns, made)
+    learned.check_unseen(learns, made)
 
 
 def test_a_damaged_split_of_what_is_named_is_told(folder: Path, run: Path) -> None:
     recipe = choose([10, 10], {"net": "mobilenet_v2", "photos": str(folder), "teacher": str(run)})
     (run / start.SPLIT).write_text("{")
     with pytest.raises(HandlensError, match="split"):
-        list(start.learned_by(recipe.teacher, recipe.weights))
+        list(learned.learned_by(recipe.teacher, recipe.weights))

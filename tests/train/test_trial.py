@@ -36,6 +36,27 @@ def test_precision_is_chosen_by_what_was_measured(monkeypatch: pytest.MonkeyPatc
     assert trial.usual_precision("cpu") == "32-true"
 
 
+@pytest.mark.parametrize(("bf16_s", "steps"), [(0.5, 4), (1.9, 4), (20.0, 1)])
+def test_a_precision_that_is_far_slower_is_tried_once(
+    bf16_s: float, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[bool] = []
+    clock = [0.0]
+
+    def loss_of(net: Net, images: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        tried.append(torch.is_autocast_enabled("cpu"))
+        clock[0] += bf16_s if tried[-1] else 1.0
+        logits = net(images)
+        return logits.sum(), logits
+
+    monkeypatch.setattr(loop, "loss_of", loss_of)
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
+    recipe = Recipe(batch_size=2, image_px=32)
+    found, step_s = trial.faster_precision(loop.prepare(small(), recipe), recipe, torch.device("cpu"))
+    assert tried == [False] * 4 + [True] * steps
+    assert (found, step_s) == (("bf16-mixed", bf16_s) if bf16_s < 0.9 else ("32-true", 1.0))
+
+
 def test_the_trial_of_speed_leaves_the_network_as_it_was() -> None:
     net = loop.prepare(small(), Recipe())
     before = copy.deepcopy(net.state_dict())

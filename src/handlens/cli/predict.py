@@ -57,7 +57,7 @@ def predict(
 
     photos = gather(photo)
     if csv:
-        files.check_place(csv)
+        files.check_place(csv, ".csv")
     if sort_into:
         _check_apart(sort_into, photo, photos, "" if weights else run)
     if weights:
@@ -254,6 +254,12 @@ class _Rows:
             file.write(self._text.getvalue().encode("utf-8", "surrogateescape"))  # file names byte for byte
 
 
+def _told_apart(low: float, high: float) -> tuple[str, str]:
+    """Both in three digits, or in as many as it takes for them to look different."""
+    pairs = ((f"{low:.{digits}g}", f"{high:.{digits}g}") for digits in range(3, 18))
+    return next((pair for pair in pairs if pair[0] != pair[1]), (repr(low), repr(high)))
+
+
 def _show(results: list[dict[str, Any]], threshold: float) -> None:
     from handlens.cli import screen
 
@@ -263,7 +269,7 @@ def _show(results: list[dict[str, Any]], threshold: float) -> None:
         if first:
             also = ", ".join(f"{guess['name']} {guess['probability']:.1%}" for guess in others)
             if result["unknown"]:
-                why = f"score {result['score']:.3g}, below {threshold:.3g}"
+                why = "score {}, below {}".format(*_told_apart(result["score"], threshold))
                 nearest = f"{first['name']} {first['probability']:.1%}"
                 lines.append((result["photo"], UNKNOWN, "–", f"{why}; nearest: {nearest}"))
             else:

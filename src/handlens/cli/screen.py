@@ -15,9 +15,11 @@ SECONDS_BETWEEN_LINES = 30.0  # where standard error is no terminal, progress is
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
+def progress(label: str, total: int | None = None) -> Iterator[Callable[..., None]]:
     """A bar on standard error with rate and time left; gives `update(done, total)`, which any thread may call.
 
+    Rate and time left count from the first update on, what was done before it having been there already; who knows
+    better gives `update` a `rate` in words and `left_s`, seconds.
     The bar appears at the first update: work that turns out to be done already shows none.
     Where standard error is not a terminal it is one plain line every 30 seconds at most, and none for short work.
     """
@@ -31,10 +33,9 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[[int, in
         Progress,
         TextColumn,
         TimeElapsedColumn,
-        TimeRemainingColumn,
     )
 
-    start = time.monotonic()
+    first: tuple[int, float] | None = None
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -42,14 +43,21 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[[int, in
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task(label, total=total, rate="")
+    task = bar.add_task(label, total=total, rate="", left="")
 
-    def update(done: int, total: int | None = total) -> None:
-        rate = done / max(1e-9, time.monotonic() - start)
-        bar.update(task, completed=done, total=total, rate=f"{rate:.0f}/s" if rate >= 10 else f"{rate:.1f}/s")
+    def update(done: int, total: int | None = total, *, rate: str = "", left_s: float | None = None) -> None:
+        nonlocal first
+        now = time.monotonic()
+        first = first or (done, now)
+        a_second = (done - first[0]) / max(1e-9, now - first[1])
+        if a_second > 0:
+            rate = rate or (f"{a_second:.0f}/s" if a_second >= 10 else f"{a_second:.1f}/s")
+            left_s = (total - done) / a_second if left_s is None and total else left_s
+        left = "-:--:--" if left_s is None else _clock(left_s)
+        bar.update(task, completed=done, total=total or None, rate=rate, left=left)
         bar.start()  # does nothing when it runs already
 
     try:
@@ -58,16 +66,24 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[[int, in
         bar.stop()
 
 
-def _lines(label: str, total: int | None) -> Callable[[int, int | None], None]:
+def _lines(label: str, total: int | None) -> Callable[..., None]:
     last = time.monotonic()
 
-    def update(done: int, total: int | None = total) -> None:
+    def update(done: int, total: int | None = total, *, rate: str = "", left_s: float | None = None) -> None:
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            note(f"{label}: {done} of {total}" if total else f"{label}: {done}")
+            far = f"{done} of {total}" if total else f"{done}"
+            left = "" if left_s is None else f"{_clock(left_s)} left"
+            note(f"{label}: {', '.join(filter(None, (far, rate, left)))}")
 
     return update
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

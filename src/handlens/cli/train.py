@@ -220,8 +220,13 @@ def carry_out(plan: Plan, json: bool, device: str) -> None:
     named = all(x.get("test_is", "").startswith("named") for x in runs)
     whose = "all tested on the photos that are named as test" if named else "each with a split of its own"
     if found["standard_deviation"] is not None:
+        within = ""
+        if found["mean_ci95"]:
+            within = " (95 % interval {:.1%} to {:.1%} by Student's t, for other seeds with these photos)".format(
+                *found["mean_ci95"]
+            )
         screen.say(
-            f"mean {found['mean']:.1%}, standard deviation {100 * found['standard_deviation']:.1f} points, "
+            f"mean {found['mean']:.1%}{within}, standard deviation {100 * found['standard_deviation']:.1f} points, "
             f"{found['lowest']:.1%} to {found['highest']:.1%} over {sum(x['top1'] is not None for x in runs)} "
             f"{'folds' if plan.kind == 'folds' else f'seeds, {whose}'}"
         )
@@ -252,7 +257,8 @@ def show(run: Run) -> None:
             f"AUROC {found['auroc']:.3f}"
         )
     report = f"report  {run.folder / 'report.html'}\n" if test else ""
-    screen.say(f"run     {run.folder}\n{report}next    handlens predict {quoted(run.folder)} PHOTO")
+    kept = f"kept    epoch {run.metrics['kept_epoch']} of {run.metrics['epochs']}\n"
+    screen.say(f"{kept}run     {run.folder}\n{report}next    handlens predict {quoted(run.folder)} PHOTO")
 
 
 _RECIPE_OPTIONS = (
@@ -317,23 +323,28 @@ def watcher(told: set[str] | None = None) -> Any:
         def count(self, what: str, done: int, total: int) -> None:
             self._bar(what, total)
             self.update(done, total)
-            if done >= total:
+            if 0 < total <= done:  # of a download it may be unknown, 0
                 self._end_bar()
 
         def step(self, step: Step) -> None:
             self._bar("training", step.epochs * step.steps)
             self.last_step = step
-            self.update((step.epoch - 1) * step.steps + step.step, step.epochs * step.steps)
+            # Not by the steps done: those of earlier epochs may have been on smaller crops, or before an interruption.
+            self.update(
+                (step.epoch - 1) * step.steps + step.step,
+                step.epochs * step.steps,
+                rate=f"loss {step.loss:.3f}, {step.photos_per_s:.0f} photos/s",
+                left_s=step.seconds_left,
+            )
 
         def epoch(self, log: list[dict[str, float]]) -> None:
             row = log[-1]
-            rate = f"  {row['photos_per_s']:6.1f} photos/s" if "photos_per_s" in row else ""
-            if not rate and len(log) % 10:  # a head's epochs take no time: not each is worth a line
+            if self.last_step is None and len(log) % 10:  # a head's epochs take no time: not each is worth a line
                 return
             screen.note(
                 f"epoch {row['epoch']:3.0f}  loss {row['train_loss']:.3f}  top-1 {row['train_top1']:6.1%}  "
                 f"validation loss {row['validation_loss']:.3f}  top-1 {row['validation_top1']:6.1%}  "
-                f"rate {row['lr']:.2g}{rate}"
+                f"rate {row['lr']:.2g}  {row['photos_per_s']:6.1f} photos/s"
             )
 
         def _bar(self, label: str, total: int) -> None:

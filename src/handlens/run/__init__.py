@@ -250,7 +250,8 @@ def from_weights(
         infer=torch_runtime.predictor(published.load(file), file.preprocess, threads=threads),
         net=net,
         note=f"{weights} names no classes: "
-        + ("they are taken to be the folder's in sorted order" if classes is not None else "they are shown as numbers"),
+        + ("they are taken to be the folder's in sorted order" if classes is not None else "they are shown as numbers")
+        + (f"; {file.label} is one {file.pixels}" if file.guess else ""),
     )
 
 

@@ -31,14 +31,14 @@ def random_crops(photos: Sequence[np.ndarray], px: int, min_area: float, rng: np
 
 
 def crop_box(height: int, width: int, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """(top, left, height, width) in pixels of a random part of a photo of this size."""
-    for _ in range(10):
+    """(top, left, height, width) in pixels of a random part of a photo; where that is all of it, the centre square."""
+    for _ in range(10 if min_area < 1 else 0):
         area = height * width * rng.uniform(min_area, 1)
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < h <= height and 0 < w <= width:
             return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-    side = min(height, width)  # a very long photo: the centre square
+    side = min(height, width)  # of a very long photo, too
     return (height - side) // 2, (width - side) // 2, side, side
 
 

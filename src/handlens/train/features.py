@@ -124,7 +124,8 @@ class Frozen:
         return found
 
     def _path(self, view: int) -> Path:
-        cut = [view, self.min_area, self.flip] if view else []
+        area = self.min_area if self.min_area < 1 else "whole"  # which earlier versions drew a shape for
+        cut = [view, area, self.flip] if view else []
         contract = json.dumps([_DECODED, self._weights, self.preprocess.to_dict(), self.precision, cut], sort_keys=True)
         name = hashlib.sha256(contract.encode()).hexdigest()[:32]
         return files.cache_folder() / "features" / f"{name}.safetensors"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +21,7 @@ from handlens.photos import Photos
 from handlens.preprocess import Preprocess
 from handlens.train.features import by_onnxruntime
 from handlens.train.loop import (
-    as_good,
+    Kept,
     batches_of,
     class_weights_of,
     optimizer_for,
@@ -42,7 +44,7 @@ def fit_head(
 
     train: features float32 (V, N, F) of V views of N photos, and labels int64 (N,); each photo of each epoch shows one
     view. validation: the same with its first view used. Kept is the latest epoch that validation finds as good as the
-    best (`loop.as_good`).
+    best (`loop.Kept`).
     """
     features, labels = torch.from_numpy(train[0]), train[1]
     val_features, val_labels = torch.from_numpy(validation[0][0]), torch.from_numpy(validation[1])
@@ -66,9 +68,10 @@ def fit_head(
     weights = class_weights_of(labels, num_classes) if recipe.balance == "weights" else None
     targets = F.one_hot(torch.from_numpy(labels), num_classes).float()
     targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / num_classes
-    best, best_epoch, kept = -1.0, 0, {}
+    best, best_epoch, weights_kept, kept = -1.0, 0, {}, Kept(len(val_labels))
     log: list[dict[str, float]] = []
     for epoch in range(recipe.epochs):
+        start = time.perf_counter()
         head.train()
         plan = batches_of(order_of(labels, recipe, epoch), recipe.batch_size)
         rng = np.random.default_rng([recipe.seed, epoch, 1])
@@ -93,6 +96,7 @@ def fit_head(
             raise HandlensError(
                 f"the loss became {total} in epoch {epoch + 1}", f"train with a lower --lr than {recipe.lr:g}"
             )
+        seconds = time.perf_counter() - start
         head.eval()
         with torch.inference_mode():
             logits = head(val_features)
@@ -106,16 +110,18 @@ def fit_head(
                 "validation_loss": val_loss,
                 "validation_top1": top1,
                 "lr": recipe.lr * rate_at(epoch + 1, recipe),
+                "photos_per_s": len(labels) / seconds,
+                "seconds": seconds,
             }
         )
         if top1 > best:
             best, best_epoch = top1, epoch + 1
-        if as_good(top1, best, len(val_labels)):
-            kept = {key: value.clone() for key, value in head.state_dict().items()}
+        if kept.take(log[-1]):
+            weights_kept = {key: value.clone() for key, value in head.state_dict().items()}
         on_epoch(log)
         if recipe.patience_epochs and epoch + 1 - best_epoch >= recipe.patience_epochs:
             break
-    head.load_state_dict(kept)
+    head.load_state_dict(weights_kept)
     with torch.no_grad():
         first.bias.sub_(first.weight @ (mean / std))
         first.weight.div_(std)
@@ -123,13 +129,25 @@ def fit_head(
 
 
 _ONNX_FASTER = 2.5  # than torch on as many cores: measured 1.1 (MobileNetV1 at width 0.25) to 4 (EfficientNet-Lite0)
-_REST_S = 4.0  # making onnxruntime's file, fitting the classifier, judging, the report
+_REST_S = 4.0  # making onnxruntime's file, judging, the report
+
+
+def epoch_s(net: Net, num_frozen: int, num_photos: int, recipe: Recipe) -> float:
+    """Seconds of an epoch of `fit_head` on so many photos, from a trial of a few steps, which changes `net`."""
+    width = next(module for module in net.classifier[num_frozen:] if isinstance(module, nn.Linear)).in_features
+    count = min(num_photos, recipe.batch_size)
+    side = np.zeros((1, count, width), np.float32), np.arange(count) % net.num_classes
+    tried = dataclasses.replace(recipe, epochs=8, warmup_epochs=1.0, patience_epochs=0)
+    _, log = fit_head(net, num_frozen, side, side, tried)
+    return statistics.mean(row["seconds"] for row in log[1:]) * math.ceil(num_photos / recipe.batch_size)
 
 
 def seconds_of_head(
     recipe: Recipe, splits: Mapping[str, Photos], preprocess: Preprocess, step_s: float, device: torch.device
 ) -> float:
-    """About how long a run in mode head takes where no features are cached; `step_s`: a batch's pass forward in torch.
+    """About how long a run in mode head takes beside its epochs, where no features are cached.
+
+    step_s: of a batch's pass forward in torch.
 
     Each photo is decoded once, which is timed on four of them, and each of its views is passed forward once.
     """

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
 
 from handlens import __version__, checkpoint, evaluate, files, nets, run
+from handlens import photos as photos_room
 from handlens.checkpoint import Checkpoint
 from handlens.errors import HandlensError, counted, need, not_one_of, quoted
 from handlens.evaluate import Scores, calibration, report, sections, unknown
@@ -30,10 +30,8 @@ from handlens.photos import Photos, batches, write_split
 from handlens.photos.scan import listed
 from handlens.run import Classifier
 from handlens.run.torch_runtime import default_device, keep_freed_memory
-from handlens.train import confidence, failure, last, logs, loop, modes, start, trial
-from handlens.train.cut import Cut
-from handlens.train.head import seconds_of_head
-from handlens.train.recipe import FEW_A_CLASS, Recipe, choose, mode_for, unused
+from handlens.train import confidence, failure, last, learned, logs, loop, modes, plan, start, trial
+from handlens.train.recipe import Recipe, choose, mode_for, unused
 from handlens.train.watcher import Watcher, counter
 
 RECIPE = "recipe.toml"
@@ -46,7 +44,8 @@ NEEDED = {"tensorboard": "tensorboard", "scikit-learn": "sklearn", "matplotlib":
 class Run:
     """A finished run: its folder, the resolved recipe, the classes in order, and the figures.
 
-    metrics: "test" and "validation" as `evaluate.Scores.to_dict` gives them, "seconds", "epochs", "notes".
+    metrics: "test" and "validation" as `evaluate.Scores.to_dict` gives them, "seconds", "epochs", "kept_epoch" (from 1
+    on), "notes".
     """
 
     folder: Path
@@ -100,13 +99,14 @@ def fit(
             if "mode" not in given:
                 watcher.note("mode full is chosen, as always where a run goes on from another; --mode head is quicker")
             given = start.defaults_from_run(given["continue_run"], given)
-        given = settled({**given, "photos": os.fspath(photos)} if os.fspath(photos) else given)
+        given = settled({**given, "photos": os.fspath(photos)} if os.fspath(photos) else given, watcher)
         if out and speaks and num_nodes == 1:
             _check_free(Path(out))
         draft = checked(given, watcher)
         if not out and speaks:
             _check_free(_folder(draft))
         _check_precision(draft.precision, fabric.device.type)
+        fetch(draft, watcher)
     fabric.launch()
     if out and speaks and not resume and num_nodes > 1:  # now, so that the other machines learn of it
         _check_free(Path(out))
@@ -119,15 +119,19 @@ def fit(
         data = start.data_of(draft, None, counter(watcher, "looking at photos"))
         counts = [int(count) for count in data.splits["train"].counts()]
         if "mode" not in given:
-            watcher.note(_why(mode_for(counts), counts))
+            watcher.note(plan.why_mode(mode_for(counts), counts))
         recipe = choose(counts, given)
         if left := unused(counts, given):
             watcher.note(f"mode {recipe.mode} does not use {', '.join(left)}")
+        if recipe.balance == "weights" and "balance" not in given:
+            watcher.note(plan.why_weights(counts))
         folder = Path(out) if out else _folder(recipe)
+    loop.check_enough(len(data.splits["train"]), fabric.world_size)
+    data = dataclasses.replace(data, notes=(*data.notes, *plan.few(data.splits)))
     for note in data.notes:
         watcher.note(note)
     if not resume:
-        start.check_unseen(recipe, data)
+        learned.check_unseen(recipe, data)
     if recipe.unknown:
         own = {data.sha256[path] for photos in data.splits.values() for path in photos.paths}
         unknown.check_halves(recipe.unknown, known=own)
@@ -140,7 +144,7 @@ def fit(
     precision, step_s = trial.faster_precision(net, recipe, fabric.device, begun.teacher, takes)
     recipe = dataclasses.replace(recipe, precision=precision)
     done = loop.epochs_done(folder) if resume else None
-    watcher.note(_plan(recipe, data, begun, step_s, fabric, cut, done))
+    watcher.note(plan.plan(recipe, data, begun, step_s, fabric, cut, done, None if resume else given))
     if why_not:
         watcher.note(why_not)
     if not resume:
@@ -155,7 +159,8 @@ def fit(
     train = modes.fit_frozen if recipe.mode == "head" else functools.partial(modes.fit_whole, cut=cut)
     trained = train(recipe, data, begun, folder, fabric, watcher)
     metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(trained.log)}
-    metrics |= {"device": _device_name(fabric.device), "photos": {k: len(v) for k, v in data.splits.items()}}
+    metrics["kept_epoch"] = loop.Kept(len(modes.learned_and_judged(data)[1]), trained.log).epoch
+    metrics |= {"device": plan.device_name(fabric.device), "photos": {k: len(v) for k, v in data.splits.items()}}
     metrics |= {"notes": list(data.notes), "test_is": data.test_is}
     if fabric.global_rank == 0:
         if not trained.nearest:
@@ -211,6 +216,8 @@ def _begin(folder: Path, recipe: Recipe, data: start.Data, named: bool) -> Path:
     try:
         recipe.write(folder / RECIPE)
         write_split(folder / start.SPLIT, data.splits, data.sha256, recipe.seed)
+        if recipe.continue_run:
+            start.keep_earlier(folder, Path(recipe.continue_run))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -225,8 +232,8 @@ def is_finished(folder: Path) -> bool:
     return not {"judged", "test", "validation"}.isdisjoint(checkpoint.read_facts(folder)["metrics"])
 
 
-def settled(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Paths made absolute; mode and weights imply each other where one is left out."""
+def settled(given: Mapping[str, Any], watcher: Watcher) -> dict[str, Any]:
+    """Paths made absolute; mode and weights imply each other where one is left out, or does not go with the other."""
     given = dict(given)
     for name in (
         "photos",
@@ -245,8 +252,10 @@ def settled(given: Mapping[str, Any]) -> dict[str, Any]:
             raise HandlensError(
                 f"--mode scratch starts from random weights, and --weights is {given['weights']}", "drop one of the two"
             )
-    elif given.get("weights") == "none" and not given.get("continue_run"):
-        given.setdefault("mode", "scratch")
+    elif given.get("weights") == "none" and not given.get("continue_run") and given.get("mode", "full") == "full":
+        if "mode" in given:
+            watcher.note("mode scratch is taken in place of full, which fine-tunes weights: --weights is none")
+        given["mode"] = "scratch"
     return given
 
 
@@ -268,7 +277,8 @@ def checked(given: Mapping[str, Any], watcher: Watcher) -> Recipe:
     if not draft.continue_run:
         arguments: dict[str, Any] = {"width": draft.width} if draft.width != 1 else {}
         if draft.weights not in ("imagenet", "none"):
-            arguments = weights.find(draft.net, draft.weights, draft.width).arguments
+            fetching = counter(watcher, "downloading weights")
+            arguments = weights.find(draft.net, draft.weights, draft.width, fetching).arguments
         net = nets.on_meta(draft.net, **arguments)
         for px in (draft.image_px, *draft.crops_px):
             nets.check_input(net, px)
@@ -277,6 +287,17 @@ def checked(given: Mapping[str, Any], watcher: Watcher) -> Recipe:
     if draft.unknown:  # it is used when the training is over
         unknown.check_halves(draft.unknown, counter(watcher, "looking at unknown photos"))
     return draft
+
+
+def fetch(recipe: Recipe, watcher: Watcher) -> None:
+    """Download what a recipe names and is not here yet: published photos, ImageNet weights.
+
+    Raises HandlensError where that cannot be done, or where there are no such photos.
+    """
+    if recipe.photos and not recipe.continue_run and not os.path.exists(recipe.photos):
+        photos_room.scan(recipe.photos, counter(watcher, "downloading photos"))
+    if recipe.weights == "imagenet":
+        weights.find(recipe.net, recipe.weights, recipe.width, counter(watcher, "downloading weights"))
 
 
 def _interrupted(out: str | os.PathLike[str] | None) -> Path:
@@ -319,59 +340,6 @@ def _folder(recipe: Recipe) -> Path:
     name = re.sub(r"[^\w.-]+", "-", f"{of}-{recipe.net}-{recipe.mode}")
     ends = [path.name.rpartition("-")[2] for path in Path("runs").glob(f"{name}-*")]
     return Path("runs", f"{name}-{max([0, *(int(end) for end in ends if end.isdecimal())]) + 1}")
-
-
-def _plan(
-    recipe: Recipe,
-    data: start.Data,
-    begun: start.Start,
-    step_s: float,
-    fabric: Fabric,
-    cut: Cut | None = None,
-    done: int | None = None,
-) -> str:
-    """What will be done, and about how long it takes; `done`: epochs of a run that goes on, None for a new one."""
-    sizes = ", ".join(f"{len(photos)} {name}" for name, photos in data.splits.items())
-    photos = len(data.splits["train"])
-    if recipe.mode == "head":
-        seconds = seconds_of_head(recipe, data.splits, begun.preprocess, step_s, fabric.device)
-    else:
-        seconds = recipe.work(done or 0) * step_s * 1.15 * max(1, photos // recipe.batch_size // fabric.world_size)
-        if cut and done is None:  # else they are in the cache
-            seconds += last.caching_s(cut, recipe, photos, fabric.device)
-    why = {
-        "full": "all weights are fine-tuned",
-        "last": f"the last {recipe.last_blocks} blocks are trained"
-        + (f", the others see {last.num_views(recipe)} crops of each photo once" if cut else ""),
-        "head": "a new classifier is trained on frozen features",
-        "scratch": "everything is learned from these photos alone",
-    }[recipe.mode]
-    return (
-        f"{recipe.net} at {recipe.image_px} px, mode {recipe.mode} ({why}), {begun.note}; "
-        f"{len(data.classes)} classes, {sizes}; {counted(recipe.epochs, 'epoch')} of "
-        f"{recipe.batch_size} a batch in {recipe.precision} on {_device_name(fabric.device)}: "
-        f"about {_duration(seconds)}{' for what is left' if done else ''}"
-        + (", less if the features of these photos are in the cache" if recipe.mode == "head" else "")
-    )
-
-
-def _why(mode: str, counts: list[int]) -> str:
-    """Why a mode was chosen where none was given."""
-    each = f"{counted(round(sum(counts) / len(counts)), 'training photo')} a class"
-    measured = f"up to {FEW_A_CLASS} it did at least as well as full when both were measured, in less time"
-    return f"mode last is chosen for {each}: {measured}" if mode == "last" else f"mode full is chosen for {each}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.machine()}, {counted(torch.get_num_threads(), 'thread')})"
 
 
 _TRIED = 4  # photos
@@ -420,7 +388,7 @@ def _judge(
     )
     logs.write_csv(folder / "log.csv", trained.log, watcher.note)
     checkpoint.save(folder, kept)
-    picture = logs.curves(trained.log)
+    picture = logs.curves(trained.log, metrics["kept_epoch"])
     with files.atomic(folder / "curves.png") as file:
         file.write(picture)
     counting, classifier = counter(watcher, "judging on validation photos"), run.load(folder)
@@ -453,6 +421,7 @@ def _judge(
             split=f"{counted(len(photos), 'test photo')}, {data.test_is}, which chose nothing in the training",
             facts={
                 "Recipe": dataclasses.asdict(recipe),
+                "Training": {name: metrics[name] for name in ("epochs", "kept_epoch", "seconds", "device")},
                 "Pixels": preprocess.to_dict(),
                 "Versions": versions(),
             },
@@ -462,6 +431,7 @@ def _judge(
             sections=[
                 *([sections.unknown(metrics["unknown"])] if "unknown" in metrics else []),
                 *([sections.notes(metrics["notes"])] if metrics["notes"] else []),
+                sections.not_measured(),
             ],
         )
     metrics["judged"] = True

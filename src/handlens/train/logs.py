@@ -52,8 +52,11 @@ def write_events(folder: Path, log: Log) -> None:
             file.write(written.read_bytes())
 
 
-def curves(log: Log) -> bytes:
-    """Loss and top-1 of training and validation, and the learning rate, against epochs: PNG bytes."""
+def curves(log: Log, kept_epoch: int) -> bytes:
+    """Loss and top-1 of training and validation, and the learning rate, against epochs: PNG bytes.
+
+    A line marks the epoch that is kept.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -64,6 +67,7 @@ def curves(log: Log) -> bytes:
     for panel, key, label in ((panels[0], "loss", "cross-entropy"), (panels[1], "top1", "top-1")):
         for split, style in (("train", "--"), ("validation", "-")):
             panel.plot(epochs, [row[f"{split}_{key}"] for row in log], style, label=split, marker=".", markersize=4)
+        panel.axvline(kept_epoch, color="tab:gray", linewidth=0.8, label="kept", zorder=0)
         panel.set(xlabel="epoch", ylabel=label)
         panel.legend()
         panel.grid(alpha=0.3)

@@ -13,9 +13,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from handlens.train.recipe import Recipe
 
 STATE = "state.pt"  # in the run's folder while it is unfinished
 _SAVE_EVERY_S = 300.0
+MOST_WEIGHT = 10.0  # of a class, in weights of the largest class
 
 
 @dataclasses.dataclass
@@ -182,9 +183,13 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | 
 
 
 def class_weights_of(labels: np.ndarray, num_classes: int) -> Tensor:
-    """1 / count of each class, scaled so that the mean over the photos is 1: (K,)."""
-    counts = np.maximum(1, np.bincount(labels, minlength=num_classes))
-    return torch.from_numpy(len(labels) / (num_classes * counts)).float()
+    """1 / count of each class, the largest at most ten times the smallest, scaled to a mean over the photos of 1: (K,).
+
+    Without that bound a class of one stray photo would decide each step that shows it.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = 1 / np.maximum(counts, counts.max() / MOST_WEIGHT)
+    return torch.from_numpy(weights / weights[labels].mean()).float()
 
 
 def loss_of(net: Any, images: Tensor, targets: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -219,12 +224,30 @@ class Average:
             own[key].copy_(new[key])
 
 
-def as_good(top1: float, best_top1: float, num_photos: int) -> bool:
-    """Whether a top-1 on so many photos is within one standard error of the best one seen.
+class Kept:
+    """Which epoch is kept of those that so many photos judged: the latest that is as good as the best one so far.
 
-    The latest such epoch is kept: a few photos more are no evidence against weights that had longer to settle.
+    As good is a top-1 within one standard error of the best or within one photo of it, whichever is more: a few photos
+    more are no evidence against weights that had longer to settle. A lower loss than that of the epoch kept will do
+    too, for on a dozen photos an epoch of the warm-up may be the best by luck.
     """
-    return top1 >= best_top1 - math.sqrt(max(0.0, best_top1 * (1 - best_top1)) / max(1, num_photos))
+
+    def __init__(self, num_photos: int, log: Iterable[dict[str, float]] = ()) -> None:
+        """After the epochs of `log`, if there are any."""
+        self.num_photos = max(1, num_photos)
+        self.epoch, self.loss, self.best_top1 = 0, math.inf, 0.0
+        for row in log:
+            self.take(row)
+
+    def take(self, row: dict[str, float]) -> bool:
+        """Whether the next epoch, a row of the log, is kept in place of the one before."""
+        top1, count = row["validation_top1"], self.num_photos
+        self.best_top1 = max(self.best_top1, top1)
+        share = (self.best_top1 * count + 1) / (count + 2)  # Laplace's: none would have no error where all are right
+        tolerance = max(math.sqrt(share * (1 - share) / count), 1 / count) + 1e-6  # top1 may be rounded
+        if taken := top1 >= self.best_top1 - tolerance or row["validation_loss"] < self.loss:
+            self.epoch, self.loss = int(row["epoch"]), row["validation_loss"]
+        return taken
 
 
 def judge(net: nn.Module, photos: Fixed, make: Batches, fabric: Fabric) -> tuple[float, float]:
@@ -254,7 +277,7 @@ def fit(
     teacher: Teacher | None = None,
 ) -> tuple[Net, list[dict[str, float]]]:
     """Train `net` (already `prepare`d); return it as of the latest epoch that validation finds as good as the best
-    (`as_good`), and a row a epoch. train: photos, or what makes the batches itself.
+    (`Kept`), and a row a epoch. train: photos, or what makes the batches itself.
 
     Goes on from `folder`/state.pt when it is there; it is written after every epoch, every five minutes and at
     Ctrl-C, which raises KeyboardInterrupt. Raises HandlensError when the loss is no longer a number.
@@ -266,7 +289,7 @@ def fit(
     average = Average(net, recipe.ema_decay) if recipe.ema_decay else None
     if teacher:
         teacher.to(fabric.device)
-    best: dict[str, Any] = {"top1": -1.0, "loss": math.inf, "epoch": 0, "weights": {}}
+    best: dict[str, Any] = {"top1": -1.0, "epoch": 0, "weights": {}}
     log: list[dict[str, float]] = []
     at = {"epoch": 0, "step": 0, "loss": 0.0, "right": 0.0, "seen": 0.0, "seconds": 0.0}
 
@@ -278,7 +301,7 @@ def fit(
             if average:
                 state |= {"average": average.net.state_dict(), "updates": average.updates}
             with files.atomic(folder / STATE) as file:
-                torch.save(state, file)
+                _write_state(state, file)
 
     since, earlier_s = time.monotonic(), spent_s(folder)
     if (folder / STATE).is_file():
@@ -293,6 +316,7 @@ def fit(
             average.net.load_state_dict(state["average"])
             average.updates = state["updates"]
 
+    kept = Kept(len(validation.photos), log)
     through = None  # the model, captured where that is possible
     saved_at = time.monotonic()
     patience = recipe.patience_epochs or recipe.epochs
@@ -360,7 +384,7 @@ def fit(
             )
             if top1_v > best["top1"]:
                 best |= {"top1": top1_v, "epoch": epoch + 1}
-            if as_good(top1_v, best["top1"], len(validation.photos)):
+            if kept.take(log[-1]):
                 best["weights"] = {key: value.detach().cpu().clone() for key, value in judged.state_dict().items()}
             at = {"epoch": epoch + 1, "step": 0, "loss": 0.0, "right": 0.0, "seen": 0.0, "seconds": 0.0}
             save()
@@ -432,9 +456,29 @@ def check_processes(folder: Path, processes: int) -> None:
         )
 
 
+def check_enough(num_photos: int, processes: int) -> None:
+    """Raise HandlensError where so many training photos leave a process less than batch norm needs, two of them."""
+    if num_photos < 2 * processes:
+        raise HandlensError(
+            f"{counted(num_photos, 'training photo')} cannot be shared by {counted(processes, 'process')}, which need "
+            "two each",
+            f"give --devices {max(1, num_photos // 2)}, or add photos",
+        )
+
+
 def _saved(folder: Path) -> dict[str, Any]:
     """The state of a run, its tensors left on the disk; empty where none was saved."""
     return _read_state(folder / STATE, mapped=True) if (folder / STATE).is_file() else {}
+
+
+def _write_state(state: dict[str, Any], file: IO[bytes]) -> None:
+    """torch.save, with an OSError where the disk is full: torch itself turns that into a RuntimeError."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _read_state(path: Path, mapped: bool = False) -> dict[str, Any]:

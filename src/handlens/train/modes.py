@@ -92,7 +92,8 @@ def with_hidden(recipe: Recipe, begun: start.Start) -> start.Start:
     if recipe.head_hidden == begun.arguments.get("head_hidden", 0):
         return begun
     torch.manual_seed(recipe.seed)  # trying precisions may have drawn numbers
-    net = nets.replace_head(begun.net, begun.net.num_classes, hidden=recipe.head_hidden)
+    dropout = min(0.2, recipe.dropout)  # a head's features are dropped before; else `loop.prepare` sets it
+    net = nets.replace_head(begun.net, begun.net.num_classes, recipe.head_hidden, dropout)
     return dataclasses.replace(begun, net=net, arguments={**begun.arguments, "head_hidden": recipe.head_hidden})
 
 

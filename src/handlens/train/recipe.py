@@ -104,7 +104,7 @@ class Recipe:
     freeze_bn: bool = False
     """Batch norm keeps the pretrained statistics: for few photos, whose batches would estimate poor ones."""
     balance: Literal["none", "weights", "sampling"] = "none"
-    """Against unequal classes: weigh the loss by 1 / count, or draw all classes equally often."""
+    """Against unequal classes: weigh the loss by 1 / count (at most 10 : 1), or draw all classes equally often."""
     patience_epochs: int = 0
     """Stop when validation has not improved for so many epochs; 0 to train all epochs."""
     precision: Precision = "auto"
@@ -302,8 +302,10 @@ def choose(counts: Sequence[int], given: Mapping[str, Any]) -> Recipe:
     chosen: dict[str, Any] = {**_FOR_MODE[mode], "mode": mode, "image_px": line.image_px}
     if mode == "head" and num_photos >= 1000:  # a second view took a third of the time, and added nothing there
         chosen["head_views"] = 1
-    if given.get("augment") == "none":
+    if given.get("augment") == "none":  # all views of a photo would be the same
         chosen["head_views"] = 0
+        if mode == "last":
+            chosen["last_views"] = 1
     if mode in _EPOCHS:
         low, high = _EPOCHS[mode]
         chosen["epochs"] = min(high, max(low, round(_PHOTOS_SEEN[mode] / num_photos)))

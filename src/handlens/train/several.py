@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 from handlens import checkpoint, files
 from handlens import photos as photos_room
 from handlens.errors import HandlensError, quoted
-from handlens.evaluate.metrics import wilson
+from handlens.evaluate.metrics import students, wilson
 from handlens.photos.published import PUBLISHED
-from handlens.train import job, start
+from handlens.train import job, learned
 from handlens.train.recipe import Recipe
 from handlens.train.watcher import Watcher, counter
 
@@ -54,7 +55,7 @@ def begin(
     on. Raises HandlensError for what `fit` would refuse in each of them, as far as that can be told before.
     """
     watcher = watcher or Watcher()
-    out, given = Path(out), job.settled({**given, "photos": photos} if photos else given)
+    out, given = Path(out), job.settled({**given, "photos": photos} if photos else given, watcher)
     if os.path.lexists(out):
         hint = (
             f"go on with: handlens train --resume --out {quoted(out)}"
@@ -64,24 +65,29 @@ def begin(
         raise HandlensError(f"{out} exists already", f"{hint}, or remove it")
     files.check_place(out)
     draft = job.checked(given, watcher)
+    job.fetch(draft, watcher)
     source, first = given.pop("photos"), given.pop("seed", 0)
+    cut: list[photos_room.Photos] = []
     if folds:
         cut = _cut(source, folds, first, watcher, draft)
         trainings = [Training(f"fold-{number}", f"fold-{number}.csv", first) for number in range(1, folds + 1)]
-        files.make_folder(out)
-        for training, fold in zip(trainings, cut, strict=True):
-            _write(out / training.photos, fold)
     else:
         found = photos_room.scan(source)
         learns = draft.teacher or draft.weights not in ("imagenet", "none")
         if learns and not (found.splits and "test" in found.splits):
             hashes = photos_room.examine(found, counter(watcher, "looking at photos")).sha256
-            start.check_unlearned(draft, hashes.values(), "a test split of each seed's own")
+            learned.check_unlearned(draft, hashes.values(), "a test split of each seed's own")
         trainings = [Training(f"seed-{seed}", source, seed) for seed in range(first, first + repeats)]
-        files.make_folder(out)
     kind: Literal["folds", "repeats"] = "folds" if folds else "repeats"
     plan = Plan(out, kind, source, given, tuple(trainings))
-    _store(plan)
+    try:
+        files.make_own_folder(out)
+        for training, fold in zip(trainings, cut, strict=bool(cut)):
+            _write(out / training.photos, fold)
+        _store(plan)
+    except BaseException:  # a folder without a plan could neither be gone on with nor begun again
+        shutil.rmtree(out, ignore_errors=True)
+        raise
     return plan
 
 
@@ -133,7 +139,7 @@ def train(plan: Plan, number: int, watcher: Watcher | None = None, device: str =
     else:
         _check_there(plan)
         begun = (folder / job.RECIPE).is_file()
-        given: dict[str, Any] = {"resume": True} if begun else {**plan.given, "seed": one.seed}
+        given: dict[str, Any] = {"resume": True} if begun else {**_timed(plan), "seed": one.seed}
         metrics = job.fit(source, out=folder, watcher=watcher, device=device, **given).metrics
     test = metrics.get("test") or {}
     return {
@@ -144,13 +150,28 @@ def train(plan: Plan, number: int, watcher: Watcher | None = None, device: str =
     }
 
 
+def _timed(plan: Plan) -> dict[str, Any]:
+    """What a plan gives to each training; float32 where the first one found that to be the fastest.
+
+    Where the processor lacks bfloat16, trying it takes long.
+    """
+    first = plan.folder / plan.trainings[0].name / job.RECIPE
+    tried = plan.given.get("precision", "auto") == "auto" and first.is_file()
+    return {**plan.given, "precision": "32-true"} if tried and Recipe.read(first).precision == "32-true" else plan.given
+
+
 def summary(plan: Plan, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The rows of `train`, their mean and spread; of folds also all photos together with Wilson's 95 % interval."""
+    """The rows of `train`, their mean and spread; of folds also all photos together with Wilson's 95 % interval.
+
+    mean_ci95: of repeats, Student's 95 % interval of the mean, for other seeds with the same photos; None where there
+    is no spread to tell it by.
+    """
     judged = [row for row in runs if row["top1"] is not None]
     tops = [row["top1"] for row in judged]
     found: dict[str, Any] = {
         "runs": list(runs),
         "mean": statistics.mean(tops) if tops else None,
+        "mean_ci95": list(students(tops)) if plan.kind == "repeats" and len(set(tops)) > 1 else None,
         "standard_deviation": statistics.stdev(tops) if len(tops) > 1 else None,
         "lowest": min(tops, default=None),
         "highest": max(tops, default=None),
@@ -167,7 +188,7 @@ def _cut(source: str, count: int, seed: int, watcher: Watcher, draft: Recipe) ->
     if found.splits and "test" in found.splits:
         raise HandlensError(f"{source} names its own test photos, which --folds would train on", "try --repeats")
     findings = photos_room.examine(found, counter(watcher, "looking at photos"))
-    start.check_unlearned(draft, findings.sha256.values(), "a test of each photo")
+    learned.check_unlearned(draft, findings.sha256.values(), "a test of each photo")
     for path, reason in findings.broken:
         watcher.note(f"left out {path}: {reason}")
     found = photos_room.usable(found, findings)
@@ -177,10 +198,10 @@ def _cut(source: str, count: int, seed: int, watcher: Watcher, draft: Recipe) ->
 
 
 def _write(path: Path, fold: photos_room.Photos) -> None:
-    """A CSV of path, label and split."""
+    """A CSV of path, label and split, all quoted: names may begin or end with spaces."""
     assert fold.splits is not None
     with files.atomic(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(["path", "label", "split"])
         for index, split in enumerate(fold.splits):
             writer.writerow([os.path.abspath(fold.path(index)), fold.classes[fold.labels[index]], split])

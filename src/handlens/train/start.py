@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from handlens.train.prune import shrink
 from handlens.train.recipe import Recipe
 
 SPLIT = "split.json"
+EARLIER = "earlier"  # in a continued run's folder: what it needs of the run that it goes on from
 _SORTED_APART = ("unsure", "unknown")  # the folders that `handlens predict --sort-into` makes beside the classes
 
 
@@ -93,9 +94,22 @@ def together(
     named: the paths that the photos themselves call validation or test, which stay.
     """
     near = findings.near_duplicates()
+    asked = {name: len(photos) for name, photos in splits.items()}
     splits, moved = photos_room.keep_together(splits, [[path for path in group if path not in named] for group in near])
-    same = _told("identical photos", findings.duplicates, splits)
-    return splits, same + _told("near-duplicates", near, splits, len(moved))
+    notes = _told("identical photos", findings.duplicates, splits)
+    notes += _told("near-duplicates", near, splits, len(moved))
+    if usual := findings.alike_by_nature():
+        notes.append(
+            f"{counted(len(usual), 'photo')} look so much alike that it is taken for the look of their class, not for "
+            f"copies ({usual[0]} ...): the split may have any of them on any side"
+        )
+    notes += [
+        f"{name} has {counted(len(splits[name]), 'photo')} in place of {asked[name]}, as whole groups of "
+        "near-duplicates stay together: add photos that are no series of one scene"
+        for name in ("validation", "test")
+        if 2 * len(splits[name]) < asked[name]
+    ]
+    return splits, notes
 
 
 def _told(what: str, groups: Sequence[Sequence[str]], splits: Mapping[str, Photos], num_moved: int = 0) -> list[str]:
@@ -163,11 +177,17 @@ def _without_later_classes(splits: dict[str, Photos], num_known: int = 0) -> dic
 
 
 def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], None] | None, resumed: bool) -> Data:
-    facts = checkpoint.read_facts(recipe.continue_run)
-    old = data_of(_earlier(recipe, facts), Path(recipe.continue_run, SPLIT), progress)
+    earlier = earlier_of(stored.parent, recipe.continue_run) if stored else Path(recipe.continue_run)
+    if stored and not earlier.is_dir():  # of a run of an earlier version
+        raise HandlensError(
+            f"the run {stored.parent} goes on from {earlier}, which tells what its photos are and is no longer there",
+            "put that run back",
+        )
+    facts = checkpoint.read_facts(earlier)
+    old = data_of(_earlier(recipe, facts), earlier / SPLIT, progress)
     known = tuple(facts["classes"])
     kept = {name: counted_in(photos, known) for name, photos in old.splits.items()}
-    moved = photos_room.relabelled(Path(recipe.continue_run, SPLIT), kept, old.sha256)
+    moved = photos_room.relabelled(earlier / SPLIT, kept, old.sha256)
     if moved and (stored is None or resumed):
         told = f"{counted(len(moved), 'photo')} of {recipe.continue_run} {'has' if len(moved) == 1 else 'have'}"
         old = dataclasses.replace(old, notes=(*old.notes, f"{told} another class now ({moved[0]} ...)"))
@@ -185,7 +205,7 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
     own = [path for photos in kept.values() for path in photos.paths]
     seen, hashes = {old.pixels[path] for path in own}, {old.sha256[path] for path in own}
     # Runs of earlier versions may have been begun with what is left out now.
-    begun_with = _contents(files.read_json(stored), SPLITS) - hashes if stored else set()
+    begun_with = contents_of(files.read_json(stored), SPLITS) - hashes if stored else set()
     fresh = [path for path in new.paths if findings.sha256[path] not in begun_with]
     # The service writes corrections anew, and names them by the hash of what it was sent.
     again = [path for path in fresh if findings.pixels[path] in seen or Path(path).stem in hashes]
@@ -239,14 +259,15 @@ def _near_groups(kept: Mapping[str, Photos], new: Photos, findings: Findings) ->
     """Near-duplicates among a run's photos and added ones, as (0, path) of the run's and (1, path) of the added."""
     before = functools.reduce(lambda one, other: joined(one, other, one.classes), kept.values())
     sides = ((before.paths, photos_room.examine(before)), (new.paths, findings))
-    facts, pixels, same = {}, {}, collections.defaultdict(list)
+    facts, pixels, class_of, same = {}, {}, {}, collections.defaultdict(list)
     for side, (paths, found) in enumerate(sides):
         for path in dict.fromkeys(paths):
             if path in found.facts:
                 facts[f"{side} {path}"], pixels[f"{side} {path}"] = found.facts[path], found.pixels[path]
+                class_of[f"{side} {path}"] = found.class_of[path]
                 same[found.pixels[path]].append(f"{side} {path}")
     duplicates = [group for group in same.values() if len(group) > 1]
-    both = Findings(broken=[], sha256={}, pixels=pixels, duplicates=duplicates, facts=facts)
+    both = Findings(broken=[], sha256={}, pixels=pixels, duplicates=duplicates, facts=facts, class_of=class_of)
     return [[(int(name[0]), name[2:]) for name in group] for group in both.near_duplicates()]
 
 
@@ -272,6 +293,24 @@ def _meant(photos: Photos, known: Sequence[str]) -> Photos:
     classes = tuple(dict.fromkeys(names))
     labels = np.array([classes.index(name) for name in names], np.int64)[photos.labels]
     return dataclasses.replace(photos, labels=labels, classes=classes)
+
+
+def keep_earlier(folder: Path, earlier: Path) -> None:
+    """Copy into a new run's folder what it needs of the run that it continues, so that it can be used without that."""
+    kept = folder / EARLIER
+    try:
+        kept.mkdir()
+        for name in (checkpoint.FACTS, SPLIT):
+            shutil.copyfile(earlier / name, kept / name)
+    except OSError as error:
+        raise files.disk_error(error, kept) from error
+    if before := checkpoint.read_facts(earlier)["recipe"].get("continue_run"):
+        keep_earlier(kept, earlier_of(earlier, before))
+
+
+def earlier_of(run: Path, continue_run: str) -> Path:
+    """The folder that tells what the run was that `run` goes on from: its own copy, else that run."""
+    return run / EARLIER if (run / EARLIER).is_dir() else Path(continue_run)
 
 
 def _earlier(recipe: Recipe, facts: Mapping[str, Any]) -> Recipe:
@@ -316,74 +355,7 @@ def _below(root: Path, own_root: Path, path: str) -> str:
     return (whole.relative_to(root) if whole.is_relative_to(root) else whole).as_posix()
 
 
-def check_unseen(recipe: Recipe, data: Data) -> None:
-    """That no run which this one learns from, as a teacher or by its weights, was trained on its test photos.
-
-    Raises HandlensError with how many they are: such a test would flatter.
-    """
-    for what, folder, learned, seed in learned_by(recipe.teacher, recipe.weights):
-        test = [data.sha256[photo] for photo in data.splits["test"].paths]
-        if known := sum(content in learned for content in test):
-            cut = data.test_is.startswith("cut")
-            raise HandlensError(
-                f"the run {folder} ({what}) was trained on {known} of the {len(test)} test photos of this one, whose "
-                "figures would flatter",
-                "train both on the same split"
-                + (f": --seed {seed} made that one's" if cut and seed != recipe.seed else ""),
-            )
-
-
-def check_unlearned(recipe: Recipe, contents: Iterable[str], what_for: str) -> None:
-    """That no run which this one learns from has learned or was chosen by photos with these hashes of their content.
-
-    Raises HandlensError: `what_for` cannot be had with it.
-    """
-    wanted = set(contents)
-    for what, folder, learned, _ in learned_by(recipe.teacher, recipe.weights):
-        if known := len(wanted & learned):
-            raise HandlensError(
-                f"the run {folder} ({what}) was trained on {known} of these photos, and {what_for} needs weights that "
-                "have not seen them",
-                "give --weights imagenet" if what == "weights" else "leave out --teacher",
-            )
-
-
-def learned_by(teacher: str, weights: str, continue_run: str = "") -> Iterator[tuple[str, Path, set[str], Any]]:
-    """What has been learned by the runs that one learns from, and by those that these have learned from.
-
-    Gives (whether by "teacher" or "weights", folder, hashes of its training and validation photos, seed of its split)
-    of each that is still there. Of a run that is continued, whose split is kept, these are those behind it. What cannot
-    be read is passed over, but of the runs that are given.
-    """
-    given = _sources({"teacher": teacher, "weights": weights, "continue_run": continue_run})
-    waiting, known = [*given], set[tuple[str, str]]()
-    while waiting:
-        what, folder = waiting.pop(0)
-        place = (what, os.path.realpath(folder))
-        if place in known:
-            continue
-        known.add(place)
-        try:
-            stored = files.read_json(folder / SPLIT) if (folder / SPLIT).is_file() else None
-        except (HandlensError, OSError):
-            if (what, folder) in given:
-                raise
-            stored = None
-        if stored and what != "continue_run":
-            yield what, folder, _contents(stored, ("train", "validation")), stored.get("seed")
-        with contextlib.suppress(HandlensError, OSError):  # where it is no longer there, or cannot be read
-            behind = _sources(checkpoint.read_facts(folder)["recipe"])
-            waiting += [(name if what == "continue_run" else what, path) for name, path in behind]
-
-
-def _sources(recipe: Mapping[str, Any]) -> list[tuple[str, Path]]:
-    """The folders of the runs that a recipe names, each with the field that does."""
-    folders = {name: recipe.get(name) for name in ("teacher", "continue_run")}
-    folders["weights"] = weights.run_of(str(recipe.get("weights", "")))
-    return [(name, Path(folder)) for name, folder in folders.items() if folder]
-
-
-def _contents(stored: Mapping[str, Any], names: Iterable[str]) -> set[str]:
+def contents_of(stored: Mapping[str, Any], names: Iterable[str]) -> set[str]:
     """The hashes of the photos in these splits of a split.json."""
     return {content for name in names for content in stored.get(name, {}).values()}
 
@@ -441,7 +413,8 @@ def _untaught(recipe: Recipe, classes: Sequence[str]) -> Start:
         net = nets.replace_head(weights.load(file), len(classes))
         arguments = dict(file.arguments)
         preprocess = file.preprocess.at(recipe.image_px)
-        note = f"weights {file.label}, pixels as they were made for"
+        best = " (the best published for it)" if recipe.weights == "imagenet" else ""
+        note = f"weights {file.label}{best}, {file.pixels}"
     if recipe.mode in ("full", "scratch"):  # learning from random crops, it gains by seeing the whole shorter side
         preprocess = dataclasses.replace(preprocess, resize_px=preprocess.image_px)
     if recipe.normalisation != "own":
@@ -455,6 +428,11 @@ def _untaught(recipe: Recipe, classes: Sequence[str]) -> Start:
 
 def _from_run(recipe: Recipe, classes: Sequence[str]) -> Start:
     """The earlier run's network; rows of the classifier for classes it does not know are new."""
+    if not Path(recipe.continue_run).is_dir():
+        raise HandlensError(
+            f"the run {recipe.continue_run}, whose weights this training begins with, is no longer there",
+            "put it back, or begin anew",
+        )
     earlier = checkpoint.load(recipe.continue_run)
     net = earlier.net
     net.familiar = None  # its photos will look otherwise
