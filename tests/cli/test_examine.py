@@ -172,7 +172,7 @@ def test_what_cannot_be_done_is_one_sentence(
     Image.new("RGB", (40, 40)).save(tmp_path / "none" / "a" / "1.jpg")
     told = refused(capsys, monkeypatch, folder, "--labels", "--weights", "none")
     assert "need features, and --weights is none" in told
-    told = refused(capsys, monkeypatch, folder, "--fix", tmp_path / "x.htm", "--report", tmp_path / "a" / ".." / "x.htm")
+    told = refused(capsys, monkeypatch, folder, "--fix", tmp_path / "x.htm", "--report", tmp_path / "a/../x.htm")
     assert "--fix and --report are both" in told and not (tmp_path / "x.htm").exists()
     assert "suspected labels need two classes" in refused_labels(capsys, monkeypatch, tmp_path / "none")
 

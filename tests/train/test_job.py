@@ -873,7 +873,7 @@ def test_fewer_photos_than_processes_need(
     colour_photos(tmp_path / "photos" / "one", 1, (20, 200, 20), 1)
     monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda *_: None)
     monkeypatch.setattr("lightning_fabric.Fabric.world_size", 2)
-    with pytest.raises(HandlensError, match="2 training photos cannot be shared by 2 processes.*give --devices 1"):
+    with pytest.raises(HandlensError, match=r"2 training photos cannot be shared by 2 processes.*give --devices 1"):
         handlens.fit(tmp_path / "photos", out=tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
     loop.check_enough(4, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,12 +88,9 @@ def test_classes_of_folds_are_named_as_their_folders(tiny_photos: Path, tmp_path
 def test_a_precision_that_is_slow_is_tried_by_the_first_training_alone(
     first: Any, given: dict[str, Any], expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Finished:
-        metrics: dict[str, Any] = {}
-
-    def fit(source: str, **given: Any) -> Finished:
+    def fit(source: str, **given: Any) -> SimpleNamespace:
         asked.append(given.get("precision"))
-        return Finished()
+        return SimpleNamespace(metrics={})
 
     asked: list[str | None] = []
     monkeypatch.setattr(several.job, "fit", fit)

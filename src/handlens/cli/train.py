@@ -257,7 +257,8 @@ def show(run: Run) -> None:
             f"AUROC {found['auroc']:.3f}"
         )
     report = f"report  {run.folder / 'report.html'}\n" if test else ""
-    kept = f"kept    epoch {run.metrics['kept_epoch']} of {run.metrics['epochs']}\n"
+    epoch = run.metrics.get("kept_epoch")
+    kept = f"kept    epoch {epoch} of {run.metrics['epochs']}\n" if epoch else ""
     screen.say(f"{kept}run     {run.folder}\n{report}next    handlens predict {quoted(run.folder)} PHOTO")
 
 
