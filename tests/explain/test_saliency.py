@@ -214,7 +214,7 @@ def test_the_patch_that_the_class_token_attends_to(patch: int) -> None:
         ("9", "has no stage 9; its stages are 1 to 5"),
         ("0", "has no stage 0"),
         ("classifier.1", r"gives \(1, 5\), no maps"),
-        ("features", "gives 5 maps at once"),
+        ("features", "gives a list of maps, not one"),
         ("classifier", "is not run by itself"),
     ],
 )

@@ -162,7 +162,7 @@ def test_a_guess_at_what_weights_were_made_for_is_told(weight_file: Path, monkey
     from handlens.nets import weights
 
     known = weights.find("mobilenet_v2", "a")
-    assert "guess" not in run.from_weights("mobilenet_v2", weight_file).note
+    assert "are a guess" not in run.from_weights("mobilenet_v2", weight_file).note
     guessed = dataclasses.replace(known, guess="those of mobilenetv2_100.ra_in1k")
     monkeypatch.setattr("handlens.nets.weights.find", lambda net, weights, progress=None: guessed)
     note = run.from_weights("mobilenet_v2", weight_file).note

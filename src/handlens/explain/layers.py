@@ -93,7 +93,7 @@ def output(net: Net, images: Tensor, layer: str) -> Tensor:
         )
     if not isinstance(found[-1], Tensor):
         raise HandlensError(
-            f"the layer {layer!r} gives {len(found[-1])} maps at once",
+            f"the layer {layer!r} gives a list of maps, not one",
             "name a layer within it, or a stage by its number",
         )
     return found[-1]
