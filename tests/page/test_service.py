@@ -186,14 +186,20 @@ def test_a_key_that_no_header_carries_is_asked_for_again(chromium: Any, colours:
     browser.close()
 
 
+def with_camera(browser: Any, url: str) -> Any:
+    """The page with its camera running, and answers below it."""
+    page = browser.new_context(locale="en", permissions=["camera"]).new_page()
+    page.goto(url)
+    page.locator("#camera").click()
+    page.locator("#live-guesses li").first.wait_for()
+    return page
+
+
 @pytest.mark.slow
 def test_a_key_that_no_longer_holds_is_asked_for_while_the_camera_runs(chromium: Any, colours: Path) -> None:
     browser = chromium("--use-fake-device-for-media-stream")
     with service(colours) as url:
-        page = browser.new_context(locale="en", permissions=["camera"]).new_page()
-        page.goto(url)
-        page.locator("#camera").click()
-        page.locator("#live-guesses li").first.wait_for()
+        page = with_camera(browser, url)
         page.route("**/v1/predict**", lambda route: route.fulfill(status=401, json={"error": "no", "hint": ""}))
         page.locator("#said", has_text="This service wants its API key.").wait_for()
         assert page.locator("#key-form").is_visible()
@@ -353,10 +359,7 @@ def test_a_new_version_shows_on_an_open_page(
 def test_a_camera_that_goes_away_is_told(chromium: Any, colours: Path) -> None:
     browser = chromium("--use-fake-device-for-media-stream")
     with service(colours) as url:
-        page = browser.new_context(locale="en", permissions=["camera"]).new_page()
-        page.goto(url)
-        page.locator("#camera").click()
-        page.locator("#live-guesses li").first.wait_for()
+        page = with_camera(browser, url)
         page.evaluate("() => document.querySelector('video').srcObject.getTracks().forEach((track) => track.stop())")
         page.locator("#said", has_text="The camera has stopped").wait_for()
         assert page.locator("#live").is_hidden() and page.locator("#camera").is_visible()

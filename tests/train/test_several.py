@@ -69,6 +69,22 @@ def test_a_plan_that_cannot_be_written_leaves_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_folder_that_came_in_the_meantime_is_left_as_it_is(
+    tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*given: Any) -> Any:
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "mine.txt").write_text("mine")
+        return real(*given)
+
+    real = several._cut
+    monkeypatch.setattr(several, "_cut", cut)
+    with pytest.raises(HandlensError, match="is in the way"):
+        several.begin(str(tiny_photos), tmp_path / "runs", SMALL, folds=2)
+    assert [path.name for path in tmp_path.iterdir() if "runs" in path.name] == ["runs"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine.txt"]
+
+
 def test_classes_of_folds_are_named_as_their_folders(tiny_photos: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(tiny_photos, tmp_path / "photos"))
     (root / "花朵").rename(root / ' a, "b" ')

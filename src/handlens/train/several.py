@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,14 +79,11 @@ def begin(
         trainings = [Training(f"seed-{seed}", source, seed) for seed in range(first, first + repeats)]
     kind: Literal["folds", "repeats"] = "folds" if folds else "repeats"
     plan = Plan(out, kind, source, given, tuple(trainings))
-    try:
-        files.make_own_folder(out)
+    with files.atomic_folder(out) as folder:  # without a plan it could neither be gone on with nor begun again
+        files.make_own_folder(folder)
         for training, fold in zip(trainings, cut, strict=bool(cut)):
-            _write(out / training.photos, fold)
-        _store(plan)
-    except BaseException:  # a folder without a plan could neither be gone on with nor begun again
-        shutil.rmtree(out, ignore_errors=True)
-        raise
+            _write(folder / training.photos, fold)
+        _store(plan._replace(folder=folder))
     return plan
 
 
