@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from handlens import checkpoint, evaluate, files, run
-from handlens.cli.evaluate import runs_split
+from handlens.cli.labelled import runs_split
 from handlens.evaluate import Scores, calibration, conformal
 from handlens.evaluate.calibration import softmax
-from handlens.train.job import versions
+from handlens.train.judge import versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "calibration.json"
 FEWER = (10, 20, 30, 50, 100, 200)
@@ -49,7 +49,7 @@ def one_run(folder: Path, photos: str) -> dict[str, Any]:
     facts = checkpoint.read_facts(folder)
     sides: dict[str, Scores] = {}
     for name in ("validation", "test"):
-        part = runs_split(str(folder), photos, name)[0].as_classes(classifier.classes)
+        part = runs_split(str(folder), photos, name).photos.as_classes(classifier.classes)
         sides[name] = evaluate.score(classifier.infer, part, classifier.preprocess)
     logits = {name: scores.logits for name, scores in sides.items()}
     labels = {name: scores.labels for name, scores in sides.items()}

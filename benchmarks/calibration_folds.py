@@ -21,10 +21,10 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from handlens import checkpoint, evaluate, files, run
-from handlens.cli.evaluate import runs_split
+from handlens.cli.labelled import runs_split
 from handlens.evaluate import calibration, metrics
 from handlens.evaluate.calibration import softmax
-from handlens.train.job import versions
+from handlens.train.judge import versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "calibration_folds.json"
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("folds", type=Path, help="what `handlens train --folds` wrote")
     parser.add_argument("--photos", required=True)
     given = parser.parse_args()
-    runs = sorted(path.parent for path in given.folds.glob(f"*/{checkpoint.FACTS}"))
+    runs = sorted(path.parent for path in given.folds.glob(f"*/{files.FACTS}"))
     if not runs:
         raise SystemExit(f"{given.folds} has no runs: see --help for the command that makes them")
     logits, labels, temperatures, vectors = [], [], [], []
@@ -43,7 +43,7 @@ def main() -> None:
         scores, chosen_by = (
             evaluate.score(
                 classifier.infer,
-                runs_split(str(folder), given.photos, split)[0].as_classes(classifier.classes),
+                runs_split(str(folder), given.photos, split).photos.as_classes(classifier.classes),
                 classifier.preprocess,
             )
             for split in ("test", "validation")

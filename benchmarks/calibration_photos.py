@@ -18,6 +18,7 @@ import numpy as np
 from handlens import checkpoint, files
 from handlens.compress import job as compress_job
 from handlens.compress import ladder, onnx
+from handlens.cost.latency import processor
 from handlens.export import job, parity
 from side_by_side import all_versions
 
@@ -37,7 +38,7 @@ def main() -> None:
     results = {
         "command": "python benchmarks/calibration_photos.py --photos ../shared/data/flower_photos benchmarks/runs/*",
         "date": datetime.date.today().isoformat(),
-        "processor": job.processor(),
+        "processor": processor(),
         "versions": all_versions(),
         "rows": rows,
     }

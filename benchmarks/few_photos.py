@@ -28,7 +28,7 @@ from handlens.experiments import learning_curve
 from handlens.experiments.learning_curve import Embedded, draw
 from handlens.experiments.result import panels
 from handlens.nets import keys, weights
-from handlens.train.job import versions
+from handlens.train.judge import versions
 from handlens.train.recipe import choose
 from side_by_side import ROOT, own
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from handlens import files
 from handlens.train import Recipe, Run, fit
-from handlens.train.job import versions
+from handlens.train.judge import versions
 from side_by_side import ROOT
 
 RESULT = ROOT / "benchmarks" / "results" / "growing.json"

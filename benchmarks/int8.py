@@ -24,6 +24,7 @@ import numpy as np
 from handlens import bundle, checkpoint, compress, files
 from handlens.compress import job as compress_job
 from handlens.compress import ladder
+from handlens.cost.latency import processor
 from handlens.errors import HandlensError
 from handlens.export import job, parity
 from handlens.run import bundles
@@ -65,7 +66,7 @@ def write(results: dict[str, Any]) -> None:
     results.update(
         command="python benchmarks/int8.py --photos ../shared/data/flower_photos benchmarks/runs/*",
         date=datetime.date.today().isoformat(),
-        processor=job.processor(),
+        processor=processor(),
         versions=all_versions(),
     )
     files.write_json(RESULTS, results)
@@ -145,7 +146,7 @@ def measure(cells: list[dict[str, Any]], folder: Path) -> None:
                 path = folder / f"{cell['run']}-{cell['runtime']}-{precision}.zip"
                 if path.exists() and precision in cell:
                     found = bundle.read(path)
-                    loaded[precision] = bundles.runtime_of(cell["runtime"]).predictor(found.artifact, threads)
+                    loaded[precision] = bundles.runtime_of(cell["runtime"]).start(found.artifact, threads)[0]
             px = cell["image_px"]
             photo = np.random.default_rng(0).integers(0, 256, (1, px, px, 3), dtype=np.uint8)
             taken: dict[str, list[float]] = {precision: [] for precision in loaded}

@@ -25,6 +25,7 @@ import numpy as np
 from handlens import bundle, checkpoint, files
 from handlens import photos as photos_room
 from handlens.compress import job as compress_job
+from handlens.cost.latency import processor
 from handlens.export import job, parity
 from handlens.run import bundles
 from side_by_side import all_versions
@@ -47,7 +48,7 @@ def main() -> None:
     results = {
         "command": "python benchmarks/int8_kinds.py --photos ../shared/data/flower_photos benchmarks/runs/* --latency",
         "date": datetime.date.today().isoformat(),
-        "processor": job.processor(),
+        "processor": processor(),
         "versions": all_versions(),
         "rows": rows,
     }
@@ -70,7 +71,7 @@ def rows_of(run: Path, photos: str, folder: Path, latency: bool) -> list[dict[st
         made = artifacts(run.name, to, folder)
         own = []
         for kind, artifact in made.items():
-            infer = bundles.runtime_of(to).predictor(artifact, 2)
+            infer = bundles.runtime_of(to).start(artifact, 2)[0]
             got, got_logits = map(np.concatenate, zip(*map(infer, pixels), strict=True))
             seen = parity.Parity(
                 precision="int8", classes=found.classes, paths=test.paths, labels=test.labels, expected=expected,
@@ -136,7 +137,7 @@ def litert(model: bytes, recipe: Any) -> bytes:
 
 def latencies(made: Mapping[str, Any], to: str, px: int, threads: int) -> dict[str, dict[str, float]]:
     """Of one photo, the kinds by turns, so that a slow moment of the machine slows all of them."""
-    infer = {kind: bundles.runtime_of(to).predictor(artifact, threads) for kind, artifact in made.items()}
+    infer = {kind: bundles.runtime_of(to).start(artifact, threads)[0] for kind, artifact in made.items()}
     photo = np.random.default_rng(0).integers(0, 256, (1, px, px, 3), dtype=np.uint8)
     taken: dict[str, list[float]] = {kind: [] for kind in made}
     for _ in range(ROUNDS):

@@ -70,7 +70,7 @@ def main() -> None:
 def warm(path: Path, artifact: Any, photo: str, rounds: int) -> dict[str, float]:
     """Medians in ms, the three taken in turn."""
     classifier = run.load(path, threads=1)
-    bare = onnx_runtime.predictor(artifact, 1)
+    bare = onnx_runtime.start(artifact, 1)[0]
     pixels = classifier.preprocess.load(photo)[None]
     kinds: dict[str, Callable[[], Any]] = {
         "network_ms": lambda: bare(pixels),

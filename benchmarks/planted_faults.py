@@ -330,17 +330,14 @@ def too_large() -> dict[str, Any]:
 
 def wrong_labels(root: Path, paths: Sequence[str], net: str, weights: str) -> dict[str, Any]:
     """Two hundred labels of the half changed at random; features of published weights, which saw none of them."""
-    import torch
-
     from handlens.evaluate import wrong_labels as room
     from handlens.nets import weights as published
-    from handlens.train.features import features
+    from handlens.train.features import Frozen
 
     found = photos.scan(root).without(REAL)
     file = published.find(net, weights)
     sha256 = photos.examine(found).sha256
-    given = {"views": 0, "min_area": 0.5, "flip": False, "precision": "32-true", "device": torch.device("cpu")}
-    vectors = features(published.load(file), found, sha256, file.preprocess, **given)[0]
+    vectors = Frozen(published.load(file), file.preprocess).features(found, sha256)[0]
     rng = np.random.default_rng(0)
     labels = found.labels.copy()
     changed = rng.choice(len(labels), PLANTED, replace=False)
@@ -404,10 +401,10 @@ def matching() -> list[dict[str, Any]]:
         copies = count // 100
         changed = thumbs[:copies, :, ::-1] * 0.8 + rng.normal(0, 4, (copies, 32, 32))  # mirrored, darker, noisy
         thumbs[-copies:] = np.clip(changed, 0, 255)
-        found: list[near.Pair] = []
-        row = {"photos": count, **timed(lambda thumbs=thumbs, found=found: found.extend(near.pairs(thumbs)))}
+        found: list[list[int]] = []
+        row = {"photos": count, **timed(lambda thumbs=thumbs, found=found: found.extend(near.alike(thumbs).groups))}
         right = {(i, count - copies + i) for i in range(copies)}
-        pairs = {pair[:2] for pair in found}
+        pairs = {tuple(group) for group in found}
         row |= {"planted": copies, "found": len(right & pairs), "others": len(pairs - right)}
         row["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         rows.append(row)

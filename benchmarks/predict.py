@@ -179,7 +179,7 @@ def floors(contract: Any, photos: list[str], artifacts: dict[str, Any], net: Any
     images = np.stack([contract.fit(photo) for photo in opened[:8]])
     result = {"decode_ms": each_ms(open_photo, contents), "resize_ms": each_ms(contract.fit, opened)}
     for kind, (runtime, _, artifact) in artifacts.items():
-        infer = bundles.runtime_of(runtime).predictor(artifact, 1)
+        infer = bundles.runtime_of(runtime).start(artifact, 1)[0]
         result[f"network_{kind}_ms"] = each_ms(infer, [images] * 20) / len(images)
     from handlens import cost
 

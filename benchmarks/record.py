@@ -19,7 +19,7 @@ import torch
 
 from handlens import checkpoint, cost, files
 from handlens.train import Recipe
-from handlens.train.job import versions
+from handlens.train.judge import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,7 +38,7 @@ def main() -> None:
     keep = ("top1", "top1_ci95", "num_photos", "loss")
     figures = {split: {key: found.metrics[split][key] for key in keep} for split in ("validation", "test")}
     counted = cost.count(found.net, found.preprocess.image_px)
-    made = datetime.datetime.fromtimestamp((given.run / checkpoint.WEIGHTS).stat().st_mtime, datetime.UTC)
+    made = datetime.datetime.fromtimestamp((given.run / files.WEIGHTS).stat().st_mtime, datetime.UTC)
     result: dict[str, Any] = {
         "command": given.command,
         "net": found.name,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from handlens import files, run
-from handlens.cli.evaluate import runs_split
+from handlens.cli.labelled import runs_split
 from handlens.evaluate import robustness
-from handlens.train.job import versions
+from handlens.train.judge import versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "robustness.json"
 
@@ -33,7 +33,7 @@ def main() -> None:
         if folder.name in results["runs"]:
             continue
         classifier = run.load(folder)
-        photos = runs_split(str(folder), given.photos, "test")[0].as_classes(classifier.classes)
+        photos = runs_split(str(folder), given.photos, "test").photos.as_classes(classifier.classes)
         results["runs"][folder.name] = robustness.measure(classifier.predict_batch, photos, classifier.preprocess)
         files.write_json(RESULTS, results)
     for line in tables(results["runs"]):

@@ -305,8 +305,8 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace, photos: list[str]) -> dict[str, Any]:
-    from handlens.export.job import processor
-    from handlens.train.job import versions
+    from handlens.cost.latency import processor
+    from handlens.train.judge import versions
 
     found = bundle_room.read(given.bundle)
     services = {

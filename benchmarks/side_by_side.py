@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from handlens import export
+from handlens import bundle
+from handlens.cost.latency import processor
 from handlens.export import converting
-from handlens.export.job import processor
-from handlens.train.job import versions
+from handlens.train.judge import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".venv-peers"
@@ -126,7 +126,7 @@ def machine() -> dict[str, Any]:
 def all_versions() -> dict[str, str]:
     """Of what trains and of what makes and runs the exported files, as far as it is installed."""
     found = versions()
-    for to in export.TARGETS:
+    for to in bundle.RUNTIMES:
         found |= converting.versions(to, int8=True)
     return found
 

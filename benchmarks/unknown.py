@@ -27,10 +27,11 @@ from handlens.photos import Photos
 from handlens.photos.drawn import CLASSES as DRAWN
 from handlens.photos.drawn import picture
 from handlens.train import familiar, start
+from handlens.train.data import data_of
 from handlens.train.familiar import CENTRES_A_CLASS
-from handlens.train.features import features
+from handlens.train.features import Frozen
 from handlens.train.head import fit_head
-from handlens.train.job import versions
+from handlens.train.judge import versions
 from handlens.train.recipe import choose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,14 +62,12 @@ def main() -> None:
 def one_net(net: str, weights: str, source: str, others: dict[str, Photos]) -> dict[str, Any]:
     """Five heads on the features of one network, and the means of their figures."""
     recipe = choose([500] * 4, {"net": net, "weights": weights, "mode": "head", "photos": source})
-    data = start.data_of(recipe, None)
+    data = data_of(recipe, None)
     begun = start.start_of(recipe, data.classes)
 
     def embed(photos: Photos, sha256: dict[str, str], views: int) -> np.ndarray:
-        return features(
-            begun.net, photos, sha256, begun.preprocess, views=views, min_area=recipe.crop_min_area,
-            flip=recipe.flip, precision="32-true", device=torch.device("cpu"),
-        )  # fmt: skip
+        frozen = Frozen(begun.net, begun.preprocess, min_area=recipe.crop_min_area, flip=recipe.flip)
+        return frozen.features(photos, sha256, views)
 
     vectors = {
         name: embed(part, data.sha256, recipe.head_views if name == "train" else 0)

@@ -25,8 +25,8 @@ from handlens import photos as photos_room
 from handlens.evaluate import calibration, unknown
 from handlens.photos import Photos
 from handlens.train import familiar
-from handlens.train.features import features
-from handlens.train.job import versions
+from handlens.train.features import Frozen
+from handlens.train.judge import versions
 from unknown import ROOT, centres, energy_of, means, pictures_of_nothing
 
 RESULTS = ROOT / "benchmarks" / "results" / "unknown_full.json"
@@ -81,10 +81,7 @@ def one_left_out(
     unseen = found.select(np.flatnonzero(found.labels == found.classes.index(left_out)))
 
     def embed(photos: Photos, sha256: dict[str, str]) -> np.ndarray:
-        return features(
-            trained.net, photos, sha256, trained.preprocess, views=0, min_area=1.0, flip=False, precision="32-true",
-            device=torch.device("cpu"),
-        )[0]  # fmt: skip
+        return Frozen(trained.net, trained.preprocess).features(photos, sha256)[0]
 
     groups = {name: embed(part, sha256) for name, part in splits.items()} | {"left out": embed(unseen, sha256)}
     groups |= {kind: embed(part, photos_room.examine(part).sha256) for kind, part in others.items()}

@@ -33,8 +33,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from handlens import checkpoint, files
 from handlens.compress.job import own_splits
+from handlens.cost.latency import processor
 from handlens.export import web
-from handlens.export.job import processor
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
 

@@ -27,7 +27,6 @@ from handlens.nets import Net
 from handlens.nets.familiar import Familiar
 from handlens.preprocess import Preprocess
 
-WEIGHTS, FACTS, FAMILIAR = "model.safetensors", "handlens.json", "familiar.safetensors"
 FORMAT_VERSION = 1
 _MEMBERS = {  # of handlens.json, with the kind of value each must hold
     "format_version": int,
@@ -96,12 +95,12 @@ def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dt
     data = safetensors.torch.save(
         {key: _stored(value, dtype) for key, value in checkpoint.net.state_dict().items()}, metadata={"format": "pt"}
     )
-    with files.atomic(Path(folder, WEIGHTS)) as file:
+    with files.atomic(Path(folder, files.WEIGHTS)) as file:
         file.write(data)
     familiar = checkpoint.net.familiar
     if familiar:
         centres = safetensors.torch.save({"centres": familiar.centres.contiguous()})
-        with files.atomic(Path(folder, FAMILIAR)) as file:
+        with files.atomic(Path(folder, files.FAMILIAR)) as file:
             file.write(centres)
     facts = {
         "format_version": FORMAT_VERSION,
@@ -117,7 +116,7 @@ def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dt
         "familiar": {**familiar.to_dict(), "sha256": hashlib.sha256(centres).hexdigest()} if familiar else None,
         "weights_sha256": hashlib.sha256(data).hexdigest(),
     }
-    files.write_json(Path(folder, FACTS), facts)
+    files.write_json(Path(folder, files.FACTS), facts)
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -128,17 +127,17 @@ def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
 def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The members of `handlens.json`, each of its kind. Raises HandlensError for anything that is no checkpoint."""
     folder = Path(folder)
-    path = folder / FACTS
+    path = folder / files.FACTS
     if not folder.is_dir():
         if folder.is_file():
             raise HandlensError(f"{folder} is a file, no run folder", "name the run it was made from")
         raise HandlensError(f"there is no run folder {folder}", "`handlens train PHOTOS` makes one")
     if not path.is_file():
         resumed = f"go on with `handlens train --resume --out {quoted(folder)}`"
-        within = sorted(found.parent for found in folder.glob(f"*/{FACTS}"))
+        within = sorted(found.parent for found in folder.glob(f"*/{files.FACTS}"))
         named = f"name one of the runs in it, such as {within[0]}" if within else "`handlens train PHOTOS` makes one"
-        hint = resumed if (folder / "recipe.toml").is_file() else named
-        raise HandlensError(f"{folder} is no finished run: it has no {FACTS}", hint)
+        hint = resumed if (folder / files.RECIPE).is_file() else named
+        raise HandlensError(f"{folder} is no finished run: it has no {files.FACTS}", hint)
     facts = files.read_json(path)
     if not isinstance(facts, dict):
         raise HandlensError(f"{path} is no checkpoint: expected a JSON object", "it may be damaged; train again")
@@ -175,7 +174,7 @@ def load(folder: str | os.PathLike[str]) -> Checkpoint:
     """
     folder = Path(folder)
     facts = read_facts(folder)
-    path = folder / WEIGHTS
+    path = folder / files.WEIGHTS
     stored = _tensors(path, facts["weights_sha256"])
     classes = tuple(facts["classes"])
     net = build(facts["net"], len(classes), facts["arguments"])
@@ -185,7 +184,7 @@ def load(folder: str | os.PathLike[str]) -> Checkpoint:
             f"{folder} names {len(classes)} classes, but its head gives {len(head)} logits", "train again"
         )
     _fill(net, stored, path)
-    net.familiar = _familiar(folder / FAMILIAR, net, facts["familiar"])
+    net.familiar = _familiar(folder / files.FAMILIAR, net, facts["familiar"])
     return Checkpoint(
         net=net.eval(),
         name=facts["net"],
@@ -206,7 +205,7 @@ def _tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise HandlensError(
-            f"{path} is not the file that {FACTS} was written with: its SHA-256 differs",
+            f"{path} is not the file that {files.FACTS} was written with: its SHA-256 differs",
             "copy the whole run folder again, or train again",
         )
     try:

@@ -26,6 +26,16 @@ from handlens.errors import HandlensError, quoted
 
 WINDOWS = sys.platform == "win32"
 MADE = ".made-by-handlens"  # in a folder whose pictures are not photos: scanning passes it over
+# In a run's folder:
+FACTS = "handlens.json"
+WEIGHTS = "model.safetensors"
+FAMILIAR = "familiar.safetensors"
+RECIPE = "recipe.toml"
+SPLIT = "split.json"
+STATE = "state.pt"  # while it is unfinished
+UNKNOWN = "unknown.json"  # which photos of other things chose the threshold
+CURVES = "curves.png"
+PLAN = "plan.json"  # in a folder with several runs
 
 
 def patiently(move: Callable[[], object]) -> None:

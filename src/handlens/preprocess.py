@@ -1,7 +1,8 @@
 """The pixel contract: everything that happens to a photo between its file and the network's first layer.
 
 A `Preprocess` is one frozen value. It is stored with every checkpoint and travels from there into every place where
-the network runs; no other code in the project decodes, resizes or normalises a photo.
+the network runs. This is the reference: every other path of a photo, in training, in an exported file or in a browser,
+is tested against it.
 """
 
 from __future__ import annotations

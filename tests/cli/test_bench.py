@@ -111,6 +111,12 @@ def test_without_the_tool(phone_bundle: Path, tmp_path: Path) -> None:
         android.measure(bundle.read(phone_bundle), tmp_path / "benchmark_model")
 
 
+def test_photos_at_once_are_not_for_a_phone(phone_bundle: Path) -> None:
+    done = CliRunner().invoke(app, ["bench", str(phone_bundle), "--phone", "--batch", "8"])
+    assert isinstance(done.exception, HandlensError)
+    assert str(done.exception) == "--batch is for this machine, and --phone measures one photo; leave one of them out"
+
+
 def test_here_a_run_is_measured_for_each_count_of_threads(tiny_run: Path) -> None:
     done = CliRunner().invoke(
         app, ["bench", str(tiny_run), "--threads", "1", "--threads", "2", "--runs", "3", "--batch", "2", "--json"]

@@ -56,7 +56,7 @@ def test_small_numbers_of_an_axis_are_plain(monkeypatch: pytest.MonkeyPatch) -> 
     from handlens.cost import picture
 
     figures: list[Any] = []
-    monkeypatch.setattr(picture, "_png", figures.append)
+    monkeypatch.setattr("handlens.figures.png", figures.append)
     row = {"family": "a", "top1": 60.0, "macs": 4e7, "num_params": 3.3e5, "size_bytes": 1.3e6}
     picture.side_by_side([row | {"name": "small"}, row | {"name": "large", "num_params": 8e5, "top1": 70.0}])
     (figure,) = figures
@@ -80,7 +80,7 @@ def test_picture(compared: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_family(compared: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handlens.cli.nets._costs", lambda names: {name: [1, 1] for name in names})
+    monkeypatch.setattr("handlens.cli.nets.costs_of", lambda names: {name: [1, 1] for name in names})
     monkeypatch.setattr(cost, "weight_bytes", lambda net: cost.memory.WeightBytes(4, 2, 1), raising=False)
     code, out, _ = compared("--family", "alexnet", "--no-latency", "--json")
     assert code == 0 and [row["name"] for row in json.loads(out)] == nets.names("alexnet")

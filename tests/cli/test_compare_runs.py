@@ -134,7 +134,7 @@ def test_runs_of_other_splits_are_advised_to_be_given_new_photos(
 def test_both_are_read_before_any_photo_is_looked_at(
     compare: Run, split_run: Path, tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlens.cli.evaluate.labelled", lambda *_: pytest.fail("looked"))
+    monkeypatch.setattr("handlens.cli.labelled.labelled", lambda *_: pytest.fail("looked"))
     (tmp_path / "damaged").mkdir()
     bundle.write(tmp_path / "b.zip", tiny.bundle())
     for a, b, sentence in (

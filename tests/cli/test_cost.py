@@ -125,7 +125,7 @@ def test_the_bars_are_shares_of_what_is_run(monkeypatch: pytest.MonkeyPatch) -> 
     from handlens.cost import picture, report_on
 
     figures: list[Any] = []
-    monkeypatch.setattr(picture, "_png", figures.append)
+    monkeypatch.setattr("handlens.figures.png", figures.append)
     picture.by_stage(report_on("googlenet", 96), "googlenet")
     bars = figures[0].axes[0]
     assert bars.get_ylabel() == "share of what is run, %"

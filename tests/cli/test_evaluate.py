@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 
 from handlens import bundle, checkpoint, cli, files, photos
 from handlens.run import UNCALIBRATED
-from handlens.train import start
+from handlens.train.data import look
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -199,7 +199,7 @@ def with_broken(run: Path, tiny_photos: Path, tmp_path: Path) -> Callable[[int, 
         shutil.copy(tiny_photos / "花朵" / "00.jpg", folder / "blue sky" / "copy.jpg")
         saved = checkpoint.load(run)
         saved.recipe["photos"] = str(folder)
-        saved.metrics["notes"] = list(start.look(str(folder), None)[2]) if told else []
+        saved.metrics["notes"] = list(look(str(folder), None)[2]) if told else []
         checkpoint.save(run, saved)
 
     return damage

@@ -165,10 +165,9 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(
 
 def test_a_bundles_site_has_its_weights(tiny: ModuleType, tmp_path: Path) -> None:
     bundle.write(tmp_path / "b.zip", tiny.bundle())
-    code, _, errors = export(tmp_path / "b.zip", "--to", "web", "--int8", "--out", tmp_path / "site")
-    assert code == 2 and "whose site has its weights and its card as they are" in errors
-    code, _, errors = export(tmp_path / "b.zip", "--to", "web", "--licence", "MIT", "--out", tmp_path / "site")
-    assert code == 2 and "whose site has its weights and its card as they are" in errors
+    for ignored in (["--int8"], ["--licence", "MIT"], ["--threads", "2"]):
+        code, _, errors = export(tmp_path / "b.zip", "--to", "web", *ignored, "--out", tmp_path / "site")
+        assert code == 2 and "whose site has its weights and its card as they are" in errors
     assert not (tmp_path / "site").exists()
 
 
@@ -215,10 +214,10 @@ def test_a_run_without_its_split_says_so(split_run: Path, tiny_photos: Path, tmp
 
 
 def test_the_recipe_of_a_newer_handlens_is_one_sentence(split_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
-    from handlens import checkpoint, files
+    from handlens import files
 
     run = shutil.copytree(split_run, tmp_path / "run")
-    files.write_json(run / checkpoint.FACTS, {**files.read_json(run / checkpoint.FACTS), "recipe": {"new": 1}})
+    files.write_json(run / files.FACTS, {**files.read_json(run / files.FACTS), "recipe": {"new": 1}})
     code, _, errors = export(run, "--photos", tiny_photos, "--out", tmp_path / "out.zip")
     assert code == 2
     assert errors == "the run's recipe names new, which a recipe does not have; use the handlens that made it"
@@ -242,7 +241,7 @@ def without(run: Path, to: Path, photos: Path, drop: Callable[[str, str], bool])
 
     shutil.copytree(run, to)
     facts = checkpoint.read_facts(to)
-    files.write_json(to / checkpoint.FACTS, facts | {"recipe": {"photos": str(photos)}})
+    files.write_json(to / files.FACTS, facts | {"recipe": {"photos": str(photos)}})
     split = files.read_json(to / "split.json")
     for side in ("train", "validation", "test"):
         split[side] = {path: value for path, value in split[side].items() if not drop(side, path)}
@@ -281,7 +280,8 @@ def test_the_photos_of_a_run_that_learned_more_are_found_at_a_new_place(
 
     from handlens import checkpoint, files, photos
     from handlens.compress.job import own_splits
-    from handlens.train import Recipe, start
+    from handlens.train import Recipe
+    from handlens.train.data import data_of
 
     root, more = shutil.copytree(tiny_photos, tmp_path / "photos"), tmp_path / "more"
     (more / "花朵").mkdir(parents=True)
@@ -291,8 +291,8 @@ def test_the_photos_of_a_run_that_learned_more_are_found_at_a_new_place(
     for name, of in (("first", Recipe(photos=str(root))), ("run", recipe)):
         shutil.copytree(split_run, tmp_path / name)
         facts = checkpoint.read_facts(tmp_path / name)
-        files.write_json(tmp_path / name / checkpoint.FACTS, facts | {"recipe": dataclasses.asdict(of)})
-    learned = start.data_of(recipe, None)
+        files.write_json(tmp_path / name / files.FACTS, facts | {"recipe": dataclasses.asdict(of)})
+    learned = data_of(recipe, None)
     photos.write_split(tmp_path / "run" / "split.json", learned.splits, learned.sha256, 0)
     Path(root).rename(tmp_path / "moved")
     splits, _ = own_splits(tmp_path / "run", checkpoint.load(tmp_path / "run"), tmp_path / "moved")
@@ -305,7 +305,7 @@ def test_calibration_photos_of_two_classes_are_refused(split_run: Path, tiny_pho
 
     shutil.copytree(split_run, tmp_path / "run")
     facts = checkpoint.read_facts(tmp_path / "run")
-    files.write_json(tmp_path / "run" / checkpoint.FACTS, facts | {"recipe": {"photos": str(tiny_photos)}})
+    files.write_json(tmp_path / "run" / files.FACTS, facts | {"recipe": {"photos": str(tiny_photos)}})
     for folder in sorted(path for path in tiny_photos.iterdir() if path.is_dir())[:2]:
         shutil.copytree(folder, tmp_path / "two" / folder.name)
     code, _, errors = export(tmp_path / "run", "--int8", "--photos", tmp_path / "two", "--out", tmp_path / "out")

@@ -31,7 +31,7 @@ def listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 @pytest.fixture
 def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting all networks takes long, and is tested elsewhere."""
-    monkeypatch.setattr(command, "_costs", lambda names: {name: [1_230_000, 4_560_000] for name in names})
+    monkeypatch.setattr(command, "costs_of", lambda names: {name: [1_230_000, 4_560_000] for name in names})
 
 
 @pytest.mark.usefixtures("uncounted")
@@ -75,10 +75,10 @@ def test_costs_are_counted_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     from handlens import cost
 
     monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path))
-    first = command._costs(["mobilenet_v2"])
+    first = command.costs_of(["mobilenet_v2"])
     assert first == {"mobilenet_v2": [3_504_872, 300_774_272]}
     monkeypatch.setattr(cost, "count", lambda name: pytest.fail(f"{name} is counted again"))
-    assert command._costs(["mobilenet_v2"]) == first
+    assert command.costs_of(["mobilenet_v2"]) == first
 
 
 def test_costs_are_counted_anew_by_another_way_of_counting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -86,15 +86,15 @@ def test_costs_are_counted_anew_by_another_way_of_counting(monkeypatch: pytest.M
 
     monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path))
     monkeypatch.setattr(cost, "count", lambda name: (1, 2))
-    assert command._costs(["resnet20"]) == {"resnet20": [1, 2]}
+    assert command.costs_of(["resnet20"]) == {"resnet20": [1, 2]}
     shutil.copytree(Path(str(cost.__file__)).parent, tmp_path / "cost")
     monkeypatch.setattr(cost, "__file__", str(tmp_path / "cost" / "__init__.py"))
     monkeypatch.setattr(cost, "count", lambda name: pytest.fail(f"{name} is counted again"))
-    assert command._costs(["resnet20"]) == {"resnet20": [1, 2]}
+    assert command.costs_of(["resnet20"]) == {"resnet20": [1, 2]}
     with (tmp_path / "cost" / "counts.py").open("a") as source:
         source.write("# another rule")
     monkeypatch.setattr(cost, "count", lambda name: (3, 4))
-    assert command._costs(["resnet20"]) == {"resnet20": [3, 4]}
+    assert command.costs_of(["resnet20"]) == {"resnet20": [3, 4]}
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_not_to_answer(
@@ -102,5 +102,5 @@ def test_a_cache_that_cannot_be_written_is_no_reason_not_to_answer(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path / "file"))
-    assert command._costs(["mobilenet_v1_025"])["mobilenet_v1_025"][0] == 470_072
+    assert command.costs_of(["mobilenet_v1_025"])["mobilenet_v1_025"][0] == 470_072
     assert "not kept" in capsys.readouterr().err

@@ -339,7 +339,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(
         code, out, err = call(tiny_photos, "--out", run, *SMALL)
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == f"saved; go on with: handlens train --resume --out '{run}'"
-    assert (run / loop.STATE).is_file()
+    assert (run / files.STATE).is_file()
     code, out, err = call("--resume", "--out", run, "--json")
     assert code == 0, err
     assert json.loads(out)["run"] == str(run)
@@ -622,13 +622,13 @@ def test_interrupted_folds_go_on_as_a_whole(
     assert "go on with: handlens train --resume" in call(tiny_photos, "--folds", "2", "--out", out)[2]
 
     monkeypatch.setattr(job, "fit", fit)
-    first = (out / "fold-1" / checkpoint.WEIGHTS).read_bytes()
+    first = (out / "fold-1" / files.WEIGHTS).read_bytes()
     code, said, err = call("--resume", "--out", out, "--json")
     assert code == 0, err
     found = json.loads(said)
     assert [Path(row["run"]).name for row in found["runs"]] == ["fold-1", "fold-2"]
     assert found["all_photos"]["num_photos"] == len(photos.scan(tiny_photos))
-    assert (out / "fold-1" / checkpoint.WEIGHTS).read_bytes() == first
+    assert (out / "fold-1" / files.WEIGHTS).read_bytes() == first
     again = call("--resume", "--out", out, "--json")  # all are done, and nothing is trained
     assert json.loads(again[1]) == found
 

@@ -30,4 +30,4 @@ def test_weights_alone_are_rounded_and_nothing_else(shaken: Any, with_rounded_we
     kinds = {detail["dtype"] for detail in quantising._interpreter(artifact["model.tflite"], 1).get_tensor_details()}
     assert np.int8 in kinds
     expected = with_rounded_weights(net, CONTRACT)(PHOTOS)
-    assert np.allclose(litert_runtime.predictor(artifact, 1)(PHOTOS)[1], expected, atol=1e-4)
+    assert np.allclose(litert_runtime.start(artifact, 1)[0](PHOTOS)[1], expected, atol=1e-4)

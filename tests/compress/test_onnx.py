@@ -60,8 +60,8 @@ def test_every_convolution_is_in_integers_with_a_scale_a_channel(quantize: Quant
 
 def test_the_file_still_answers_and_carries_its_facts(quantize: Quantize) -> None:
     artifact = quantize("mse", ())
-    assert onnx_runtime.embedded(artifact) == FACTS
-    probabilities, logits = onnx_runtime.predictor(artifact, 1)(PHOTOS[:3])
+    assert onnx_runtime.start(artifact, 1)[1] == FACTS
+    probabilities, logits = onnx_runtime.start(artifact, 1)[0](PHOTOS[:3])
     assert probabilities.shape == logits.shape == (3, 5)
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
 
@@ -113,7 +113,7 @@ def test_weights_alone_are_floats_again_once_the_file_is_loaded(
     assert len(small) == 53 and all(np.abs(values).max() == 127 for values in small)  # 52 convolutions, the classifier
     large = [held for held in model.graph.initializer if held.data_type == 1 and len(held.dims) > 1]
     assert all(np.prod(held.dims) == max(held.dims) for held in large), "a scale for each channel"
-    assert onnx_runtime.embedded(artifact) == FACTS
+    assert onnx_runtime.start(artifact, 1)[1] == FACTS
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -121,7 +121,7 @@ def test_weights_alone_are_floats_again_once_the_file_is_loaded(
     kinds = Counter(node.op_type for node in onnx.load_model(tmp_path / "loaded.onnx").graph.node)
     assert kinds["Cast"] == 1 and not kinds["DequantizeLinear"], "of the photo's pixels: no weight is cast again"
     expected = with_rounded_weights(quantizer.args[0], CONTRACT)(PHOTOS)  # type: ignore[attr-defined]
-    assert np.allclose(onnx_runtime.predictor(artifact, 1)(PHOTOS)[1], expected, atol=1e-4)
+    assert np.allclose(onnx_runtime.start(artifact, 1)[0](PHOTOS)[1], expected, atol=1e-4)
 
 
 def test_no_trace_of_the_exporting_machine(quantize: Quantize) -> None:

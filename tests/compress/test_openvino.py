@@ -53,8 +53,8 @@ def test_all_weights_are_stored_in_eight_bits(quantize: Quantize) -> None:
 
     artifact = quantize("minmax", ())
     assert floats(artifact) == []
-    assert openvino_runtime.embedded(artifact) == FACTS
-    probabilities, _ = openvino_runtime.predictor(artifact, 1)(PHOTOS)
+    assert openvino_runtime.start(artifact, 1)[1] == FACTS
+    probabilities, _ = openvino_runtime.start(artifact, 1)[0](PHOTOS)
     assert np.isfinite(probabilities).all() and np.allclose(probabilities.sum(1), 1, atol=1e-5)
 
 
@@ -79,9 +79,9 @@ def test_weights_alone_are_rounded_and_nothing_else(net: Net, quantize: Quantize
     from handlens.run import openvino_runtime
 
     artifact = quantize(None, ())
-    assert floats(artifact) == [] and openvino_runtime.embedded(artifact) == FACTS
+    assert floats(artifact) == [] and openvino_runtime.start(artifact, 1)[1] == FACTS
     expected = with_rounded_weights(net, CONTRACT)(PHOTOS)
-    assert np.allclose(openvino_runtime.predictor(artifact, 1)(PHOTOS)[1], expected, atol=1e-4)
+    assert np.allclose(openvino_runtime.start(artifact, 1)[0](PHOTOS)[1], expected, atol=1e-4)
 
 
 def test_linear_layers_that_are_kept_stay_float(net: Net, quantize: Quantize) -> None:

@@ -10,7 +10,6 @@ from torch import nn
 
 from handlens.compress.fake import Rounded, ranges_of
 from handlens.compress.sensitivity import rank, units
-from handlens.errors import HandlensError
 from handlens.nets import Net
 from handlens.nets.fold import fold_batch_norm
 
@@ -24,8 +23,7 @@ def test_damage_is_that_of_rounding_one_part_of_the_whole_network(name: str, sha
     found = dict(rank(net, images))
     assert list(found) == [name for name, _ in sorted(found.items(), key=lambda item: -item[1])]
     ranges = ranges_of(net, images)
-    some = list(found)[:4]
-    for part in some:
+    for part in list(found)[:4]:
         with torch.no_grad():
             expected = net(images).softmax(1)
             with Rounded(net, ranges, only=part):
@@ -33,7 +31,6 @@ def test_damage_is_that_of_rounding_one_part_of_the_whole_network(name: str, sha
         damage = (expected * (expected / rounded).log()).sum(1).mean().item()
         assert found[part] == pytest.approx(damage, rel=0.01)
         assert damage > 0
-    assert dict(rank(net, images, some[:1])) == pytest.approx({some[0]: found[some[0]]}, rel=1e-3)
 
 
 def test_a_layer_with_one_huge_weight_is_the_worst(shaken: Build) -> None:
@@ -48,19 +45,6 @@ def test_a_layer_with_one_huge_weight_is_the_worst(shaken: Build) -> None:
         before.weight[1] = 0  # that channel is always 0, and the others' weights round to nothing
         before.bias[1] = -1
     assert rank(folded, images)[0][0] == "features.5.conv.2"
-
-
-def test_correcting_biases_heals_a_shift(shaken: Build) -> None:
-    """Weights of one sign, all a little below half a step, read a constant: rounding shifts the mean and no more."""
-    folded, images = fold_batch_norm(shaken("mobilenet_v2", width=0.35)), torch.randn(4, 3, 64, 64)
-    layer = folded.get_submodule("classifier.1")
-    assert isinstance(layer, nn.Linear)
-    with torch.no_grad():
-        layer.weight[:] = 0.49 / 127 * torch.rand(len(layer.weight), 1)
-        layer.weight[:, 0] = 0
-        layer.weight[0, 0] = 1.0
-    plain, healed = (dict(rank(folded, images, ["classifier.1"], corrected=c))["classifier.1"] for c in (False, True))
-    assert healed < 0.2 * plain
 
 
 def test_the_parts_are_layers_curves_and_gates(shaken: Build) -> None:
@@ -86,16 +70,9 @@ def test_the_parts_are_layers_curves_and_gates(shaken: Build) -> None:
     assert kinds == {"Conv2d", "Linear", "SiLU", "SqueezeExcite"}
 
 
-def test_the_network_is_left_alone_and_progress_is_told(shaken: Build) -> None:
+def test_the_network_is_left_alone(shaken: Build) -> None:
     net, images = fold_batch_norm(shaken("resnet20")), torch.randn(5, 3, 32, 32)
-    before, told = net(images), []
-    rank(net, images, ["conv1", "layer1.0.conv1"], progress=lambda done, total: told.append((done, total)))
+    before = net(images)
+    rank(net, images)
     assert torch.equal(net(images), before)
-    assert told == [(4, 10), (8, 10), (9, 10), (10, 10)]
     assert net.relu.inplace
-
-
-@pytest.mark.parametrize("name", ["net.conv1", "bn1", "nothing"])
-def test_an_unknown_part_is_named(name: str, shaken: Build) -> None:
-    with pytest.raises(HandlensError, match=name):
-        rank(fold_batch_norm(shaken("resnet20")), torch.randn(1, 3, 32, 32), [name])

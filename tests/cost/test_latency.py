@@ -42,6 +42,21 @@ def test_errors_pass_through() -> None:
         measure(lambda: 1 // 0, threads=1)
 
 
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n", "AMD EPYC"),
+        ("processor\t: 0\nFeatures\t: asimd\n\nModel\t\t: Raspberry Pi 4 Model B\n", "Raspberry Pi 4 Model B"),
+        ("processor\t: 0\nFeatures\t: asimd\n", "aarch64"),
+    ],
+)
+def test_the_processor_has_a_name(monkeypatch: pytest.MonkeyPatch, told: str, name: str) -> None:
+    monkeypatch.setattr(room.Path, "read_text", lambda *_, **__: told)
+    monkeypatch.setattr(room.platform, "processor", lambda: "")
+    monkeypatch.setattr(room.platform, "machine", lambda: "aarch64")
+    assert room.processor() == name
+
+
 def test_it_loads_no_torch() -> None:
     code = "import sys; from handlens.cost import measure, front; measure(int, 1); print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

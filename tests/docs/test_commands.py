@@ -161,14 +161,14 @@ def quick(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> None:
             photos_room.write_split(folder / "split.json", photos_room.split(found, sha256), sha256, recipe.seed)
             recipe.write(folder / "recipe.toml")
             facts = checkpoint.read_facts(folder) | {"recipe": dataclasses.asdict(recipe)}
-            files.write_json(folder / checkpoint.FACTS, facts)
+            files.write_json(folder / files.FACTS, facts)
         if watcher:
             watcher.started(folder)
         test = {"top1": 1.0, "top1_ci95": [0.9, 1.0], "num_photos": 3}
         return train.Run(folder, recipe, handlens.load(folder).classes, {"test": test})
 
     monkeypatch.setattr(train, "fit", fit)
-    monkeypatch.setattr(nets_command, "_costs", lambda names: {name: [1, 1] for name in names})
+    monkeypatch.setattr(nets_command, "costs_of", lambda names: {name: [1, 1] for name in names})
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def make(script: Callable[[str], ModuleType]) -> ModuleType:
 def written_counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     """Parameters and MACs as the page has them, in place of counting all networks."""
     counts = {row[0]: [int(cell.replace(",", "")) for cell in row[3:5]] for row in cells(NETWORKS.read_text("utf-8"))}
-    monkeypatch.setattr(nets_command, "_costs", lambda names: {name: counts.get(name, [0, 0]) for name in names})
+    monkeypatch.setattr(nets_command, "costs_of", lambda names: {name: counts.get(name, [0, 0]) for name in names})
     return counts
 
 

@@ -91,9 +91,9 @@ def test_the_interval_holds_the_true_error(count: int, gap: float, monkeypatch: 
         rng = np.random.default_rng(seed)
         sure = np.where(rng.random(count) < 0.8, rng.uniform(0.95, 0.999, count), rng.uniform(0.35, 0.95, count))
         right = sure - gap * (sure < 0.95)
-        low, high = calibration.ece_ci95(
-            np.stack([sure, *[(1 - sure) / 4] * 4], 1), np.where(rng.random(count) < right, 0, 1)
-        )
+        probabilities = np.stack([sure, *[(1 - sure) / 4] * 4], 1)
+        labels = np.where(rng.random(count) < right, 0, 1)
+        low, high = calibration.ece_ci95(calibration.reliability(probabilities, labels))
         held += low <= np.abs(sure - right).mean() <= high
         wide.append(high - low)
     assert held >= 90
@@ -101,7 +101,8 @@ def test_the_interval_holds_the_true_error(count: int, gap: float, monkeypatch: 
 
 
 def test_without_a_mistake_the_interval_allows_for_some() -> None:
-    low, high = calibration.ece_ci95(np.tile([1.0, 0.0], (20, 1)), np.zeros(20, np.int64))
+    held = calibration.reliability(np.tile([1.0, 0.0], (20, 1)), np.zeros(20, np.int64))
+    low, high = calibration.ece_ci95(held)
     assert low == 0 and high == pytest.approx(0.161, abs=1e-3)  # as Wilson's of 20 of 20
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from handlens.evaluate import Scores, figures, report
 from handlens.evaluate.nearest import Nearest
 from handlens.evaluate.sections import Section
+from handlens.figures import drawable
 from handlens.photos import Photos
 
 CLASSES = ("<script>alert(1)</script>", "花朵", "🌼 $x_1^", "a & b")
@@ -272,7 +273,7 @@ def test_the_confusion_matrix_is_a_picture_for_any_number_of_classes(count: int)
 
 def test_names_that_the_font_cannot_draw_become_numbers() -> None:
     names = ["daisy", "花朵", "🌼", "Löwenzahn", "$a_", "two\nlines", "x" * 60]
-    assert figures.drawable(names) == ["daisy", "2", "3", "Löwenzahn", "$a_", "6", "x" * 27 + "…"]
+    assert drawable(names) == ["daisy", "2", "3", "Löwenzahn", "$a_", "6", "x" * 27 + "…"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert figures.confusion(np.eye(7, dtype=int), names).startswith(b"\x89PNG")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from handlens.cost import macs_of
 from handlens.experiments import (
     activations,
     batch_norm,
@@ -19,7 +20,6 @@ from handlens.experiments import (
     relu_collapse,
     separable,
 )
-from handlens.experiments.counted import macs_of
 
 
 def rows_of(result: object, start: str) -> list[dict[str, object]]:

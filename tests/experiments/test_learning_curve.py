@@ -23,6 +23,7 @@ from handlens.experiments.learning_curve import Embedded
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
 from handlens.train import recipe, start
+from handlens.train.data import Data
 from handlens.train.features import weights_hash
 
 CLASSES = ("a", "b", "c")
@@ -41,7 +42,7 @@ def clouds(spread: float) -> Embedded:
         vectors[name] = (middles[labels] + spread * noise).astype(np.float32)
     begun = start.Start(net, {}, Preprocess(), "")
     given = {"net": "mobilenet_v2", "weights": "none.pth", "mode": "head", "photos": "clouds"}
-    return Embedded(begun, start.Data(splits, {}, {}, ()), given, vectors)
+    return Embedded(begun, Data(splits, {}, {}, ()), given, vectors)
 
 
 def test_a_curve_rises_and_says_what_more_would_bring() -> None:
@@ -108,7 +109,7 @@ def test_photos_and_weights_are_known_by_what_they_hold(
     tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = nets.create("mobilenet_v3_small_035")
-    monkeypatch.setattr(learning_curve, "features", lambda *_, **__: np.zeros((1, 1, 1), np.float32))
+    monkeypatch.setattr(learning_curve.Frozen, "features", lambda *_, **__: np.zeros((1, 1, 1), np.float32))
     monkeypatch.chdir(tiny_photos.parent)
     for name in ("one.pth", "same.pth", "other.pth"):
         if name == "other.pth":
@@ -228,7 +229,7 @@ def test_answers_of_others_are_refused_before_features_are_computed(
     net = "mobilenet_v3_small_035"
     torch.save(nets.create(net).state_dict(), tmp_path / "w.pth")
     (tmp_path / "answers.json").write_text('{"of": "others", "right": {}}')
-    monkeypatch.setattr(learning_curve, "features", lambda *_, **__: pytest.fail("computed features"))
+    monkeypatch.setattr(learning_curve.Frozen, "features", lambda *_, **__: pytest.fail("computed features"))
     code, out, err = command(tiny_photos, "--net", net, "--weights", tmp_path / "w.pth", "--out", tmp_path)
     assert (code, out) == (2, "")
     assert "answers.json is of other photos or labels, another split or another network" in " ".join(err.split())

@@ -39,7 +39,7 @@ def test_one_conversion_serves_all_weights_of_the_same_layers(source: Source, mo
     assert converted == [source.folded]
     px = source.reference.preprocess.image_px
     photo = np.random.default_rng(0).integers(0, 256, (1, px, px, 3), dtype=np.uint8)
-    before, after = (onnx_runtime.predictor(artifact, 1)(photo)[1] for artifact in (plain, changed))
+    before, after = (onnx_runtime.start(artifact, 1)[0](photo)[1] for artifact in (plain, changed))
     assert np.allclose(after - before, np.arange(source.folded.num_classes), atol=1e-4)
 
     wider = copy.deepcopy(source.folded)

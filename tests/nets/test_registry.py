@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handlens import checkpoint, nets
+from handlens import checkpoint, files, nets
 from handlens.errors import HandlensError
 from handlens.nets.layers import StochasticDepth, modules_of
 from handlens.preprocess import Preprocess
@@ -196,7 +196,7 @@ def test_a_run_of_it_answers_the_same(net: nets.Net, request: pytest.FixtureRequ
         checkpoint.Checkpoint(net=net, name=name, arguments={}, classes=classes, preprocess=Preprocess()),
     )
     found = checkpoint.load(tmp_path)
-    (tmp_path / checkpoint.WEIGHTS).unlink()  # half a gigabyte, of some
+    (tmp_path / files.WEIGHTS).unlink()  # half a gigabyte, of some
     assert (found.name, found.classes) == (name, classes)
     assert torch.equal(found.net.eval()(images), net(images))
 

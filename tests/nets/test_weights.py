@@ -22,7 +22,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from handlens import checkpoint, download, nets, run
+from handlens import checkpoint, download, files, nets, run
 from handlens.errors import HandlensError
 from handlens.nets import weights
 from handlens.nets.published import HALF, HALF_384, PUBLISHED, TF, TIMM, TV, TV2, Published, cropped
@@ -477,8 +477,10 @@ def test_a_config_of_an_unlisted_model_says_its_pixels(tmp_path: Path) -> None:
     assert file.preprocess == cropped(240, 0.882, mean=HALF, std=HALF)
     assert (file.arguments["padding"], file.arguments["bn_eps"], file.guess) == ("tensorflow", 1e-3, "")
     hub_config(tmp_path, "tf_efficientnet_b1", "ap_in1k", mean="grey")
-    with pytest.raises(HandlensError, match=r"config\.json has metadata that make no sense"):
-        weights.find("efficientnet_b1", path)
+    for metadata in (None, {"format": "pt"}):  # timm's files on the hub have the latter
+        save(tmp_path / "model.safetensors", timm.create_model("tf_efficientnet_b1").state_dict(), metadata)
+        with pytest.raises(HandlensError, match=r"config\.json has metadata that make no sense"):
+            weights.find("efficientnet_b1", path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"model_type": "bert"}', '{"architecture": 3, "pretrained_cfg": {}}'])
@@ -701,11 +703,11 @@ def test_a_runs_file_with_an_extra_layer_is_a_backbone(net: str, arguments: dict
         tmp_path,
         checkpoint.Checkpoint(net=saved, name=net, arguments=arguments, classes=("a", "b", "c"), preprocess=contract),
     )
-    found = weights.find(net, str(tmp_path / checkpoint.WEIGHTS))
+    found = weights.find(net, str(tmp_path / files.WEIGHTS))
     assert (found.num_classes, found.preprocess, found.arguments.get("head_hidden")) == (None, contract, None)
     loaded, stored = weights.load(found).state_dict(), saved.state_dict()
     last = max(key for key in loaded if key.startswith("classifier.") and key.endswith(".weight"))
     before = [key for key in loaded if key not in (last, last.replace("weight", "bias"))]
     assert all(torch.equal(loaded[key], stored[key]) for key in before)
     with pytest.raises(HandlensError, match=f"no classifier of {net}'s own.*; name the run's folder"):
-        run.from_weights(net, tmp_path / checkpoint.WEIGHTS)
+        run.from_weights(net, tmp_path / files.WEIGHTS)

@@ -12,6 +12,7 @@ import pytest
 
 from handlens.errors import HandlensError
 from handlens.photos import Photos, examine, folds, keep_together, read_split, scan, split, write_split
+from handlens.photos.split import contents
 
 PARTS = ("train", "validation", "test")
 
@@ -168,6 +169,16 @@ def written(tmp_path: Path) -> tuple[Path, Photos, dict[str, str], dict[str, Pho
 
 
 Written = tuple[Path, Photos, dict[str, str], dict[str, Photos]]
+
+
+def test_contents_of_a_stored_split(written: Written, tmp_path: Path) -> None:
+    path, _, sha256, parts = written
+    assert contents(path) == set(sha256.values())
+    assert contents(path, ["test"]) == {sha256[photo] for photo in parts["test"].paths}
+    assert contents(tmp_path / "none.json") == set()
+    for odd in ("[]", '{"train": ["a"], "test": 3}'):
+        path.write_text(odd)
+        assert contents(path) == set()
 
 
 def test_round_trip(written: Written) -> None:

@@ -41,7 +41,7 @@ def photos(tiny: ModuleType) -> np.ndarray:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("threads", [0, 1, 2])
 def test_answers_are_those_of_numpy(tiny: ModuleType, photos: np.ndarray, runtime: str, threads: int) -> None:
-    infer = bundles.runtime_of(runtime).predictor(tiny.make(runtime), threads)
+    infer = bundles.runtime_of(runtime).start(tiny.make(runtime), threads)[0]
     expected = tiny.answer(photos)
     earlier = infer(photos[:5])
     kept = [rows.copy() for rows in earlier]
@@ -57,16 +57,15 @@ def test_answers_are_those_of_numpy(tiny: ModuleType, photos: np.ndarray, runtim
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_facts_inside_the_file(tiny: ModuleType, runtime: str) -> None:
-    module = bundles.runtime_of(runtime)
-    assert module.embedded(tiny.make(runtime)) == tiny.FACTS
-    with pytest.raises(HandlensError, match="carries no facts"):
-        module.embedded(tiny.make(runtime, None))
+    start = bundles.runtime_of(runtime).start
+    assert start(tiny.make(runtime))[1] == tiny.FACTS
+    assert start(tiny.make(runtime, None))[1] is None
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_photos_of_another_size_get_no_answer(tiny: ModuleType, photos: np.ndarray, runtime: str) -> None:
     """Left to themselves, OpenVINO gives the answer before, and ExecuTorch one of some kind."""
-    infer = bundles.runtime_of(runtime).predictor(tiny.make(runtime))
+    infer = bundles.runtime_of(runtime).start(tiny.make(runtime))[0]
     infer(photos[:2])
     for wrong in (photos[:2, :16], photos[:2, :, :16], np.zeros((2, 64, 64, 3), np.uint8), photos[0]):
         with pytest.raises(Exception):  # noqa: B017 - each runtime's own; the bundle makes a sentence of it
@@ -85,7 +84,7 @@ def test_a_damaged_artifact_is_a_sentence(tiny: ModuleType, runtime: str, damage
         "text": b"no network " * 100,
     }[damage]
     with pytest.raises(HandlensError, match=name) as error:
-        bundles.runtime_of(runtime).predictor(artifact)
+        bundles.runtime_of(runtime).start(artifact)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
 
@@ -103,6 +102,7 @@ def test_a_missing_runtime_names_its_command(
     with pytest.raises(NotHereError) as error:
         run.load(tmp_path / "b")
     assert str(error.value).endswith(f'pip install "handlens[{runtime}]"')
+    assert bundles.check(tmp_path / "b").facts_agree is (True if runtime == "litert" else None)
 
 
 # ---- handlens.load ---------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_executorchs_threads_are_made_anew_for_another_number_only(monkeypatch: 
     monkeypatch.setattr(library, "_unsafe_reset_threadpool", pools.append)
     for threads in (2, 2, 0, 2, 1, 1):
         with pytest.raises(HandlensError):
-            bundles.runtime_of("executorch").predictor({"model.pte": b"no file"}, threads)
+            bundles.runtime_of("executorch").start({"model.pte": b"no file"}, threads)
     assert pools == [8, 2, 1]
 
 

@@ -108,7 +108,7 @@ def test_an_int8_file_divides_and_scores_in_float(confident: Path, tiny_photos: 
     facts = bundle.facts(trained.name, trained.classes, trained.preprocess)
     maker = importlib.import_module(f"handlens.compress.{to}")
     artifact = maker.quantizer(fold_batch_norm(trained.net), trained.preprocess, facts, images)("minmax")
-    probabilities, logits = export.runtime(to).predictor(artifact)(images)
+    probabilities, logits = export.runner(to)(artifact)(images)
     assert probabilities == pytest.approx(softmax(logits, TEMPERATURE), abs=1e-5)
 
 

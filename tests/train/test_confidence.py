@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import handlens
-from handlens import checkpoint, files
+from handlens import checkpoint, evaluate, files
 from handlens import photos as photos_room
 from handlens.errors import HandlensError
 from handlens.evaluate import calibration, unknown
@@ -41,6 +41,10 @@ def classifier(photos: Photos, sharpness: float = 1.0) -> Classifier:
     return Classifier(classes=photos.classes, preprocess=Preprocess(image_px=32, resize_px=36), infer=infer)
 
 
+def settled(knower: Classifier, photos: Photos, outside: str = "") -> confidence.Confidence:
+    return confidence.fit(knower, photos, lambda some: evaluate.score(knower.infer, some, knower.preprocess), outside)
+
+
 @pytest.fixture
 def others(tmp_path: Path) -> Path:
     folder = tmp_path / "others"
@@ -52,28 +56,28 @@ def others(tmp_path: Path) -> Path:
 
 def test_too_few_validation_photos_are_said_and_nothing_is_fitted(validation: Photos) -> None:
     few = validation.select(range(0, 36, 6))
-    found = confidence.fit(classifier(validation), few)
+    found = settled(classifier(validation), few)
     assert (found.calibration, found.rejection) == (None, None)
     assert [f"6 validation photos are too few to {what}" in note for what, note in zip(
         ("calibrate", "tell what is none of the classes"), found.notes, strict=True)] == [True, True]  # fmt: skip
     assert found.validation is not None and found.validation.top1 == 1.0
-    none = confidence.fit(classifier(validation), validation.select([]))
+    none = settled(classifier(validation), validation.select([]))
     assert none.validation is None
     assert "0 validation photos" in none.notes[0]
 
 
 def test_temperature_and_rejection(validation: Photos, others: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "FEWEST", 36)
-    plain = confidence.fit(classifier(validation), validation)
+    plain = settled(classifier(validation), validation)
     assert plain.calibration is not None and plain.rejection is not None and plain.validation is not None
     assert plain.notes == () and plain.outside is None
-    sharper = confidence.fit(classifier(validation, 3.0), validation)
+    sharper = settled(classifier(validation, 3.0), validation)
     assert sharper.calibration is not None
     assert sharper.calibration["temperature"] == pytest.approx(3 * plain.calibration["temperature"], rel=1e-2)
     assert sharper.validation is not None and sharper.validation.logits is not None
     assert sharper.validation.probabilities == pytest.approx(plain.validation.probabilities, abs=1e-3)
 
-    taught = confidence.fit(classifier(validation), validation, str(others))
+    taught = settled(classifier(validation), validation, str(others))
     assert taught.outside is not None and len(taught.outside[0]) == 5  # the half that chose nothing
     rejection = unknown.Rejection(**taught.rejection)
     assert (rejection.scores(*taught.outside) < rejection.threshold).all()
@@ -81,10 +85,10 @@ def test_temperature_and_rejection(validation: Photos, others: Path, monkeypatch
 
 def test_unknown_photos_that_are_not_there(validation: Photos, tmp_path: Path) -> None:
     with pytest.raises(HandlensError, match="there is no folder"):
-        confidence.fit(classifier(validation), validation, str(tmp_path / "nope"))
+        settled(classifier(validation), validation, str(tmp_path / "nope"))
     Image.new("RGB", (40, 40)).save(tmp_path / "one.png")
     with pytest.raises(HandlensError, match="one photo that can be read, which cannot be cut in two halves"):
-        confidence.fit(classifier(validation), validation, str(tmp_path))
+        settled(classifier(validation), validation, str(tmp_path))
 
 
 def test_logits_that_are_not_finite_are_one_sentence(validation: Photos) -> None:
@@ -94,7 +98,7 @@ def test_logits_that_are_not_finite_are_one_sentence(validation: Photos) -> None
 
     broken = Classifier(classes=validation.classes, preprocess=Preprocess(image_px=32, resize_px=36), infer=infer)
     with pytest.raises(HandlensError, match="not finite"):
-        confidence.fit(broken, validation)
+        settled(broken, validation)
 
 
 def test_a_run_carries_its_temperature_and_threshold(
@@ -161,7 +165,7 @@ def test_photos_of_other_things_that_went_are_told_before_a_run_goes_on(
 
 
 def test_photos_of_other_things_need_validation_photos(validation: Photos, others: Path) -> None:
-    found = confidence.fit(classifier(validation), validation.select(range(0, 36, 6)), str(others))
+    found = settled(classifier(validation), validation.select(range(0, 36, 6)), str(others))
     assert found.outside is None and found.rejection is None
     assert f"the photos in {others} were not used" in found.notes[1]
 

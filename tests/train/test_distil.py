@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import handlens
-from handlens import checkpoint, photos
+from handlens import checkpoint, files, photos
 from handlens.errors import HandlensError
 from handlens.preprocess import Normalisation, Preprocess
 from handlens.train import Recipe, Run, start
@@ -124,7 +124,7 @@ def test_a_run_that_knows_the_test_photos_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Under another seed other photos are the test."""
-    own = full_run.folder / checkpoint.WEIGHTS
+    own = full_run.folder / files.WEIGHTS
     (tmp_path / "link.safetensors").symlink_to(own)
     monkeypatch.setenv("HOME", str(full_run.folder))
     named = {"link": str(tmp_path / "link.safetensors"), "home": f"~/{own.name}"}.get(how, str(own))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import handlens
-from handlens import checkpoint
+from handlens import checkpoint, files
 from handlens.errors import HandlensError
 from handlens.evaluate import report, unknown
 from handlens.train import familiar, modes
@@ -93,7 +93,7 @@ def test_a_head_knows_its_photos_and_what_is_trained_on_from_it_knows_them_anew(
         vector, raw = whole(pixels, whole.familiar.depth)
         expected = whole.familiar.lowered(vector, raw, whole.familiar.centres).numpy()
     np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-4)
-    (head.folder / checkpoint.FAMILIAR).write_bytes(b"")
+    (head.folder / files.FAMILIAR).write_bytes(b"")
     with pytest.raises(HandlensError, match=r"familiar\.safetensors is not the file"):
         checkpoint.load(head.folder)
 

@@ -18,7 +18,7 @@ from handlens.preprocess import Preprocess
 from handlens.train import features as room
 
 PREPROCESS = Preprocess(image_px=32, resize_px=36)
-SETTINGS: dict[str, Any] = {"views": 2, "min_area": 0.5, "flip": True, "precision": "32-true"}
+SETTINGS: dict[str, Any] = {"min_area": 0.5, "flip": True, "precision": "32-true"}
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,16 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def features(net: Net, few: photos.Photos, preprocess: Preprocess = PREPROCESS, **changed: Any) -> np.ndarray:
-    cpu = torch.device("cpu")
-    return room.features(net, few, photos.examine(few).sha256, preprocess, device=cpu, **{**SETTINGS, **changed})
+def features(
+    net: Net,
+    few: photos.Photos,
+    preprocess: Preprocess = PREPROCESS,
+    views: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+    **changed: Any,
+) -> np.ndarray:
+    frozen = room.Frozen(net, preprocess, **{**SETTINGS, **changed})
+    return frozen.features(few, photos.examine(few).sha256, views, progress)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -282,7 +289,7 @@ def test_a_full_disk_is_no_hindrance(
 
     monkeypatch.setattr(files.os, "replace", full)
     for _ in range(2):
-        room.features(net, few, sha256, PREPROCESS, device=torch.device("cpu"), **SETTINGS)
+        room.Frozen(net, PREPROCESS, **SETTINGS).features(few, sha256, 2)
     assert computed == [6, 6]
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import shutil
 import socket
 import struct
@@ -29,6 +27,7 @@ from handlens import checkpoint, files, photos
 from handlens.errors import HandlensError
 from handlens.nets import weights
 from handlens.train import Recipe, Run, Watcher, job, loop, several, start, trial
+from handlens.train.data import EARLIER, _meant, data_of
 from handlens.train.recipe import read_toml
 
 FILES = {
@@ -100,19 +99,6 @@ def test_where_the_photos_lie_is_told(
     watcher = Listens()
     handlens.fit(tiny_photos, out=tmp_path / "run", watcher=watcher, **{**given, "epochs": 1})
     assert "the card is full" in watcher.notes
-
-
-def test_a_run_from_the_source_has_no_packages_to_name(full_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def version(name: str) -> str:
-        if name in ("handlens", "lightning-fabric"):
-            raise importlib.metadata.PackageNotFoundError(name)
-        return f"{name}'s"
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    monkeypatch.setattr(job, "version", version)
-    versions = {"handlens": handlens.__version__, "torch": "torch's", "numpy": "numpy's", "pillow": "pillow's"}
-    assert job.versions() == {"python": platform.python_version(), **versions}
-    assert checkpoint.read_facts(full_run.folder)["handlens_version"] == handlens.__version__
 
 
 @pytest.mark.parametrize("mode", ["full", "last", "head", "scratch"])
@@ -283,10 +269,10 @@ def test_broken_photos_are_left_out_and_named(tiny_photos: Path, given: dict[str
         assert note in run.metrics["notes"]
         assert name not in (run.folder / "split.json").read_text("utf-8")
     assert "too many pixels" in next(note for note in watcher.notes if "huge" in note)
-    data = start.data_of(run.recipe, run.folder / "split.json")
+    data = data_of(run.recipe, run.folder / "split.json")
     assert [path for path, _ in data.left_out] == ["花朵/00.jpg", "花朵/01.jpg", "花朵/huge.png"]
     onward = Recipe(continue_run=str(run.folder), photos=run.recipe.photos)
-    assert start.data_of(onward, None).left_out == data.left_out
+    assert data_of(onward, None).left_out == data.left_out
 
 
 def test_identical_photos_are_on_one_side(tiny_photos: Path, given: dict[str, Any], tmp_path: Path) -> None:
@@ -305,7 +291,7 @@ def test_identical_photos_are_on_one_side(tiny_photos: Path, given: dict[str, An
 
 
 def test_another_seed_cuts_another_split(full_run: Run, tiny_photos: Path) -> None:
-    splits = [start.data_of(Recipe(photos=str(tiny_photos), seed=seed), None).splits for seed in (0, 1)]
+    splits = [data_of(Recipe(photos=str(tiny_photos), seed=seed), None).splits for seed in (0, 1)]
     stored = json.loads((full_run.folder / "split.json").read_text("utf-8"))
     assert set(splits[0]["test"].paths) == set(stored["test"])
     assert splits[0]["test"].paths != splits[1]["test"].paths
@@ -392,7 +378,7 @@ def test_continued_the_network_is_the_runs(full_run: Run, continued: tuple[Run, 
 def test_a_continued_run_is_judged_again_on_its_own_split(continued: tuple[Run, Listens]) -> None:
     run, _ = continued
     recipe = Recipe(**checkpoint.read_facts(run.folder)["recipe"])
-    data = start.data_of(recipe, run.folder / "split.json")
+    data = data_of(recipe, run.folder / "split.json")
     assert data.classes == run.classes
     assert {name: len(part) for name, part in data.splits.items()} == run.metrics["photos"]
     for name, part in data.splits.items():
@@ -409,7 +395,7 @@ def test_photos_that_came_after_a_continued_run_change_nothing_of_it(
     colour_photos(tmp_path / "more" / "a new one", 30, (230, 230, 30), 12)
     colour_photos(tmp_path / "more" / "a later one", 9, (30, 230, 230), 13)
     (tmp_path / "more" / "an empty one").mkdir()
-    data = start.data_of(run.recipe, run.folder / "split.json")
+    data = data_of(run.recipe, run.folder / "split.json")
     assert data.classes == run.classes
     for name, part in data.splits.items():
         assert {data.sha256[path] for path in part.paths} == sha256_of_split(run.folder, name)
@@ -516,7 +502,7 @@ def without_the_first(
     """A run that went on from one that is gone, with photos added; and its splits from before."""
     first = Path(shutil.copytree(full_run.folder, tmp_path / "first"))
     run = handlens.fit(out=tmp_path / "second", continue_run=first, add=more_photos, **{**quick, "epochs": 1})
-    splits = start.data_of(run.recipe, run.folder / "split.json").splits
+    splits = data_of(run.recipe, run.folder / "split.json").splits
     shutil.rmtree(first)
     return run, splits
 
@@ -533,7 +519,7 @@ def test_a_continued_run_needs_no_more_than_its_own_folder(
     third = handlens.fit(out=tmp_path / "third", continue_run=moved, mode="last", **{**quick, "epochs": 1})
     assert third.classes == run.classes and third.metrics["photos"] == run.metrics["photos"]
     shutil.rmtree(moved)
-    found = start.data_of(third.recipe, third.folder / "split.json").splits
+    found = data_of(third.recipe, third.folder / "split.json").splits
     for name, part in splits.items():
         assert {part.path(index).resolve() for index in range(len(part))} == {
             found[name].path(index).resolve() for index in range(len(found[name]))
@@ -547,9 +533,9 @@ def test_where_the_earlier_run_is_needed_it_is_named(
     run, _ = without_the_first
     with pytest.raises(HandlensError, match=r"first, whose weights this training begins with, .*; put it back, or"):
         start.start_of(run.recipe, run.classes)
-    shutil.rmtree(run.folder / start.EARLIER)  # as earlier versions left it
+    shutil.rmtree(run.folder / EARLIER)  # as earlier versions left it
     with pytest.raises(HandlensError, match=r"second goes on from .*first, which tells .*; put that run back"):
-        start.data_of(run.recipe, run.folder / "split.json")
+        data_of(run.recipe, run.folder / "split.json")
 
 
 # ---- failures --------------------------------------------------------------------------------------------------------
@@ -666,7 +652,7 @@ def test_what_is_wrong_anyway_is_told_before_photos_are_looked_at(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("handlens.train.start.look", lambda *_, **__: pytest.fail("the photos were looked at"))
+    monkeypatch.setattr("handlens.train.data.look", lambda *_, **__: pytest.fail("the photos were looked at"))
     (tmp_path / "no-weights.pth").write_bytes(b"no weights")
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
@@ -680,7 +666,7 @@ def test_what_is_wrong_anyway_is_told_before_photos_are_looked_at(
 def test_a_head_is_not_pruned_which_is_told_before_photos_are_looked_at(
     full_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlens.train.start.look", lambda *_, **__: pytest.fail("the photos were looked at"))
+    monkeypatch.setattr("handlens.train.data.look", lambda *_, **__: pytest.fail("the photos were looked at"))
     with pytest.raises(HandlensError, match="a pruned network has to be trained as a whole again"):
         handlens.fit(continue_run=str(full_run.folder), prune=0.3, mode="head", out=tmp_path / "run")
 
@@ -688,7 +674,7 @@ def test_a_head_is_not_pruned_which_is_told_before_photos_are_looked_at(
 def test_runs_that_cannot_be_written_are_told_before_photos_are_looked_at(
     tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handlens.train.start.look", lambda *_, **__: pytest.fail("the photos were looked at"))
+    monkeypatch.setattr("handlens.train.data.look", lambda *_, **__: pytest.fail("the photos were looked at"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").write_bytes(b"")
     with pytest.raises(HandlensError, match="runs is no folder"):
@@ -900,7 +886,7 @@ def test_lightning_fabric_says_nothing_of_its_own() -> None:
 def test_float16_on_a_processor_is_refused_before_photos_are_looked_at(
     tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start, "data_of", lambda *_, **__: pytest.fail("looked at photos"))
+    monkeypatch.setattr(job, "data_of", lambda *_, **__: pytest.fail("looked at photos"))
     given["precision"] = "16-mixed"
     for device in ("cpu", "auto"):
         monkeypatch.setattr(job, "default_device", lambda: torch.device("cpu"))
@@ -917,7 +903,7 @@ def test_two_trainings_at_once_have_two_folders(
     """Both have chosen their folder before one of them makes it."""
     monkeypatch.chdir(tmp_path)
     recipe = Recipe(photos=str(tiny_photos), seed=3)
-    data = start.data_of(recipe, None)
+    data = data_of(recipe, None)
     folders = [job._begin(Path("runs/tiny-1"), recipe, data, named=False) for _ in range(3)]
     assert [folder.name for folder in folders] == ["tiny-1", "tiny-2", "tiny-3"]
     before = {path.name: path.read_bytes() for path in folders[0].iterdir()}
@@ -931,7 +917,7 @@ def test_folders_that_stand_for_a_class_are_learned_as_it(tiny_photos: Path, tmp
     known = ("Viola spp.", "a/b", "rose", "Unknown")
     for name in ("Viola spp", "a_b", "rose", "lily", "Unknown-2"):  # "unknown" is the name of another folder
         colour_photos(tmp_path / name, 2, (10, 20, 30), len(name))
-    found = start._meant(photos.scan(tmp_path), known)
+    found = _meant(photos.scan(tmp_path), known)
     assert found.classes == ("Unknown", "Viola spp.", "a/b", "lily", "rose")
     learned = {Path(path).parent.name: found.classes[k] for path, k in zip(found.paths, found.labels, strict=True)}
     meant = {"Viola spp": "Viola spp.", "a_b": "a/b", "rose": "rose", "lily": "lily", "Unknown-2": "Unknown"}

@@ -492,6 +492,6 @@ def test_a_disk_that_fills_up_while_the_state_is_written_is_said(
 
 
 def test_a_damaged_state_is_said(splits: dict[str, photos.Photos], tmp_path: Path) -> None:
-    (tmp_path / loop.STATE).write_bytes(b"not a state")
+    (tmp_path / files.STATE).write_bytes(b"not a state")
     with pytest.raises(HandlensError, match=r"state.pt is damaged"):
         fitted(splits, QUICK, tmp_path)

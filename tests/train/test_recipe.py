@@ -267,7 +267,7 @@ def test_every_size_of_network_can_be_trained_on_the_crops_that_are_chosen(name:
         (2348, {"train_px": 224, "first_px": 160}, 160, 13),
         (2348, {"teacher": "run"}, 0, 13),
         (2348, {"mode": "last"}, 0, 13),
-        (2348, {"mode": "head"}, 0, 40),
+        (2348, {"mode": "head"}, 0, 20),
         (2348, {"mode": "scratch"}, 0, 102),
         (2348, {"image_px": 160}, 96, 18),
         (2348, {"image_px": 128}, 0, 13),
@@ -384,6 +384,14 @@ def test_a_recipe_cannot_be_written_where_a_file_is_in_the_way(tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(HandlensError, match="in the way"):
         Recipe().write(os.path.join(tmp_path, "file", "recipe.toml"))
+
+
+def test_a_head_on_many_photos_has_one_view_of_each_and_fewer_epochs() -> None:
+    few, many = choose([50, 50], {"mode": "head"}), choose([900, 900], {"mode": "head"})
+    assert (few.head_views, few.epochs, few.lr) == (2, 40, 0.001)
+    assert (many.head_views, many.epochs, many.lr) == (0, 20, 0.002)
+    assert choose([900, 900], {"mode": "head", "epochs": 40}).lr == 0.001  # the higher rate is for fewer epochs
+    assert choose([900, 900], {"mode": "head", "lr": 0.01}).epochs == 20
 
 
 def test_no_augmentation_is_none_in_a_head_too() -> None:

@@ -21,7 +21,7 @@ import handlens
 from handlens import checkpoint, files, nets, photos
 from handlens.errors import HandlensError
 from handlens.preprocess import Preprocess
-from handlens.train import Recipe, Run, Watcher, job, loop
+from handlens.train import Recipe, Run, Watcher, job, loop, state
 from handlens.train.pixels import Fixed, Pixels
 
 PREPROCESS = Preprocess(image_px=32, resize_px=36)
@@ -151,7 +151,7 @@ def test_ctrl_c_in_the_middle_of_a_step(
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path)
     assert signal.getsignal(signal.SIGINT) is handler
-    assert (tmp_path / loop.STATE).is_file()
+    assert (tmp_path / files.STATE).is_file()
     steps: list[loop.Step] = []
     assert_same(fit(tmp_path, on_step=steps.append), uninterrupted)
     done = {"make": 1, "update": 2, "judge": 2 * STEPS}[where]  # the second batch is made in the first step
@@ -219,7 +219,7 @@ def assert_same_run(one: Run, other: Run) -> None:
     assert one.metrics["test"] == other.metrics["test"]
     assert one.metrics["validation"] == other.metrics["validation"]
     assert one.recipe == other.recipe
-    assert not (one.folder / loop.STATE).exists()
+    assert not (one.folder / files.STATE).exists()
 
 
 KILLED = """
@@ -253,7 +253,7 @@ def test_a_process_killed_in_the_middle_of_an_epoch(
         str(torch.get_num_threads()),
     ]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    assert {path.name for path in out.iterdir()} >= {"recipe.toml", "split.json", "log.csv", loop.STATE}
+    assert {path.name for path in out.iterdir()} >= {"recipe.toml", "split.json", "log.csv", files.STATE}
     assert not (out / "handlens.json").exists()
     assert_same_run(handlens.fit(out=out, resume=True), full_run)
 
@@ -274,7 +274,7 @@ def test_killed_while_the_finished_network_is_judged(
     given = {"weights": str(weight_file), "net": full_run.recipe.net, "mode": mode, **quick}
     expected = full_run if mode == "full" else handlens.fit(tiny_photos, out=tmp_path / "expected", **given)
     with monkeypatch.context() as patch:
-        patch.setattr("handlens.train.job._score", killed)
+        patch.setattr("handlens.train.judge._score", killed)
         with pytest.raises(Killed):
             handlens.fit(tiny_photos, out=tmp_path / "run", **given)
     (tmp_path / "run" / "log.csv").unlink()  # as if killed before it was written
@@ -333,9 +333,9 @@ def test_photos_that_changed_meanwhile_are_refused(
 def test_another_number_of_processes_is_refused(fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, on_step=stop_at(1, 2, KeyboardInterrupt))
-    state = torch.load(tmp_path / loop.STATE, weights_only=True)
-    assert state["processes"] == 1
-    torch.save({**state, "processes": 2}, tmp_path / loop.STATE)
+    saved = torch.load(tmp_path / files.STATE, weights_only=True)
+    assert saved["processes"] == 1
+    torch.save({**saved, "processes": 2}, tmp_path / files.STATE)
     with pytest.raises(HandlensError, match=r"was begun with 2 processes, and goes on with 1.*--devices 2"):
         fit(tmp_path)
 
@@ -356,7 +356,7 @@ def test_seconds_and_notes_are_of_the_whole_run(
     given = {"weights": str(weight_file), "net": "mobilenet_v3_small", "mode": "full", **quick, "epochs": 2}
     with pytest.raises(KeyboardInterrupt):
         handlens.fit(tmp_path / "photos", out=tmp_path / "run", watcher=Stops(), **given)
-    spent_s = loop.spent_s(tmp_path / "run")
+    spent_s = state.spent_s(tmp_path / "run")
     assert spent_s > 1.5
     metrics = handlens.fit(out=tmp_path / "run", resume=True).metrics
     assert metrics["seconds"] > spent_s

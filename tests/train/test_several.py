@@ -120,7 +120,7 @@ def test_a_precision_that_is_slow_is_tried_by_the_first_training_alone(
 
 @pytest.mark.parametrize("value", [{}, [], {"kind": "folds", "photos": "p", "given": {}, "trainings": [{"name": "a"}]}])
 def test_a_plan_that_is_none(value: Any, tmp_path: Path) -> None:
-    (tmp_path / several.PLAN).write_text(json.dumps(value), "utf-8")
+    (tmp_path / files.PLAN).write_text(json.dumps(value), "utf-8")
     with pytest.raises(HandlensError, match="is no plan of trainings"):
         several.read(tmp_path)
 

@@ -12,7 +12,7 @@ import typer
 def bench(
     bundle: list[Path] = typer.Argument(..., metavar="BUNDLE...", help="Bundles, or runs (on torch) beside them."),
     threads: list[int] = typer.Option([1, 2], min=1, help="Threads of the processor; may be given several times."),
-    batch: int = typer.Option(32, min=1, help="Photos at once for photos a second."),
+    batch: int | None = typer.Option(None, min=1, show_default="32", help="Photos at once for photos a second."),
     runs: int = typer.Option(100, min=3, help="Calls that are timed."),
     phone: bool = typer.Option(False, "--phone", help="On an Android phone over adb, in place of this machine."),
     tool: Path = typer.Option(Path("benchmark_model"), help="--phone: LiteRT's native benchmark tool for Android."),
@@ -30,8 +30,11 @@ def bench(
       handlens bench flowers-litert.zip --phone --tool benchmark_model
     """
     from handlens.cli import screen
+    from handlens.errors import HandlensError
 
-    rows = _on_phone(bundle, tool, threads, runs) if phone else _here(bundle, threads, batch, runs)
+    if phone and batch is not None:
+        raise HandlensError("--batch is for this machine, and --phone measures one photo", "leave one of them out")
+    rows = _on_phone(bundle, tool, threads, runs) if phone else _here(bundle, threads, batch or 32, runs)
     if json:
         screen.print_json(rows)
     elif phone:

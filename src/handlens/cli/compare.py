@@ -69,11 +69,11 @@ def compare(
 def rows(names: list[str]) -> list[dict[str, Any]]:
     """For each network its counted costs at the published size, and its published top-1 in percent or None."""
     from handlens import cost, nets
-    from handlens.cli.nets import _costs
+    from handlens.cli.nets import costs_of
 
     for name in names:
         nets.entry(name)
-    counted = _costs(names)
+    counted = costs_of(names)
     return [
         {
             "name": name,

@@ -30,8 +30,8 @@ def compare_runs(
     from handlens import bundle
     from handlens import evaluate as room
     from handlens import run as run_room
-    from handlens.cli import evaluate, screen
-    from handlens.cli.seen import seen as seen_by
+    from handlens.cli import screen
+    from handlens.cli.labelled import labelled
     from handlens.errors import HandlensError, counted, quoted
     from handlens.evaluate import paired
 
@@ -44,10 +44,12 @@ def compare_runs(
         raise HandlensError(
             f"{a} is a bundle, which has no photos", f"handlens compare-runs {quoted(a)} {quoted(b)} PHOTOS"
         )
-    chosen, how = evaluate.labelled(a, photos)
+    chosen, how, _ = labelled(a, photos)
     chosen = chosen.as_classes(first.classes)
     runs = [Path(run) for run in (a, b) if not bundle.is_bundle(run)]
-    by_run = [seen_by(run, chosen) for run in runs]
+    if runs:  # bundles do without torch
+        from handlens.train.seen import seen as seen_by
+    by_run = [seen_by(run, chosen, screen.progress, screen.note) for run in runs]
     seen = sorted({path for known in by_run for path in (*known.files, *known.copies)})
     learned = "trained on or chosen by" + (
         ", some saved anew or nearly the same" if any(x.copies for x in by_run) else ""

@@ -43,12 +43,8 @@ def cost(
     from handlens import cost as room
     from handlens import files
     from handlens.cli import screen
-    from handlens.errors import HandlensError, missing_extra
+    from handlens.errors import HandlensError
 
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise missing_extra("train", "torch") from None
     if picture:
         files.check_place(picture, ".png")
     given = {"width": width, "num_classes": num_classes}

@@ -77,7 +77,7 @@ def demo(
         screen.note(f"\n{to_resume(watching.folder)}")
         raise typer.Exit(130) from None
     found = photos.scan(out / "photos")
-    splits = photos.read_split(out / "run" / "split.json", found, photos.examine(found).sha256)
+    splits = photos.read_split(out / "run" / files.SPLIT, found, photos.examine(found).sha256)
     classifier = handlens.load(out / "run")
     pixels = {
         name: [image for batch, _ in photos.batches(splits[name], classifier.preprocess, 64) for image in batch]

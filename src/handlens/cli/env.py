@@ -62,9 +62,9 @@ def describe() -> dict[str, Any]:
 
     import handlens
     from handlens import files
+    from handlens.cost.latency import processor
 
     affinity = getattr(os, "sched_getaffinity", None)  # fewer than the machine's cores in a container
-    name, flags = _cpu()
     return {
         "handlens": handlens.__version__,
         "python": platform.python_version(),
@@ -73,8 +73,8 @@ def describe() -> dict[str, Any]:
         "versions": versions(),
         "extras": _extras(),
         "runtimes": {name: _version(package) is not None for name, package in RUNTIMES.items()},
-        "cpu": name,
-        "cpu_flags": flags,
+        "cpu": processor(),
+        "cpu_flags": _cpu_flags(),
         "cpu_threads": len(affinity(0)) if affinity else os.cpu_count(),
         **_torch(),
         "cache": str(files.cache_folder()),
@@ -127,25 +127,16 @@ def _torch() -> dict[str, Any]:
     return {"torch_threads": torch.get_num_threads(), "device": device}
 
 
-def _cpu() -> tuple[str, list[str]]:
-    """The processor's name and those of its instruction sets that networks profit from."""
-    import platform
-    import subprocess
+def _cpu_flags() -> list[str]:
+    """Those of the processor's instruction sets that networks profit from; only Linux tells them."""
     from pathlib import Path
 
-    name, flags = platform.processor() or platform.machine(), ""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Model"):
-                name = value.strip()
-            elif key.strip() in ("flags", "Features"):
-                flags = value
-    except OSError:  # not Linux
-        if platform.system() == "Darwin":
-            asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            name = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or name
-    return name, [flag for flag in FLAGS if flag in flags.split()]
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    told = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
+    return [flag for flag in FLAGS if flag in told]
 
 
 def _words(value: Any) -> str:

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from handlens.cli.seen import SPLIT_FILE, contents, judged
+from handlens.cli.labelled import SPLITS, labelled, own_split, runs_split, scan
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from handlens.cli.labelled import Chosen
     from handlens.evaluate import Scores
     from handlens.evaluate.nearest import Nearest
     from handlens.evaluate.sections import Section
     from handlens.photos import Photos
     from handlens.run import Classifier
-    from handlens.train import Recipe, start
+    from handlens.train import Recipe
+    from handlens.train.data import Data
 
-SPLITS = ("train", "validation", "test")
-FEW = 3  # photos left out that are named each
-LeftOut = tuple[tuple[str, str], ...]  # (path, reason)
-CURVES_FILE, UNKNOWN_FILE = "curves.png", "unknown.json"  # of a run's folder
+Kind = Literal["run", "bundle", "weights"]  # what is evaluated: "weights" are a net's by name
 
 
 def evaluate(
@@ -86,53 +85,36 @@ def evaluate(
     from handlens import photos as photos_room
     from handlens import run as run_room
     from handlens.cli import screen
-    from handlens.errors import HandlensError, not_one_of, quoted
+    from handlens.errors import HandlensError
     from handlens.evaluate import conformal
     from handlens.evaluate import unknown as unknown_room
+    from handlens.photos.split import contents
 
-    if split not in ("", "all", *SPLITS):
-        raise not_one_of("--split", split, (*SPLITS, "all"))
-    if not photos and not weights and bundle.is_bundle(run):
-        raise HandlensError("a bundle has no photos to be evaluated on", f"handlens evaluate {quoted(run)} PHOTOS")
-    if not photos and not weights and split == "all":
-        raise HandlensError("--split all needs photos", f"handlens evaluate {quoted(run)} PHOTOS --split all")
-    if saliency and not report:
-        raise HandlensError("--saliency is shown in the report", "add --report FILE")
-    if saliency and not weights and bundle.is_bundle(run):
-        raise HandlensError("a bundle gives answers, but no gradients for --saliency", "name the run it was made from")
-    if nearest and not report:
-        raise HandlensError("--nearest is shown in the report", "add --report FILE")
-    if nearest and (weights or bundle.is_bundle(run)):
-        raise HandlensError("--nearest needs the photos of a training", "name a run that `handlens train` made")
-    if coverage is not None and (weights or bundle.is_bundle(run)):
-        raise HandlensError(
-            "--coverage is fitted on a run's validation photos", "name a run that `handlens train` made"
-        )
-    if coverage is not None:
-        conformal.check(coverage)
-    if coverage is not None and split == "validation":
-        raise HandlensError("--coverage is fitted on the validation photos", "check it on others: leave out --split")
+    kind: Kind = "weights" if weights else "bundle" if bundle.is_bundle(run) else "run"
+    _refuse(kind, run, photos, split, report, saliency, nearest, coverage)
     room.check_installed(report=report is not None)  # what cannot be done is told before long work
     others = unknown_room.look(unknown) if unknown else None
     if report:
         files.check_place(report, ".html", ".htm")
-    left_out: LeftOut = ()  # of the run's own photos, which tells of them itself
     if weights:
-        classifier, chosen, how = _from_weights(run, weights, photos, split, threads)
+        classifier, (chosen, how, left_out) = _from_weights(run, weights, photos, split, threads)
     else:
         classifier = run_room.load(run, threads)
-        chosen, how, left_out = _labelled(run, photos, split)
+        chosen, how, left_out = labelled(run, photos, split)
     chosen = chosen.as_classes(classifier.classes)
     if unknown and others:
-        known = set(photos_room.examine(chosen).sha256.values()) | (set() if weights else contents(Path(run)))
+        known = set(photos_room.examine(chosen).sha256.values())
+        known |= set() if kind == "weights" else contents(Path(run, files.SPLIT))
         unknown_room.check_apart(unknown, others, known)
     if classifier.note:
         screen.note(classifier.note)
     num_seen, caution = None, ""
-    if not weights and bundle.is_bundle(run):
+    if kind == "bundle":
         caution = "a bundle has no split: photos that it was trained on may be among these, and the figures may flatter"
-    elif not weights and classifier.runtime == "torch":
-        num_seen, caution = judged(Path(run), chosen, split)
+    elif kind == "run":
+        from handlens.train.seen import judged
+
+        num_seen, caution = judged(Path(run), chosen, split, screen.progress, screen.note)
     if caution:
         screen.note(caution)
     validation, too_few = None, ""
@@ -147,7 +129,7 @@ def evaluate(
         scores = room.score(classifier.infer, chosen, classifier.preprocess, batch_size, update)
     unread, scores = scores.left_out, dataclasses.replace(scores, left_out=(*left_out, *scores.left_out))
     chosen = chosen.without([path for path, _ in unread])
-    more = _confidence(run, classifier, scores, unknown, validation, coverage, batch_size)
+    more = _confidence(kind, run, classifier, scores, unknown, validation, coverage, batch_size)
     note = "; ".join(filter(None, (classifier.note, too_few)))
     if robustness:
         from handlens.evaluate import robustness as robustness_room
@@ -158,24 +140,10 @@ def evaluate(
             )
     parts = _sections(more)
     if report:
-        from handlens.evaluate import report as report_room
-
-        title = f"{classifier.net} on {len(scores.classes)} classes of photos"
-        facts, pictures = _background(Path(run), weights, classifier)
-        wrong, is_run = len(scores.mistakes()) > 0, not weights and classifier.runtime == "torch"
-        explained = wrong and (is_run or bool(weights)) and saliency is not False
-        report_room.write(
-            report,
-            scores,
-            chosen,
-            title=title,
-            split="; ".join(filter(None, (how, caution, note))),
-            facts=facts,
-            pictures=pictures,
-            saliency=_saliency(run, weights) if explained else None,
-            nearest=_nearest(run, photos) if wrong and is_run and nearest is not False else None,
-            sections=parts,
-        )
+        _report(
+            report, kind, run, weights, photos, saliency, nearest, classifier, scores, chosen,
+            split="; ".join(filter(None, (how, caution, note))), parts=parts,
+        )  # fmt: skip
         screen.note(f"the report is {report}")
     if json:
         said = {"net": classifier.net, "split": how, "num_seen_in_training": num_seen, "caution": caution}
@@ -190,7 +158,46 @@ def evaluate(
         screen.table("", part.header, part.rows)
 
 
+def _refuse(
+    kind: Kind,
+    run: str,
+    photos: str,
+    split: str,
+    report: Path | None,
+    saliency: bool | None,
+    nearest: bool | None,
+    coverage: float | None,
+) -> None:
+    """Raise HandlensError where options do not go with one another, or with what is evaluated."""
+    from handlens.errors import HandlensError, not_one_of, quoted
+    from handlens.evaluate import conformal
+
+    if split not in ("", "all", *SPLITS):
+        raise not_one_of("--split", split, (*SPLITS, "all"))
+    if not photos and kind == "bundle":
+        raise HandlensError("a bundle has no photos to be evaluated on", f"handlens evaluate {quoted(run)} PHOTOS")
+    if not photos and kind == "run" and split == "all":
+        raise HandlensError("--split all needs photos", f"handlens evaluate {quoted(run)} PHOTOS --split all")
+    if saliency and not report:
+        raise HandlensError("--saliency is shown in the report", "add --report FILE")
+    if saliency and kind == "bundle":
+        raise HandlensError("a bundle gives answers, but no gradients for --saliency", "name the run it was made from")
+    if nearest and not report:
+        raise HandlensError("--nearest is shown in the report", "add --report FILE")
+    if nearest and kind != "run":
+        raise HandlensError("--nearest needs the photos of a training", "name a run that `handlens train` made")
+    if coverage is not None and kind != "run":
+        raise HandlensError(
+            "--coverage is fitted on a run's validation photos", "name a run that `handlens train` made"
+        )
+    if coverage is not None:
+        conformal.check(coverage)
+    if coverage is not None and split == "validation":
+        raise HandlensError("--coverage is fitted on the validation photos", "check it on others: leave out --split")
+
+
 def _confidence(
+    kind: Kind,
     run: str,
     classifier: Classifier,
     scores: Scores,
@@ -200,7 +207,6 @@ def _confidence(
     batch_size: int,
 ) -> dict[str, Any]:
     """What is found of unknown photos, and of sets of classes, where that is asked for or follows from the scores."""
-    from handlens import bundle
     from handlens import evaluate as room
     from handlens.cli import screen
     from handlens.errors import HandlensError
@@ -220,7 +226,7 @@ def _confidence(
             if not others:
                 raise HandlensError(f"{these}, and none is left to judge by", "name a folder of other photos")
             screen.note(f"{these}: the others are judged")
-        if not chose and rejection is not None and bundle.is_bundle(run):
+        if not chose and rejection is not None and kind == "bundle":
             caution = "a bundle does not tell which photos chose its threshold: if some of these did, it flatters"
             screen.note(caution)
         pair = given.select(others).pair
@@ -249,7 +255,7 @@ def _chose_threshold(run: str) -> frozenset[str]:
     """The SHA-256 of the photos of other things by which a run's threshold was chosen; none of a bundle."""
     from handlens import files
 
-    stored = Path(run, UNKNOWN_FILE)
+    stored = Path(run, files.UNKNOWN)
     return frozenset(files.read_json(stored).get("chose", ())) if stored.is_file() else frozenset()
 
 
@@ -258,11 +264,11 @@ def _validation(run: str, source: str) -> Photos:
     from handlens.errors import HandlensError
 
     try:
-        return runs_split(run, source, "validation", tell=False)[0]
+        return runs_split(run, source, "validation", tell=False).photos
     except HandlensError:
         if not source:
             raise
-        return runs_split(run, "", "validation", tell=False)[0]
+        return runs_split(run, "", "validation", tell=False).photos
 
 
 def _sections(found: dict[str, Any]) -> list[Section]:
@@ -305,171 +311,114 @@ def show(scores: Scores, how: str) -> None:
     )
 
 
-def _from_weights(net: str, weights: str, source: str, split: str, threads: int) -> tuple[Classifier, Photos, str]:
+def _from_weights(net: str, weights: str, source: str, split: str, threads: int) -> tuple[Classifier, Chosen]:
     from handlens import run as run_room
     from handlens.cli import screen
     from handlens.errors import HandlensError
 
     if not source:
         raise HandlensError("with --weights there is no run whose photos could be used", "name a folder of photos")
-    found = _scan(source)
+    found = scan(source)
     with screen.progress("downloading") as update:
         classifier = run_room.from_weights(net, weights, found.classes, update, threads)
-    return classifier, *_own_split(found, split)
+    return classifier, own_split(found, split)
 
 
-def labelled(run: str, source: str, split: str = "") -> tuple[Photos, str]:
-    """Labelled photos for a run (by default its own test split) or a bundle, and a sentence on how they were chosen."""
-    return _labelled(run, source, split)[:2]
+def _report(
+    path: Path,
+    kind: Kind,
+    run: str,
+    weights: str,
+    source: str,
+    saliency: bool | None,
+    nearest: bool | None,
+    classifier: Classifier,
+    scores: Scores,
+    chosen: Photos,
+    split: str,
+    parts: list[Section],
+) -> None:
+    """Write the report, which tells of the worst mistakes what can be told, unless that is not wanted."""
+    from handlens.evaluate import report
 
-
-def _labelled(run: str, source: str, split: str) -> tuple[Photos, str, LeftOut]:
-    """As `labelled`, and which of the run's own photos were left out, as (path, reason), where these are judged."""
-    from handlens import bundle
-
-    if source and (bundle.is_bundle(run) or split in ("", "all") or split in _named_splits(source)):
-        return *_own_split(_scan(source), split), ()
-    return _runs_split(run, source, split, tell=True)
-
-
-def runs_split(run: str, source: str = "", split: str = "", tell: bool = True) -> tuple[Photos, str]:
-    """The photos of a run's own split (by default its test split), and a sentence on how they were chosen.
-
-    `source` is where the run's photos lie now, if elsewhere than in training. tell: show what was noticed of them.
-    """
-    return _runs_split(run, source, split, tell)[:2]
-
-
-def _runs_split(run: str, source: str, split: str, tell: bool) -> tuple[Photos, str, LeftOut]:
-    """As `runs_split`, and the (path, reason) of those of the run's photos that cannot be read."""
-    from handlens.cli import screen
-    from handlens.errors import HandlensError
-
-    stored = Path(run) / SPLIT_FILE
-    if not stored.is_file():
-        raise HandlensError(f"{run} has no {SPLIT_FILE}", "name a folder of photos, without --split")
-    from handlens import checkpoint
-    from handlens.train import Recipe, start
-
-    facts = checkpoint.read_facts(run)
-    recipe = Recipe.of(facts["recipe"])
-    if source:  # the run's photos at a new place
-        recipe = dataclasses.replace(recipe, photos=source)
-    with screen.progress("looking at photos") as update:
-        data = start.data_of(recipe, stored, update)
-    if tell:
-        _tell(data, facts["metrics"].get("notes") or ())
-    split = split or "test"
-    sizes = ", ".join(f"{len(data.splits[name])} {name}" for name in SPLITS)
-    how = f"the run's own {split} split ({sizes})" + ("; it chose nothing" if split == "test" else "")
-    return data.splits[split], how, data.left_out
-
-
-def _tell(data: start.Data, told: Sequence[str]) -> None:
-    """Show what was noticed of a run's photos that its training has not told; and shortly, which it left out."""
-    from handlens.cli import screen
-
-    for line in data.notes:
-        if line not in told:
-            screen.note(line)
-    again = [f"{path}: {reason}" for path, reason in data.left_out if f"left out {path}: {reason}" in told]
-    if len(again) > FEW:
-        screen.note(f"{len(again)} photos are left out, as in training (the first: {again[0]})")
-        return
-    for line in again:
-        screen.note(f"left out, as in training: {line}")
+    facts, pictures = _background(kind, Path(run), weights, classifier)
+    wrong = len(scores.mistakes()) > 0
+    report.write(
+        path,
+        scores,
+        chosen,
+        title=f"{classifier.net} on {len(scores.classes)} classes of photos",
+        split=split,
+        facts=facts,
+        pictures=pictures,
+        saliency=_saliency(run, weights) if wrong and kind != "bundle" and saliency is not False else None,
+        nearest=_nearest(run, source) if wrong and kind == "run" and nearest is not False else None,
+        sections=parts,
+    )
 
 
 def _saliency(run: str, weights: str) -> Callable[[np.ndarray, int], np.ndarray] | None:
     from handlens.cli import explain, screen
-    from handlens.train import failure
+    from handlens.train import mistakes
 
     subject = explain.load(run, weights)
-    return failure.looks(subject.net, subject.preprocess, screen.note)
+    return mistakes.looks(subject.net, subject.preprocess, screen.note)
 
 
 def _nearest(run: str, source: str) -> Nearest | None:
     """The run's training photos, now in `source` or where they were; None with a note where they are not there."""
-    from handlens import checkpoint
+    from handlens import checkpoint, files, nets
     from handlens.cli import screen
     from handlens.errors import HandlensError
-    from handlens.train import Recipe, failure
+    from handlens.train import Recipe, mistakes
     from handlens.train.features import Frozen
 
     trained = checkpoint.load(run)
     try:
-        if not (stored := Path(run, SPLIT_FILE)).is_file():
-            raise HandlensError(f"{run} has no {SPLIT_FILE}")
+        if not (stored := Path(run, files.SPLIT)).is_file():
+            raise HandlensError(f"{run} has no {files.SPLIT}")
         recipe = Recipe.of(trained.recipe)
         places = [dataclasses.replace(recipe, photos=source)] if source else []
         data = _first_there([*places, recipe], stored)
-        net = failure.without_hidden(trained.net, trained.arguments)
+        net = nets.without_hidden(trained.net, trained.arguments)
         train, sha256 = data.splits["train"], data.sha256
         with screen.progress("features of training photos", len(train)) as update:
             precision = recipe.precision if recipe.mode == "head" else "32-true"
             frozen = Frozen(net, trained.preprocess, precision=precision)
-            return failure.nearest(frozen, train, sha256, progress=update)
+            return mistakes.nearest(frozen, train, sha256, progress=update)
     except HandlensError as error:
         screen.note(f"the report goes without the nearest training photos: {error}")
         return None
 
 
-def _first_there(recipes: list[Recipe], stored: Path) -> start.Data:
+def _first_there(recipes: list[Recipe], stored: Path) -> Data:
     from handlens.errors import HandlensError
-    from handlens.train import start
+    from handlens.train.data import data_of
 
     for recipe in recipes[:-1]:
         with contextlib.suppress(HandlensError):
-            return start.data_of(recipe, stored)
-    return start.data_of(recipes[-1], stored)
+            return data_of(recipe, stored)
+    return data_of(recipes[-1], stored)
 
 
-def _scan(source: str) -> Photos:
-    from handlens import photos as photos_room
-    from handlens.cli import screen
-
-    with screen.progress("downloading") as update:  # seen only for a published set that is not in the cache yet
-        return photos_room.scan(source, update)
-
-
-def _named_splits(source: str) -> tuple[str, ...]:
-    """The splits that folders or a CSV name themselves, whatever classes they have."""
-    from handlens import photos as photos_room
-
-    return photos_room.scan(source, keep_empty=True).splits or ()
-
-
-def _own_split(found: Photos, split: str) -> tuple[Photos, str]:
-    """The part of scanned photos that their own folders or CSV call `split`."""
-    from handlens.errors import HandlensError
-
-    split = split or ("test" if found.splits and "test" in found.splits else "all")
-    if split == "all":
-        return found, f"all photos of {found.root.resolve().name}"
-    if not found.splits or split not in found.splits:
-        raise HandlensError(f"{found.root} has no {split} split", "leave out --split")
-    chosen = found.select([index for index, own in enumerate(found.splits) if own == split])
-    return chosen, f"the {split} split that {found.root.resolve().name} itself names"
-
-
-def _background(run: Path, weights: str, classifier: Classifier) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _background(kind: Kind, run: Path, weights: str, classifier: Classifier) -> tuple[dict[str, Any], dict[str, bytes]]:
     """What the report tells of how the classifier was made: tables of facts, and the curves of its training."""
     import handlens
     from handlens.cli.env import versions
 
     now = {"handlens": handlens.__version__, **{name: found for name, found in versions().items() if found}}
     contract = classifier.preprocess.to_dict()
-    if weights:
+    if kind == "weights":
         return {"Network": {"net": classifier.net, "weights": weights}, "Pixels": contract, "Versions": now}, {}
-    if classifier.runtime != "torch":
+    if kind == "bundle":
         card = dict(classifier.card)
         tables = {name: card.pop(name) for name in classifier.card if isinstance(card[name], dict)}
         shipped = {"net": classifier.net, "runtime": classifier.runtime, "precision": classifier.precision, **card}
         return {"Bundle": shipped, **tables, "Pixels": contract, "Versions": now}, {}
-    from handlens import checkpoint
+    from handlens import checkpoint, files
 
     facts = checkpoint.read_facts(run)
     network = {"net": facts["net"], **facts["arguments"], "trained with handlens": facts["handlens_version"]}
-    curves = run / CURVES_FILE
+    curves = run / files.CURVES
     pictures = {"Training": curves.read_bytes()} if curves.is_file() else {}
     return {"Recipe": facts["recipe"], "Network": network, "Pixels": contract, "Versions": now}, pictures

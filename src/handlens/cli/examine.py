@@ -93,7 +93,7 @@ def examine(
     if not findings.facts:
         path, reason = findings.broken[0]
         raise HandlensError(f"none of the photos of {found.root} can be read (the first: {path} {reason})")
-    where = sides(run / "split.json", findings.sha256) if run and (run / "split.json").is_file() else None
+    where = sides(run / files.SPLIT, findings.sha256) if run and (run / files.SPLIT).is_file() else None
     near = findings.near_duplicates()
     listed = diagnose(found, findings, near, where)
     if frozen:
@@ -253,16 +253,16 @@ def _frozen(run: Path | None, net: str, weights: str) -> Frozen:
     from handlens.evaluate import wrong_labels
 
     wrong_labels.check_installed()
-    from handlens import checkpoint
+    from handlens import checkpoint, nets
     from handlens.nets import weights as published
-    from handlens.train import Recipe, failure
+    from handlens.train import Recipe
     from handlens.train.features import Frozen
 
     precision = "32-true"
     if run:
         trained = checkpoint.load(run)
         # The extra layer has seen the labels, wrong ones too.
-        network, preprocess = failure.without_hidden(trained.net, trained.arguments), trained.preprocess
+        network, preprocess = nets.without_hidden(trained.net, trained.arguments), trained.preprocess
         recipe = Recipe.of(trained.recipe)
         if recipe.mode == "head":  # as it computed and kept them
             precision = recipe.precision

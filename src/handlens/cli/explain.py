@@ -129,14 +129,8 @@ class Subject:
 
 def load(run: str, weights: str = "") -> Subject:
     """The network of a run's folder, or of a net's name and a weight file, in evaluation mode on the CPU."""
-    from handlens.cli import screen
-    from handlens.errors import missing_extra
-
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise missing_extra("train", "torch") from None
     from handlens import run as run_room
+    from handlens.cli import screen
 
     if not weights:
         from handlens import checkpoint
@@ -300,10 +294,11 @@ def _gates(subject: Subject, run: str, given: list[str], layer: str, out: Path, 
     import numpy as np
 
     from handlens import photos as photos_room
-    from handlens.cli import evaluate, screen
+    from handlens.cli import screen
+    from handlens.cli.labelled import runs_split
     from handlens.errors import HandlensError
-    from handlens.evaluate.figures import drawable
     from handlens.explain import figures, gates
+    from handlens.figures import drawable
 
     size = subject.preprocess.image_px
     named = list(gates.record(subject.net, subject.preprocess, np.zeros((1, size, size, 3), np.uint8)))
@@ -315,7 +310,7 @@ def _gates(subject: Subject, run: str, given: list[str], layer: str, out: Path, 
         chosen = photos_room.scan(given[0])
         how = f"all photos of {chosen.root.resolve().name}"
     else:
-        chosen, how = evaluate.runs_split(run)
+        chosen, how, _ = runs_split(run)
     chosen = chosen.without([path for path, _ in photos_room.examine(chosen).broken])
     parts, labels, done = [], [], 0
     with screen.progress("looking at gates", len(chosen)) as update:
@@ -438,14 +433,10 @@ class _Names:
     def write(self, name: str, png: bytes) -> str:
         from handlens import files
 
-        name = files.safe_name(name)
-        tried, number = name, 1
-        while tried.casefold() in self.taken:
-            number += 1
-            tried = f"{name}-{number}"
-        self.taken.add(tried.casefold())
+        name = files.free_name(files.safe_name(name), lambda tried: tried.casefold() not in self.taken)
+        self.taken.add(name.casefold())
         files.make_own_folder(self.folder)
-        path = self.folder / f"{tried}.png"
+        path = self.folder / f"{name}.png"
         with files.atomic(path) as file:
             file.write(png)
         return str(path)

@@ -95,10 +95,10 @@ def export(
             )
 
     if to == "web":
-        if bundle.is_bundle(run) and (int8 or float16 or photos or licence or reduce_range):
+        if bundle.is_bundle(run) and (int8 or float16 or photos or licence or reduce_range or threads):
             raise HandlensError(
                 f"{run} is a bundle, whose site has its weights and its card as they are",
-                "leave out --int8, --float16, --photos, --licence and --reduce-range, or name the run",
+                "leave out --int8, --float16, --photos, --licence, --reduce-range and --threads, or name the run",
             )
         export_site(run, out or Path(f"{run.resolve().name}-site"), made_at, runtime_files, precision, json)
         return

@@ -41,7 +41,7 @@ def learning_curve(
     """
     from handlens import files
     from handlens.cli import screen
-    from handlens.errors import HandlensError, missing_extra, not_one_of
+    from handlens.errors import HandlensError, not_one_of
 
     try:
         sizes = sorted({int(size) for size in per_class.split(",")})
@@ -54,10 +54,6 @@ def learning_curve(
         raise not_one_of("--mode", unknown[0], MODES)
     if weights == "none":
         raise HandlensError("a learning curve begins from weights, and --weights is none", "give a weight file")
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise missing_extra("train", "torch") from None
     from handlens.experiments import finite
     from handlens.experiments import learning_curve as room
     from handlens.photos.scan import check_no_photos

@@ -60,7 +60,7 @@ def rows(family: str = "") -> list[dict[str, Any]]:
     if family and family not in families:
         raise not_one_of("--family", family, families)
     names = [name for group in families if family in ("", group) for name in room.names(group)]
-    costs = _costs(names)
+    costs = costs_of(names)
     return [
         {
             "name": name,
@@ -80,7 +80,7 @@ def rows(family: str = "") -> list[dict[str, Any]]:
     ]
 
 
-def _costs(names: list[str]) -> dict[str, list[int]]:
+def costs_of(names: list[str]) -> dict[str, list[int]]:
     """(num_params, macs) by name. Counting takes long enough that the answers are kept in the cache."""
     import hashlib
     from pathlib import Path

@@ -180,14 +180,13 @@ def _trained_on(run: str) -> list[Path]:
     """The folders of a run's photos, where they still are; of a fold those that were cut, of a CSV those in it."""
     from handlens import checkpoint, files
     from handlens import photos as photos_room
-    from handlens.cli.train import PLAN_FILE
     from handlens.errors import HandlensError
 
-    if not Path(run, checkpoint.FACTS).is_file():
+    if not Path(run, files.FACTS).is_file():
         return []
     recipe = checkpoint.read_facts(run)["recipe"]
     named = {str(recipe.get("photos", "")), str(recipe.get("add", ""))}
-    plan = Path(run).resolve().parent / PLAN_FILE
+    plan = Path(run).resolve().parent / files.PLAN
     if plan.is_file():
         named.add(str(files.read_json(plan).get("photos", "")))
     folders = [Path(name) for name in named if name and Path(name).is_dir()]

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from handlens.train.several import Plan
 
 
-STATE_FILE, PLAN_FILE = "state.pt", "plan.json"  # of a run that is being trained, of a folder with several
-
-
 def train(
     photos: str = typer.Argument(
         "",
@@ -94,6 +91,7 @@ def train(
       handlens train --continue runs/quick --prune 0.3 --teacher runs/quick --out runs/smaller
     """
     given = _given(locals())
+    from handlens import files
     from handlens.cli import screen
     from handlens.errors import HandlensError
 
@@ -101,7 +99,7 @@ def train(
         raise HandlensError(
             "--resume goes on with seeds or folds as they were begun", "handlens train --resume --out RUNS, no more"
         )
-    begun = bool(resume and out and (out / PLAN_FILE).is_file())
+    begun = bool(resume and out and (out / files.PLAN).is_file())
     if resume and (given or recipe or not out):
         raise HandlensError(
             "--resume goes on with a run as it was begun",
@@ -153,9 +151,11 @@ def train(
 
 def to_resume(folder: Path | None, device: str = "auto", devices: int = 1, num_nodes: int = 1) -> str:
     """What is told of a training that was stopped by hand, and of how to go on with it, where it has a folder."""
+    from handlens import files
+
     if folder is None:
         return "stopped"
-    saved = Path(folder, STATE_FILE).is_file()
+    saved = Path(folder, files.STATE).is_file()
     how = "saved; go on with" if saved else "stopped; begin its epochs again with"
     return f"{how}: {_resume(folder, device, devices, num_nodes)}"
 

@@ -1,4 +1,4 @@
-"""Smaller and faster: the INT8 ladder, quantisation-aware training, shrinking; and `export`, which uses them."""
+"""Smaller and faster: the INT8 ladder and quantisation-aware training; and `export`, which uses them."""
 
 from __future__ import annotations
 

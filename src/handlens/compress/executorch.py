@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from handlens.compress.calls import inside
 from handlens.compress.observe import Observer, Quantize
 from handlens.errors import HandlensError, missing_extra
 from handlens.export.converting import converting
@@ -100,7 +101,7 @@ def _where(observer: Observer, keep_float: Collection[str]) -> Any:
         if node.op == "get_attr":  # a weight or bias, which goes with the operation that reads it
             return True
         module = _module(node)
-        return module is not None and not any(module == name or module.startswith(f"{name}.") for name in keep_float)
+        return module is not None and not any(inside(module, name) for name in keep_float)
 
     chosen = WithReLU6().set_global(QuantizationConfig(activation, activation, usual.weight, usual.bias, False))
     return chosen.set_filter_function(wanted)

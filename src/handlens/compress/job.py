@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from handlens import checkpoint, files
 from handlens import export as export_room
+from handlens.bundle import PRECISIONS
 from handlens.compress import ladder
 from handlens.errors import HandlensError, not_one_of
 from handlens.export import job
 from handlens.export.converting import check_installed
 from handlens.export.job import Exported, Progress, Source
 from handlens.photos import Photos
-from handlens.train import Recipe, start
-
-PRECISIONS = ("float32", "float16", "int8")
+from handlens.photos.split import contents
+from handlens.train import Recipe
+from handlens.train.data import counted_in, data_of, joined, look
 
 
 def export(
@@ -112,41 +113,34 @@ def own_splits(
     own at a new place if they hold all photos of its splits; else others to calibrate with, and the run's own must be
     where its recipe says. Raises HandlensError where the run's own are not found.
     """
-    stored = Path(run, start.SPLIT)
+    stored = Path(run, files.SPLIT)
     if not stored.is_file():
-        raise HandlensError(f"{run} has no {start.SPLIT}, which says what its photos are", "copy the whole run folder")
+        raise HandlensError(f"{run} has no {files.SPLIT}, which says what its photos are", "copy the whole run folder")
     recipe = Recipe.of(found.recipe)
 
     def in_its_classes(splits: Mapping[str, Photos]) -> dict[str, Photos]:
-        return {name: start.counted_in(part, found.classes) for name, part in splits.items()}
+        return {name: counted_in(part, found.classes) for name, part in splits.items()}
 
     if photos is None:
-        splits = in_its_classes(start.data_of(recipe, stored).splits)
+        splits = in_its_classes(data_of(recipe, stored).splits)
         return splits, _of_every_class(splits)
     try:
-        splits = in_its_classes(start.data_of(dataclasses.replace(recipe, photos=os.fspath(photos)), stored).splits)
+        splits = in_its_classes(data_of(dataclasses.replace(recipe, photos=os.fspath(photos)), stored).splits)
         return splits, _of_every_class(splits)
     except HandlensError as why_not:
-        given, findings, _ = start.look(os.fspath(photos), None, is_split=True)
+        given, findings, _ = look(os.fspath(photos), None, is_split=True)
         try:
-            data = start.data_of(recipe, stored)
+            data = data_of(recipe, stored)
         except HandlensError as gone:
             # Some of the run's own are there, at a new place, but not all of them; or others, to calibrate with.
-            raise (why_not if _holds_some(stored, findings.sha256.values()) else gone) from None
+            raise (gone if contents(stored).isdisjoint(findings.sha256.values()) else why_not) from None
     held_out = {data.sha256[path] for path in data.splits["test"].paths}
     others = given.without([path for path in given.paths if findings.sha256[path] in held_out])
-    return in_its_classes(data.splits), start.counted_in(others, found.classes)
-
-
-def _holds_some(stored: Path, sha256: Iterable[str]) -> bool:
-    """Whether any of these contents is that of a photo in a stored split."""
-    value = files.read_json(stored)
-    parts = [part for part in value.values() if isinstance(part, dict)] if isinstance(value, dict) else []
-    return not {*sha256}.isdisjoint(str(content) for part in parts for content in part.values())
+    return in_its_classes(data.splits), counted_in(others, found.classes)
 
 
 def _of_every_class(splits: Mapping[str, Photos]) -> Photos:
     validation, train = splits["validation"], splits["train"]
     lacking = [label for label, number in enumerate(validation.counts()) if not number]
     more = train.select(np.flatnonzero(np.isin(train.labels, lacking)))
-    return start.joined(validation, more, validation.classes) if len(more) else validation
+    return joined(validation, more, validation.classes) if len(more) else validation

@@ -9,6 +9,7 @@ import numpy as np
 
 from handlens import export
 from handlens.compress import observe
+from handlens.compress.calls import inside
 from handlens.compress.observe import Observer, Plain, Quantize, Ranges
 from handlens.errors import missing_extra
 from handlens.export.onnx import FILE
@@ -137,7 +138,7 @@ def _with_small_weights(model: Any, nodes: Iterable[Any]) -> bytes:
 def _inside(node: str, modules: Collection[str]) -> bool:
     """Whether a node belongs to one of the modules: its name is "net.features.0.0/Conv"."""
     module = node.rpartition("/")[0].removeprefix("net.")
-    return any(module == name or module.startswith(f"{name}.") for name in modules)
+    return any(inside(module, name) for name in modules)
 
 
 def activations(model_bytes: bytes, names: Iterable[str], photos: np.ndarray) -> Iterator[dict[str, np.ndarray]]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from handlens import export
+from handlens.compress.calls import inside
 from handlens.compress.observe import Observer, Plain, Quantize
 from handlens.errors import missing_extra
 from handlens.export.converting import converting
@@ -123,7 +124,7 @@ def _kept(model: Any, net: Net, order: list[str], keep_float: Collection[str]) -
         name = op.get_friendly_name()
         if found := re.match(r"convolution(?:_(\d+))?/", name):
             module = order[int(found[1] or 0)]
-            if any(module == given or module.startswith(f"{given}.") for given in keep_float):
+            if any(inside(module, given) for given in keep_float):
                 kept.append(name)
         elif op.get_type_name() == "MatMul" and op.input_value(1).get_node().get_type_name() == "Constant":
             weights = op.input_value(1).get_node().data

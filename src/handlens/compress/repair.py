@@ -127,12 +127,14 @@ class _Corrected(Calls):
             return func(*args, **kwargs)
         kept = any(inside(self.scope, module) for module in self.keep_float)
         result = func(args[0], args[1] if kept else round_weight(args[1]), *args[2:], **kwargs)
-        missing = self.means[self.scope] - channel_means(result)
         layer = self.net.get_submodule(self.scope)
-        assert isinstance(layer, (nn.Conv2d, nn.Linear))
-        if layer.bias is None:
-            layer.bias = nn.Parameter(torch.zeros_like(missing))
-        layer.bias.add_(missing)
+        bias = args[2] if len(args) > 2 else None
+        if bias is None and getattr(layer, "weight", None) is args[1]:
+            bias = layer.bias = nn.Parameter(torch.zeros_like(self.means[self.scope]))
+        if bias is None:  # weights that are computed, where no bias is read: there is nothing to correct
+            return result
+        missing = self.means[self.scope] - channel_means(result)
+        bias.add_(missing)
         return result + (missing.view(-1, 1, 1) if name == "conv2d" else missing)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +11,6 @@ from torch import Tensor
 
 from handlens.compress.calls import inside, tensors_in
 from handlens.compress.fake import KERNELS, LINEAR, Observed, Rounded, batches, ranges_of
-from handlens.compress.repair import channel_means
-from handlens.errors import HandlensError
 from handlens.nets import Net
 
 _CURVES = frozenset(("hardswish", "silu"))  # units of their own beside the layers with weights
@@ -36,10 +34,8 @@ class _Recorded(Observed):
 class _Replayed(Rounded):
     """Takes the recorded results up to the first kernel that is rounded, and computes from there on."""
 
-    def __init__(self, recorded: _Recorded, ranges: dict[str, tuple[float, float]], only: str, corrected: bool) -> None:
+    def __init__(self, recorded: _Recorded, ranges: dict[str, tuple[float, float]], only: str) -> None:
         super().__init__(recorded.net, ranges, only)
-        self.unit = only
-        self.corrected = corrected
         self.results = recorded.results
         self.first = min(recorded.kernels[module][0] for module in recorded.kernels if inside(module, only))
         self.done = 0
@@ -51,57 +47,37 @@ class _Replayed(Rounded):
             for _ in range(len(tensors_in(result))):
                 self.site(name)  # counts it
             return result
-        result = super().call(name, func, args, kwargs)
-        if self.corrected and name in LINEAR and inside(self.scope, self.unit):
-            missing = channel_means(self.results[self.done - 1]) - channel_means(result)
-            result += missing.view(-1, 1, 1) if name == "conv2d" else missing  # in place: it keeps its origin
-        return result
+        return super().call(name, func, args, kwargs)
 
 
 @torch.no_grad()
-def rank(
-    net: Net,
-    images: Tensor,
-    names: Collection[str] | None = None,
-    corrected: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[tuple[str, float]]:
+def rank(net: Net, images: Tensor) -> list[tuple[str, float]]:
     """(module, damage) of each part of a folded network, the worst first.
 
     Damage is the mean Kullback-Leibler divergence, in nats, of the probabilities on images (N, 3, H, W; as the
     network takes them) from the float ones, when the weights of this part alone and the activations that it reads
-    and gives are rounded to 8 bits. Names are those of `net.named_modules()`. Without `names`, the parts are layers
-    with weights, curved activations (hard-swish, SiLU), and squeeze-and-excite modules, each as a whole. With
-    `corrected`, the damage that is left once biases make up for the weights (`repair.correct_bias`).
+    and gives are rounded to 8 bits. Names are those of `net.named_modules()`: of layers with weights, curved
+    activations (hard-swish, SiLU), and squeeze-and-excite modules, each as a whole.
     """
     net = copy.deepcopy(net).eval()
     for module in net.modules():
         if hasattr(module, "inplace"):  # would overwrite what is recorded
             module.inplace = False  # type: ignore[assignment]
     ranges = ranges_of(net, images)
-    names = list(names if names is not None else units(net, images[:1]))
-    damage = dict.fromkeys(names, 0.0)
-    done = 0
+    damage = dict.fromkeys(units(net, images[:1]), 0.0)
     for batch in batches(images, 4):  # few: every operation's result is held
         with _Recorded(net) as recorded:
             expected = net(batch).log_softmax(1)
-        for name in names:
-            if not any(inside(module, name) for module in recorded.kernels):
-                raise HandlensError(
-                    f"{type(net).__name__} has no module {name!r} that computes anything", "name one of `units`"
-                )
-            with _Replayed(recorded, ranges, name, corrected):
+        for name in damage:
+            with _Replayed(recorded, ranges, name):
                 found = net(batch).log_softmax(1)
             damage[name] += float((expected.exp() * (expected - found)).sum()) / len(images)
-            done += len(batch)
-            if progress:
-                progress(done, len(images) * len(names))
     return sorted(damage.items(), key=lambda item: -item[1])
 
 
 @torch.no_grad()
 def units(net: Net, image: Tensor) -> list[str]:
-    """Names of the parts that `rank` judges by default, in the order in which they run."""
+    """Names of the parts that `rank` judges, in the order in which they run."""
     with _Recorded(net) as recorded:
         net(image)
     kinds = {module: kernels for module, (_, kernels) in recorded.kernels.items()}

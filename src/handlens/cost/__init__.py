@@ -12,6 +12,7 @@ _PUBLIC = {  # name: module that defines it
     "Cost": "counts",
     "count": "counts",
     "count_params": "counts",
+    "macs_of": "counts",
     "Layer": "layers",
     "peak_inference_bytes": "memory",
     "peak_training_bytes": "memory",
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from handlens.cost.counts import Cost as Cost
     from handlens.cost.counts import count as count
     from handlens.cost.counts import count_params as count_params
+    from handlens.cost.counts import macs_of as macs_of
     from handlens.cost.latency import Latency as Latency
     from handlens.cost.latency import measure as measure
     from handlens.cost.layers import Layer as Layer

@@ -41,13 +41,18 @@ def count(net: str | nets.Net, image_px: int | None = None, **arguments: Any) ->
     elif image_px is None or arguments:
         raise TypeError("a network that is built already is counted at a given image_px, without other arguments")
     nets.check_input(net, image_px)
-    shapes = _on_meta(net).eval()
-    for module in shapes.modules():
-        if type(module) in _SAME_SHAPE:
-            module.forward = nn.Identity().forward
+    return Cost(count_params(net), macs_of(net, 1, 3, image_px, image_px))
+
+
+def macs_of(module: nn.Module, *shape: int) -> int:
+    """Multiply-accumulates of any module's convolutions, linear layers and attention on an input of this shape."""
+    shapes = _on_meta(module).eval()
+    for layer in shapes.modules():
+        if type(layer) in _SAME_SHAPE:
+            layer.forward = nn.Identity().forward
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shapes(torch.empty(1, 3, image_px, image_px, device="meta"))
-    return Cost(count_params(net), counter.get_total_flops() // 2)
+        shapes(torch.empty(shape, device="meta"))
+    return counter.get_total_flops() // 2
 
 
 def count_params(net: nn.Module) -> int:
@@ -55,8 +60,8 @@ def count_params(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def _on_meta(net: nets.Net) -> nets.Net:
-    """A copy of the network with shapes in place of values."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in net.parameters()}
-    memo |= {id(buffer): buffer.to("meta") for buffer in net.buffers()}
-    return copy.deepcopy(net, memo)
+def _on_meta(module: nn.Module) -> nn.Module:
+    """A copy of the module with shapes in place of values."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in module.parameters()}
+    memo |= {id(buffer): buffer.to("meta") for buffer in module.buffers()}
+    return copy.deepcopy(module, memo)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -41,3 +43,20 @@ def measure(call: Callable[[], object], threads: int, runs: int = 50, longest_s:
         del result
     tenths = statistics.quantiles(taken_ms, n=10, method="inclusive")
     return Latency(statistics.median(taken_ms), tenths[0], tenths[-1], len(taken_ms), threads)
+
+
+def processor() -> str:
+    """The processor's name, as its system tells it."""
+    name = ""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                name = value.strip()
+    except OSError:  # not Linux
+        if platform.system() == "Darwin":
+            import subprocess  # only there
+
+            asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            name = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return name or platform.processor() or platform.machine()

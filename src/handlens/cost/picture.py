@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from handlens import figures
 from handlens.cost.layers import Layer
 from handlens.cost.pareto import front
 from handlens.cost.report import Report
-from handlens.errors import missing_extra
 
 MEASURES = {  # key in a row: (axis, divisor)
     "macs": ("multiply-accumulates, M", 1e6),
@@ -52,7 +51,7 @@ def stages(layers: Sequence[Layer]) -> list[Stage]:
 
 def by_stage(report: Report, title: str) -> bytes:
     """MACs and parameters by stage, and the receptive field against depth, as a PNG."""
-    figure = _figure(9, 4)
+    figure = figures.figure(9, 4)
     figure.suptitle(title, parse_math=False)
     bars, depth = figure.subplots(1, 2)
     found = stages(report.layers)
@@ -82,7 +81,7 @@ def by_stage(report: Report, title: str) -> bytes:
     depth.set_xlabel("layer")
     depth.set_ylabel("receptive field, px")
     depth.legend()
-    return _png(figure)
+    return figures.png(figure)
 
 
 def side_by_side(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -92,7 +91,7 @@ def side_by_side(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """
     rows = [row for row in rows if row["top1"] is not None]
     keys = [key for key in MEASURES if rows and all(row.get(key) is not None for row in rows)]
-    figure = _figure(10, 4.2 * -(-max(1, len(keys)) // 2))
+    figure = figures.figure(10, 4.2 * -(-max(1, len(keys)) // 2))
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):  # type: ignore[misc,unused-ignore]
@@ -128,21 +127,4 @@ def side_by_side(rows: Sequence[Mapping[str, Any]]) -> bytes:
         axes.grid(alpha=0.3)
         if place == 1:
             axes.legend(fontsize=7)
-    return _png(figure)
-
-
-def _figure(width: float, height: float) -> Any:
-    """matplotlib's object interface: no window, no global state."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("evaluate", "matplotlib") from None
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
-
-
-def _png(figure: Any) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    png = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png)
-    return png.getvalue()
+    return figures.png(figure)

@@ -116,13 +116,8 @@ def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(((probabilities - wanted) ** 2).sum(1).mean())
 
 
-def ece_ci95(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> tuple[float, float]:
-    """95 % interval of the true calibration error, around `ece`: see `ci95_of`."""
-    return ci95_of(reliability(probabilities, labels, bins))
-
-
-def ci95_of(held: Sequence[Bin]) -> tuple[float, float]:
-    """95 % interval of the true calibration error, by the bins that hold a photo.
+def ece_ci95(held: Sequence[Bin]) -> tuple[float, float]:
+    """95 % interval of the true calibration error, around `ece`, by the bins that hold a photo.
 
     Chance in each bin counts as error, so that what is seen lies above the truth, by most where that is little: the
     bootstrap's quantiles lie higher still. So each bin's true accuracy is taken to be off by a common factor times what
@@ -170,7 +165,7 @@ def _edge(holds: Callable[[float], bool], inside: float, outside: float) -> floa
     return outside
 
 
-def ece_by_chance(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
+def ece_by_chance(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """What `ece` stays below, 19 times of 20, where every probability is exactly right, on as many photos.
 
     Answers are drawn that are right as often as they say (Bröcker and Smith 2007). An `ece` below this gives no reason
@@ -178,18 +173,19 @@ def ece_by_chance(probabilities: np.ndarray, labels: np.ndarray, bins: int = BIN
     """
     confidence, _ = _answers(probabilities, labels)
     rng = np.random.default_rng(0)
-    errors = [_error(confidence, rng.random(len(confidence)) < confidence, bins) for _ in range(DRAWS)]
+    errors = [_error(confidence, rng.random(len(confidence)) < confidence, BINS) for _ in range(DRAWS)]
     return float(np.quantile(errors, 0.95))
 
 
 def summary(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """`ece` with its interval and what chance gives, `brier`, and the bins, as JSON-ready values."""
+    held = reliability(probabilities, labels)
     return {
         "ece": ece(probabilities, labels),
-        "ece_ci95": list(ece_ci95(probabilities, labels)),
+        "ece_ci95": list(ece_ci95(held)),
         "ece_by_chance": ece_by_chance(probabilities, labels),
         "brier": brier(probabilities, labels),
-        "bins": [dataclasses.asdict(found) for found in reliability(probabilities, labels)],
+        "bins": [dataclasses.asdict(found) for found in held],
     }
 
 

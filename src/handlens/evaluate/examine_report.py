@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
-from handlens import files
-from handlens.errors import counted, missing_extra
-from handlens.evaluate.report import thumbnail
+from handlens.evaluate.report import render, thumbnail
 from handlens.photos import Photos
 from handlens.photos.diagnose import BROKEN, KINDS, Finding
 
@@ -25,18 +22,11 @@ def write(
     left_out: Mapping[str, str],
 ) -> None:
     """Write the report of `diagnose`'s findings, atomically; left_out: what --fix would leave out, with reasons."""
-    try:
-        import jinja2
-    except ImportError:
-        raise missing_extra("evaluate", "jinja2") from None
-    template = resources.files("handlens.evaluate").joinpath("examine_report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
     counts = photos.counts().tolist()
-    html = environment.from_string(template).render(
+    render(
+        path,
+        "examine_report.html",
         title=f"The photos of {photos.root.resolve().name}",
-        counted=counted,
         num_photos=len(photos),
         kinds=[_kind(photos, kind, [one for one in found if one.kind == kind]) for kind in KINDS],
         classes=list(zip(photos.classes, counts, strict=True)),
@@ -44,8 +34,6 @@ def write(
         statistics=statistics,
         num_left_out=len(left_out),
     )
-    with files.atomic(path, "w") as file:
-        file.write(html.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _kind(photos: Photos, kind: str, found: Sequence[Finding]) -> dict[str, Any]:

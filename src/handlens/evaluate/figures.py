@@ -1,13 +1,12 @@
-"""Pictures of figures, as PNG bytes. matplotlib's object interface: no window, no global state, any thread."""
+"""Pictures of scores, as PNG bytes: the confusion matrix and the reliability diagram."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from handlens.errors import missing_extra
+from handlens import figures
 from handlens.evaluate.calibration import Bin
 
 MOST_NUMBERS = 25  # with more classes the cells are too small for their counts
@@ -19,21 +18,16 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> bytes:
 
     Names that matplotlib's font cannot draw (Chinese, emoji) appear as their number, counted from 1.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("evaluate", "matplotlib") from None
     count = len(classes)
     inches = float(np.clip(2.5 + 0.32 * count, 4.5, 14))
-    figure = Figure(figsize=(inches, inches), dpi=110, layout="constrained")
+    figure = figures.figure(inches, inches)
     axes = figure.add_subplot()
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true class")
     if count <= MOST_NAMES:
-        names = drawable(classes)
+        names = figures.drawable(classes)
         size = float(np.clip(300 / count, 4, 10))
         axes.set_xticks(range(count), names, rotation=90, fontsize=size, parse_math=False)
         axes.set_yticks(range(count), names, fontsize=size, parse_math=False)
@@ -41,9 +35,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> bytes:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
-    png = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png)
-    return png.getvalue()
+    return figures.png(figure)
 
 
 def reliability(sides: Mapping[str, tuple[Sequence[Bin], float]]) -> bytes:
@@ -51,12 +43,7 @@ def reliability(sides: Mapping[str, tuple[Sequence[Bin], float]]) -> bytes:
 
     A bar's height is how often answers of that probability are right; its colour's depth, how many there are.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("evaluate", "matplotlib") from None
-    figure = Figure(figsize=(4.2 * len(sides), 4.2), dpi=110, layout="constrained")
+    figure = figures.figure(4.2 * len(sides), 4.2)
     for place, (title, (bins, error)) in enumerate(sides.items(), 1):
         axes = figure.add_subplot(1, len(sides), place, aspect="equal", xlim=(0, 1), ylim=(0, 1))
         most = max(found.num_photos for found in bins)
@@ -69,22 +56,4 @@ def reliability(sides: Mapping[str, tuple[Sequence[Bin], float]]) -> bytes:
         axes.set_title(f"{title}: calibration error {error:.1%}", fontsize=10)
         axes.set_xlabel("probability of the answer")
         axes.set_ylabel("how often it is right")
-    png = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png)
-    return png.getvalue()
-
-
-def drawable(names: Sequence[str], longest: int = 28) -> list[str]:
-    """The names as matplotlib's own font can draw them: cut to `longest`, or the number, from 1, in their place."""
-    from matplotlib.font_manager import FontProperties, findfont
-    from matplotlib.ft2font import FT2Font
-
-    known = FT2Font(findfont(FontProperties(family="DejaVu Sans"))).get_charmap()
-    return [
-        str(number)
-        if any(ord(letter) not in known or not letter.isprintable() for letter in name)
-        else name
-        if len(name) <= longest
-        else name[: longest - 1] + "…"
-        for number, name in enumerate(names, 1)
-    ]
+    return figures.png(figure)

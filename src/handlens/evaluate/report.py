@@ -52,22 +52,14 @@ def write(
     nearest: the training photos, of which those most like each of these mistakes are shown.
     sections: what else was found, a table each.
     """
-    try:
-        import jinja2
-    except ImportError:
-        raise missing_extra("evaluate", "jinja2") from None
-    template = resources.files("handlens.evaluate").joinpath("report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"percent": _percent, "number": _number, "interval": _interval}
     wrong = scores.mistakes()
     mistakes = [_mistake(scores, photos, int(index), saliency) for index in wrong[:MOST_MISTAKES]]
     if nearest:
         _add_nearest(mistakes, nearest, photos)
-    html = environment.from_string(template).render(
+    render(
+        path,
+        "report.html",
         title=title,
-        counted=counted,
         scores=scores,
         split=split,
         confusion=_data_uri(figures.confusion(scores.confusion, scores.classes), "png"),
@@ -81,6 +73,20 @@ def write(
         confusions=scores.confusions(),
         reliability=_data_uri(_reliability(scores), "png"),
     )
+
+
+def render(path: str | os.PathLike[str], template: str, **values: Any) -> None:
+    """Fill in a template of this room and write it as `path`, atomically."""
+    try:
+        import jinja2
+    except ImportError:
+        raise missing_extra("evaluate", "jinja2") from None
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"percent": _percent, "number": _number, "interval": _interval}
+    text = resources.files("handlens.evaluate").joinpath(template).read_text(encoding="utf-8")
+    html = environment.from_string(text).render(counted=counted, **values)
     with files.atomic(path, "w") as file:
         # a file name that is not text holds surrogates, which UTF-8 refuses
         file.write(html.encode("utf-8", "replace").decode("utf-8"))

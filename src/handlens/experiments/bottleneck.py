@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from handlens import cost
-from handlens.experiments.counted import macs_of
 from handlens.experiments.result import Result, panels
 
 INPUTS, FILTERS, KERNEL = 128, 256, 5
@@ -33,7 +32,7 @@ def experiment(runs: int = 30) -> Result:
             {
                 "one_by_one_filters": reduced or None,
                 "weights": cost.count_params(layers),
-                "macs": macs_of(layers, *shape),
+                "macs": cost.macs_of(layers, *shape),
                 "p10_ms": time.p10_ms,
             }
         )

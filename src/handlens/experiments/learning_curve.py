@@ -20,11 +20,13 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from handlens import files, nets
+from handlens import photos as photos_room
 from handlens.errors import HandlensError, counted, missing_extra
 from handlens.experiments.result import Result, panels
 from handlens.run.torch_runtime import default_device
 from handlens.train import last, learned, loop, start, trial
-from handlens.train.features import features, weights_hash
+from handlens.train.data import Data, data_of
+from handlens.train.features import Frozen, weights_hash
 from handlens.train.head import fit_head
 from handlens.train.pixels import Fixed, Pixels
 from handlens.train.recipe import Recipe, choose
@@ -43,7 +45,7 @@ class Embedded:
     """
 
     begun: start.Start
-    data: start.Data
+    data: Data
     given: dict[str, Any]
     vectors: dict[str, np.ndarray]
 
@@ -64,27 +66,17 @@ def embed(
     """
     given = {"net": net, "weights": weights, "mode": "head", "photos": photos}
     recipe = choose([100, 100], {**given, "seed": split_seed})
-    data = start.data_of(recipe, None)
+    data = data_of(recipe, None)
     if not len(data.splits["test"]):
         raise HandlensError(f"{photos} has too few photos for a test split", "add photos: ten a class at least")
-    learned.check_unlearned(recipe, data.sha256.values(), "a curve of what more photos bring")
+    learned.check_unlearned(recipe, photos_room.scan(photos), "a curve of what more photos bring")
     begun = start.start_of(recipe, data.classes)
     embedded = Embedded(begun, data, given, {})
     _Answers(kept_in, embedded)
     for name, views in (("train", recipe.head_views), ("validation", 0), ("test", 0)):
         if len(data.splits[name]):
-            embedded.vectors[name] = features(
-                begun.net,
-                data.splits[name],
-                data.sha256,
-                begun.preprocess,
-                views=views,
-                min_area=recipe.crop_min_area,
-                flip=recipe.flip,
-                precision="32-true",
-                device=torch.device("cpu"),
-                progress=progress,
-            )
+            frozen = Frozen(begun.net, begun.preprocess, min_area=recipe.crop_min_area, flip=recipe.flip)
+            embedded.vectors[name] = frozen.features(data.splits[name], data.sha256, views, progress)
     return embedded
 
 
@@ -157,7 +149,7 @@ class _Answers:
         return np.array([hit == "1" for hit in self.known[name]])
 
 
-def _hash(data: start.Data, facts: list[Any]) -> str:
+def _hash(data: Data, facts: list[Any]) -> str:
     """SHA-256 of facts and of the photos' paths, contents, labels and splits."""
     digest = hashlib.sha256(json.dumps(facts).encode())
     for part in data.splits.values():

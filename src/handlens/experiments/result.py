@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from typing import Any
 
-from handlens.errors import missing_extra
+from handlens import figures
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,18 +27,10 @@ class Result:
 
     def png(self) -> bytes:
         """The figure as a PNG file's bytes."""
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png", dpi=110)
-        return buffer.getvalue()
+        return figures.png(self.figure)
 
 
 def panels(columns: int, rows: int = 1, width: float = 4.4, height: float = 3.5) -> tuple[Any, list[Any]]:
     """A figure without a window, and its axes row by row; `width` and `height` of one in inches."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("evaluate", "matplotlib") from None
-    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figures.figure(columns * width, rows * height)
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)

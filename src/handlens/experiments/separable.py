@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from handlens import cost
-from handlens.experiments.counted import macs_of
 from handlens.experiments.result import Result, panels
 
 KERNEL = 3
@@ -77,7 +76,7 @@ def _step(name: str, module: nn.Conv2d, maps: torch.Tensor, threads: int, runs: 
     with torch.inference_mode():
         time = cost.measure(lambda: module(maps), threads, runs)
         values = maps.numel() + module(maps).numel() + module.weight.numel()  # each read or written once
-    macs = macs_of(module, *maps.shape)
+    macs = cost.macs_of(module, *maps.shape)
     return {
         "map_px": maps.shape[-1],
         "step": name,

@@ -1,15 +1,14 @@
-"""Pictures of what `explain` finds, as PNG bytes: matplotlib without a window or global state, torch-free."""
+"""Pictures of what `explain` finds, as PNG bytes; torch-free."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from handlens.errors import missing_extra
+from handlens import figures
 
 if TYPE_CHECKING:
     from handlens.explain.gates import GateStatistics
@@ -41,7 +40,7 @@ def feature_maps(found: Maps) -> bytes:
 
 def stages(photo: np.ndarray, found: Sequence[Maps]) -> bytes:
     """A row a stage: the photo as the network sees it, uint8 (H, W, 3), then the strongest maps of each stage."""
-    figure, save = _figure(1.35 * (MAPS_A_STAGE + 1), 1.5 * len(found))
+    figure = figures.figure(1.35 * (MAPS_A_STAGE + 1), 1.5 * len(found))
     axes = figure.subplots(len(found), MAPS_A_STAGE + 1, squeeze=False)
     for row, stage in zip(axes, found, strict=True):
         maps = stage.values[0]
@@ -53,7 +52,7 @@ def stages(photo: np.ndarray, found: Sequence[Maps]) -> bytes:
             cell.set_title(f"{channel}", fontsize=7)
         for cell in row:
             cell.axis("off")
-    return save()
+    return figures.png(figure)
 
 
 def gates(found: Sequence[GateStatistics], classes: Sequence[str], layer: str = "") -> bytes:
@@ -62,7 +61,7 @@ def gates(found: Sequence[GateStatistics], classes: Sequence[str], layer: str = 
     The lower picture is of `layer`, by default of the one with the greatest share; its channels are sorted by theirs.
     """
     best = max(found, key=lambda one: (one.layer == layer, one.layer_share))
-    figure, save = _figure(11, 5 + 0.28 * len(classes))
+    figure = figures.figure(11, 5 + 0.28 * len(classes))
     above, below = figure.subplots(2, 1, height_ratios=[3, 2 + 0.28 * len(classes)])
     names = [one.layer.removeprefix("features.") for one in found]
     moving = [one.class_share[one.best_channels()] for one in found]
@@ -81,12 +80,12 @@ def gates(found: Sequence[GateStatistics], classes: Sequence[str], layer: str = 
     below.set_xticks(range(len(order)), [str(channel) for channel in order], rotation=90, fontsize=6)
     below.set_xlabel(f"channel of {best.layer}, from the one that tells classes best apart")
     figure.colorbar(shown, ax=below, label="mean gate")
-    return save()
+    return figures.png(figure)
 
 
 def depthwise(found: Sequence[DepthwiseKernels]) -> bytes:
     """Every depthwise kernel as a dot: its weight over the layer's median, by layer; dead and silent ones coloured."""
-    figure, save = _figure(10, 4.6)
+    figure = figures.figure(10, 4.6)
     axes = figure.add_subplot()
     random = np.random.default_rng(0)
     floor = 1e-8
@@ -105,7 +104,7 @@ def depthwise(found: Sequence[DepthwiseKernels]) -> bytes:
         f"below {found[0].threshold:g} of the median: dead (red); with weight, but without variation: silent (orange)",
         fontsize=9,
     )
-    return save()
+    return figures.png(figure)
 
 
 def positions(maps: np.ndarray) -> bytes:
@@ -113,7 +112,7 @@ def positions(maps: np.ndarray) -> bytes:
     side = maps.shape[0]
     padded = np.pad(maps.astype(np.float64), ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
     mosaic = padded.transpose(0, 2, 1, 3).reshape(side * (side + 1), -1)[:-1, :-1]
-    figure, save = _figure(8.4, 7.4)
+    figure = figures.figure(8.4, 7.4)
     axes = figure.add_subplot()
     low = min(0.0, float(np.nanmin(mosaic)))
     shown = axes.imshow(mosaic, cmap="viridis", vmin=low, vmax=1, interpolation="nearest")
@@ -123,33 +122,16 @@ def positions(maps: np.ndarray) -> bytes:
     axes.set_xlabel("column of the patch")
     axes.set_ylabel("row of the patch")
     figure.colorbar(shown, ax=axes, label="cosine similarity", shrink=0.8)
-    return save()
+    return figures.png(figure)
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------
-def _figure(wide: float, high: float) -> tuple[Any, Any]:
-    """A figure of so many inches, and the function that makes a PNG of it."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("evaluate", "matplotlib") from None
-    figure = Figure(figsize=(wide, high), dpi=110, layout="constrained")
-
-    def save() -> bytes:
-        png = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(png)
-        return png.getvalue()
-
-    return figure, save
-
-
 def _grid(images: np.ndarray, title: str, names: Sequence[str] | None) -> bytes:
     """Images (N, h, w) in [0, 1] or (N, h, w, 3), in a square of squares."""
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     inch = float(np.clip(9 / columns, 0.35, 1.1))
-    figure, save = _figure(inch * columns + 0.3, inch * rows * (1.2 if names else 1) + 0.5)
+    figure = figures.figure(inch * columns + 0.3, inch * rows * (1.2 if names else 1) + 0.5)
     if title:
         figure.suptitle(title, fontsize=9)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -159,7 +141,7 @@ def _grid(images: np.ndarray, title: str, names: Sequence[str] | None) -> bytes:
             cell.imshow(images[index], cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
             if names:
                 cell.set_title(names[index], fontsize=6, pad=1)
-    return save()
+    return figures.png(figure)
 
 
 def _strongest(maps: np.ndarray) -> np.ndarray:

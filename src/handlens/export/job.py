@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import functools
 import os
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import handlens
 from handlens import bundle, evaluate, export, files
 from handlens.checkpoint import Checkpoint
-from handlens.cost.latency import measure
+from handlens.cost.latency import measure, processor
 from handlens.errors import HandlensError, counted
 from handlens.evaluate import Scores
 from handlens.evaluate.unknown import Rejection
@@ -26,7 +25,8 @@ from handlens.export.exchange import exchanged
 from handlens.nets import Net
 from handlens.photos import Photos
 from handlens.run import Classifier, torch_runtime
-from handlens.run.bundles import compare
+from handlens.run.artifact import no_facts
+from handlens.run.bundles import compare, runtime_of
 
 GOLDEN = 8  # photos at most, one of each class first
 LATENCY_RUNS = 50
@@ -209,12 +209,15 @@ def classifier(
     """The artifact on its runtime, with the classes and the contract that it carries; None where it cannot be run."""
     if to == "coreml":
         return None
-    module = export.runtime(to)
-    classes, contract = read_facts(module.embedded(artifact))
+    module = runtime_of(to)
+    infer, facts = module.start(artifact, threads)
+    if facts is None:
+        raise no_facts(module.FILE)
+    classes, contract = read_facts(facts)
     return Classifier(
         classes=classes,
         preprocess=contract,
-        infer=module.predictor(artifact, threads),
+        infer=infer,
         net=source.checkpoint.name,
         runtime=to,
         precision=precision,
@@ -342,12 +345,3 @@ def beside_float(source: Source, exported: Classifier, threads: int) -> dict[str
 def slower(card: Mapping[str, Any]) -> bool:
     """Whether the card is of an INT8 file that was slower than its float one where it was made."""
     return "float32" in card and bool(card["latency"]["median_ms"] > card["float32"]["latency"]["median_ms"])
-
-
-def processor() -> str:
-    """The processor's name, as its system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

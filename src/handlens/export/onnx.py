@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from handlens.bundle import FACTS_KEY
 from handlens.errors import missing_extra
 from handlens.export.converting import converting
 from handlens.nets import Net
@@ -16,7 +17,6 @@ from handlens.nets.pixels import FromPixels
 from handlens.preprocess import Preprocess
 
 FILE = "model.onnx"
-FACTS = "handlens"  # the key in the file's metadata
 
 
 def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False) -> dict[str, bytes]:
@@ -45,7 +45,7 @@ def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False)
     assert program is not None
     model = program.model_proto
     _name_nodes(model.graph.node)
-    onnx.helper.set_model_props(model, {FACTS: facts})
+    onnx.helper.set_model_props(model, {FACTS_KEY: facts})
     model.producer_name = "handlens"
     model.doc_string = ""
     return {FILE: model.SerializeToString()}

@@ -18,8 +18,8 @@ from handlens.nets.pixels import FromPixels
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
 from handlens.run import Classifier
+from handlens.run.bundles import TOLERANCE
 
-TOLERANCE = {"float32": 1e-3, "float16": 1e-2}  # greatest difference of a probability
 SHOWN = 10  # photos that differ, named in the error
 SAMPLES = 16  # along each side of a stage's map, compared when the gate looks for what differs first
 

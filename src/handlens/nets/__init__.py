@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "on_meta",
     "replace_head",
     "set_stochastic_depth",
+    "without_hidden",
 ]
 
 
@@ -91,6 +93,19 @@ def replace_head(net: Net, num_classes: int, hidden: int = 0, dropout: float = 0
         assert isinstance(last, nn.Linear)
         auxiliary.classifier[-1] = _new_linear(last.in_features, num_classes).to(last.weight.device)
     return net
+
+
+def without_hidden(net: Net, arguments: dict[str, Any]) -> Net:
+    """A copy of the network less the extra layer that `replace_head` put before its last one.
+
+    `arguments` are a checkpoint's, whose "head_hidden" is the width of that layer, if there is one.
+    """
+    bare = copy.deepcopy(net)
+    if arguments.get("head_hidden", 0):
+        *layers, linear, _, _, last = bare.classifier
+        assert isinstance(linear, nn.Linear) and isinstance(last, nn.Linear)
+        bare.classifier = nn.Sequential(*layers, nn.Linear(linear.in_features, last.out_features))
+    return bare
 
 
 def _new_linear(width: int, num_classes: int) -> nn.Linear:

@@ -14,7 +14,7 @@ from handlens.errors import HandlensError
 from handlens.nets.published import PUBLISHED, SAME, Published
 from handlens.preprocess import Preprocess
 
-_FACTS = "handlens.json"  # of a run's folder
+_SAID = ("mean", "std", "input_size", "crop_pct", "interpolation", "width", "bn_eps", "padding")  # of a contract
 _HUB_CONFIG, _HUB_STEMS = "config.json", ("model", "pytorch_model")  # of a folder of timm's on the Hugging Face hub
 
 
@@ -34,14 +34,14 @@ def run_of(weights: str | os.PathLike[str]) -> Path | None:
     path = Path(os.path.expanduser(weights))
     try:
         places = (path.parent, path.resolve().parent) if path.is_file() else ()
-        return next((folder for folder in places if (folder / _FACTS).is_file()), None)
+        return next((folder for folder in places if (folder / files.FACTS).is_file()), None)
     except OSError:  # it may not be looked at
         return None
 
 
 def of_run(run: Path) -> Contract:
     """The contract that a run's folder states. Raises HandlensError where it is no run's."""
-    facts = run / _FACTS
+    facts = run / files.FACTS
     stored = files.read_json(facts)
     said = stored.get("arguments") if isinstance(stored, dict) else None
     said = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()} if isinstance(said, dict) else None
@@ -59,7 +59,7 @@ def of_file(path: Path, net: str, source: str, row: Published | None, metadata: 
     makes no sense.
     """
     name, said = ("", {}) if row else _hub_config(path)
-    said_by = path.with_name(_HUB_CONFIG) if said and not metadata else path
+    said_by = path.with_name(_HUB_CONFIG) if said and metadata.keys().isdisjoint(_SAID) else path
     said = {**said, **metadata}
     name = name or path.stem
     known = row is not None or {"mean", "std"} <= said.keys()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handlens.photos.batches import batches, in_threads
-from handlens.photos.examine import Facts, Findings, examine, usable
+from handlens.photos.examine import Facts, Findings, combined, examine, usable
 from handlens.photos.scan import Photos, check_trainable, scan
 from handlens.photos.split import folds, keep_together, read_split, relabelled, split, write_split
 
@@ -13,6 +13,7 @@ __all__ = [
     "Photos",
     "batches",
     "check_trainable",
+    "combined",
     "examine",
     "folds",
     "in_threads",

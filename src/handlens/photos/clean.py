@@ -157,8 +157,7 @@ def _class_folder(path: str, name: str, side: str) -> bool:
 
 def _unused(place: PurePosixPath, taken: set[str]) -> PurePosixPath:
     """`place`, with a number where another photo has it; some file systems do not tell A from a."""
-    number, free = 2, place
-    while str(free).casefold() in taken:
-        free, number = place.with_name(f"{place.stem}-{number}{place.suffix}"), number + 1
+    name = files.free_name(place.stem, lambda name: str(place.with_name(name)).casefold() not in taken, place.suffix)
+    free = place.with_name(name)
     taken.add(str(free).casefold())
     return free

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from handlens import files
 from handlens.errors import HandlensError
-from handlens.files import disk_error, patiently
 from handlens.photos.painting import Pose, Scene, background, curve, leaf_green, paint, petals, photograph, shadow
 
 CLASSES = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
@@ -351,18 +349,12 @@ def draw(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise HandlensError(f"{folder} exists and is not an empty folder", "name a new folder for the pictures")
-    unfinished = folder.with_name(f".{folder.name[:60]}.{secrets.token_hex(4)}.part")
-    try:
+    with files.atomic_folder(folder) as unfinished:
         for name in CLASSES:
-            (unfinished / name).mkdir(parents=True)
+            (unfinished / name).mkdir()
         _draw_all(unfinished, photos_per_class, image_px, seed, processes or _processors(), progress)
         if folder.exists():
             folder.rmdir()
-        patiently(lambda: unfinished.rename(folder))
-    except OSError as error:
-        raise disk_error(error, folder) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)  # gone already when the rename succeeded
     return folder
 
 

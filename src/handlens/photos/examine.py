@@ -10,7 +10,7 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +68,7 @@ class Findings:
     pixels: dict[str, str]
     duplicates: list[list[str]]
     facts: dict[str, Facts]
-    class_of: dict[str, str] = dataclasses.field(default_factory=dict)
+    class_of: dict[str, str]
 
     def near_duplicates(self) -> list[list[str]]:
         """Groups of paths of photos that are one photo again, the same pixels or nearly, or a series of one scene.
@@ -98,7 +98,7 @@ class Findings:
         files = list(same.values())
         shape = (len(files), near.THUMB_PX, near.THUMB_PX)
         thumbs = np.frombuffer(b"".join(self.facts[paths[0]].thumbnail for paths in files), np.uint8).reshape(shape)
-        names = [self.class_of.get(paths[0], "") if by_class else "" for paths in files]
+        names = [self.class_of[paths[0]] if by_class else "" for paths in files]
         found = near.alike(thumbs, np.unique(names, return_inverse=True)[1] if names else np.zeros(0, np.int64))
         groups = [[path for k in group for path in files[k]] for group in found.groups]
         return groups, [path for k in found.by_nature for path in files[k]]
@@ -153,19 +153,30 @@ def examine(photos: Photos, progress: Callable[[int, int], None] | None = None) 
     )
 
 
+def combined(of: Mapping[str, tuple[Findings, str]]) -> Findings:
+    """The photos of several findings together, to find near-duplicates among them; nothing else is filled in.
+
+    of: by the name that a photo has here, the findings that it is of and its path there.
+    """
+    return Findings(
+        broken=[],
+        sha256={},
+        pixels={name: found.pixels[path] for name, (found, path) in of.items()},
+        duplicates=[],
+        facts={name: found.facts[path] for name, (found, path) in of.items()},
+        class_of={name: found.class_of[path] for name, (found, path) in of.items()},
+    )
+
+
 def usable(photos: Photos, findings: Findings) -> Photos:
     """The photos that are not broken. Raises HandlensError when that leaves a class with none."""
     whole = photos.without([path for path, _ in findings.broken])
     counts = zip(photos.classes, photos.counts(), whole.counts(), strict=True)
     if lost := [name for name, before, after in counts if before and not after]:
-        path, reason = next(pair for pair in findings.broken if photos.classes[_label(photos, pair[0])] in lost)
+        path, reason = next(pair for pair in findings.broken if findings.class_of[pair[0]] in lost)
         hint = "install it, or remove the class" if NEEDS_PACKAGE in reason else "replace them or remove the class"
         raise HandlensError(f"all photos of {listed(lost)} are broken (the first: {path} {reason})", hint)
     return whole
-
-
-def _label(photos: Photos, path: str) -> int:
-    return int(photos.labels[photos.paths.index(path)])
 
 
 def _look(path: Path, by_content: dict[str, list[Any]]) -> tuple[str, list[Any], str]:

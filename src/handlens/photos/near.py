@@ -41,15 +41,6 @@ _CROPS = (
 _KEPT = (0.8, 1.03)  # how much smaller one photo's side may be in the other
 
 
-class Pair(NamedTuple):
-    """Two photos, by index, and how alike their edges are, up to 1."""
-
-    first: int
-    second: int
-    score: float
-    mirrored: bool
-
-
 def thumbnail(photo: Image.Image) -> np.ndarray:
     """What photos are compared by: uint8 (32, 32), grey, its shape not kept."""
     small = photo.resize((THUMB_PX, THUMB_PX), Image.Resampling.BILINEAR, reducing_gap=3.0)
@@ -71,10 +62,10 @@ def most_alike(count: int) -> int:
 def alike(thumbnails: np.ndarray, classes: np.ndarray | None = None) -> Alike:
     """Near-duplicates among uint8 (N, 32, 32) thumbnails; `classes`: int (N,), whose photos may be alike by nature."""
     of = np.zeros(len(thumbnails), np.int64) if classes is None else classes
-    found, rejected = _search(thumbnails, of, LEAST_SCORE)
+    found, rejected = _search(thumbnails, of)
     number = np.bincount(of)
     groups, by_nature = [], rejected
-    for group in joined([pair[:2] for pair in found]):
+    for group in joined(found):
         in_group = np.bincount(of[group], minlength=len(number))
         if len(group) <= most_alike(len(thumbnails)) and (in_group <= HANDFUL + number // 10).all():
             groups.append(group)
@@ -85,17 +76,12 @@ def alike(thumbnails: np.ndarray, classes: np.ndarray | None = None) -> Alike:
     return Alike(groups, sorted(by_nature.difference(*groups)))
 
 
-def pairs(thumbnails: np.ndarray, least_score: float = LEAST_SCORE) -> list[Pair]:
-    """Pairs of near-duplicates among uint8 (N, 32, 32) thumbnails, enough to join all that belong together.
+def _search(thumbnails: np.ndarray, classes: np.ndarray) -> tuple[list[tuple[int, int]], set[int]]:
+    """Pairs of near-duplicates, enough to join all that belong together; photos as alike that do not stand out.
 
     Photos of hardly any contrast have none. Time and memory grow about as N log N: a photo is compared with the 16
     most like it by their hashes, and not with those that it is joined to already through others.
     """
-    return _search(thumbnails, np.zeros(len(thumbnails), np.int64), least_score)[0]
-
-
-def _search(thumbnails: np.ndarray, classes: np.ndarray, least_score: float) -> tuple[list[Pair], set[int]]:
-    """The pairs, and the photos of those that reach the least score but do not stand out."""
     if len(thumbnails) < 2:
         return [], set()
     spread = thumbnails.reshape(len(thumbnails), -1).std(1, dtype=np.float32)
@@ -105,25 +91,24 @@ def _search(thumbnails: np.ndarray, classes: np.ndarray, least_score: float) -> 
     thumbs = thumbnails[index]
     usual, rejected = _Usual(thumbs, classes[index]), np.zeros(len(thumbs), np.int64)
     first, second, mirrored, crop = _candidates(thumbs)
-    links, found = _Links(), []
+    links, found = _Links(), set()
     for start in range(0, len(first), _AT_ONCE):
         part = range(start, min(start + _AT_ONCE, len(first)))
         likely = np.array([k for k in part if links.root(int(first[k])) != links.root(int(second[k]))], np.int64)
         likely = likely[np.minimum(rejected[first[likely]], rejected[second[likely]]) < _REJECTED]
-        for rounds, least in ((0, _LEAST_ALIKE), (4, least_score)):  # most are other photos, and seen to be at once
+        for rounds, least in ((0, _LEAST_ALIKE), (4, LEAST_SCORE)):  # most are other photos, and seen to be at once
             if len(likely):
                 scores = _compare(thumbs, first[likely], second[likely], mirrored[likely], crop[likely], rounds)
                 likely, scores = likely[scores >= least], scores[scores >= least]
         if len(likely):
             stands_out = scores >= usual.least(first[likely], second[likely])
             np.add.at(rejected, np.concatenate([first[likely[~stands_out]], second[likely[~stands_out]]]), 1)
-            likely, scores = likely[stands_out], scores[stands_out]
-        for k, score in zip(likely, scores if len(likely) else (), strict=True):
+            likely = likely[stands_out]
+        for k in likely:
             links.join(int(first[k]), int(second[k]))
             one, other = sorted((int(index[first[k]]), int(index[second[k]])))
-            found.append(Pair(one, other, float(score), bool(mirrored[k])))
-    best = {pair[:2]: pair for pair in sorted(found, key=lambda pair: pair.score)}
-    return sorted(best.values()), {*index[rejected > 0].tolist()}
+            found.add((one, other))
+    return sorted(found), {*index[rejected > 0].tolist()}
 
 
 class _Usual:

@@ -32,7 +32,7 @@ SPLIT_OF_FOLDER = {
 }
 _NOT_PHOTOS = ("__macosx", "@eadir", "thumbs.db", "desktop.ini")  # what macOS, NAS boxes and Windows leave behind
 _OWN_FILES = (  # what a run, a bundle, an unfinished run, a site, an experiment, and other folders of ours hold
-    *({"handlens.json"}, {"bundle.json"}, {"recipe.toml", "split.json"}, {"site.json", "sw.js"}),
+    *({files.FACTS}, {"bundle.json"}, {files.RECIPE, files.SPLIT}, {"site.json", "sw.js"}),
     *({"numbers.json", "figure.png"}, {files.MADE}),
 )
 _LAYOUT = "put the photos of each class into a subfolder with the name of the class"

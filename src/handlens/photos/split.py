@@ -228,6 +228,16 @@ def read_split(path: str | os.PathLike[str], photos: Photos, sha256: Mapping[str
     return {name: photos.select(indices) for name, indices in found.items()}
 
 
+def contents(path: str | os.PathLike[str], names: Iterable[str] = SPLITS) -> set[str]:
+    """The SHA-256 of the photos in these splits of a file that `write_split` wrote; none where there is no file.
+
+    What is no proper list of photos is passed over. Raises HandlensError where the file is not JSON.
+    """
+    value = read_json(path) if os.path.isfile(path) else None
+    parts = [value.get(name) for name in names] if isinstance(value, dict) else []
+    return {str(content) for part in parts if isinstance(part, dict) for content in part.values()}
+
+
 def relabelled(path: str | os.PathLike[str], splits: Mapping[str, Photos], sha256: Mapping[str, str]) -> list[str]:
     """The photos of `splits` that now lie elsewhere, where they have another class than the folder that they came from.
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handlens import bundle
-from handlens.errors import HandlensError, PhotoError, missing_extra, not_finite
+from handlens.errors import HandlensError, PhotoError, need, not_finite
 from handlens.evaluate import calibration
 from handlens.evaluate.unknown import Rejection
 from handlens.photos import in_threads
@@ -180,7 +180,7 @@ def load(path: str | os.PathLike[str], threads: int = 0, device: str = "") -> Cl
         from handlens.run import bundles
 
         return bundles.load(folder, threads)
-    _need_torch()
+    need("train", {"torch": "torch"})
     from handlens import checkpoint
     from handlens.run import torch_runtime
 
@@ -219,7 +219,7 @@ def from_weights(
     download. Raises HandlensError for an unknown net, a file that does not fit it or has no classifier, and when the
     counts of classes differ.
     """
-    _need_torch()
+    need("train", {"torch": "torch"})
     from handlens import checkpoint
     from handlens.nets import weights as published
     from handlens.run import torch_runtime
@@ -253,10 +253,3 @@ def from_weights(
         + ("they are taken to be the folder's in sorted order" if classes is not None else "they are shown as numbers")
         + (f"; {file.label} is one {file.pixels}" if file.guess else ""),
     )
-
-
-def _need_torch() -> None:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise missing_extra("train", "torch") from None

@@ -50,9 +50,10 @@ def classifier_of(path: str | os.PathLike[str], bundle: Bundle, threads: int = 0
 
 
 def runtime_of(name: str) -> ModuleType:
-    """The module of a runtime; each has `start`, `predictor` and `embedded`.
+    """The module of a runtime; each has `start`.
 
-    Those have `start_shared` whose network in each thread is faster than one in all threads: OpenVINO's is not.
+    Those have `start_shared` whose network in each thread is faster than one in all threads: OpenVINO's is not. Those
+    have `embedded` that can read a file's facts where they cannot run it: Core ML, and LiteRT.
     """
     return importlib.import_module(f"handlens.run.{name}_runtime")
 
@@ -150,11 +151,14 @@ def check(path: str | os.PathLike[str], threads: int = 0) -> Findings:
 
 def _facts_agree(path: str | os.PathLike[str], bundle: Bundle) -> bool | None:
     """True if the artifact's own facts can be read without its runtime; None if not."""
+    embedded = getattr(runtime_of(bundle.runtime), "embedded", None)
+    if embedded is None:
+        return None
     try:
-        embedded = runtime_of(bundle.runtime).embedded(bundle.artifact)
+        facts = embedded(bundle.artifact)
     except NotHereError:
         return None
-    bundle_room.compare_facts(path, bundle, embedded)
+    bundle_room.compare_facts(path, bundle, facts)
     return True
 
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from handlens.bundle import FACTS_KEY
 from handlens.errors import NotHereError
-from handlens.run.artifact import Infer, cannot_load, no_facts
+from handlens.run.artifact import cannot_load, no_facts
 
 SUFFIX = ".mlmodel"  # of the network's description inside model.mlpackage
 # Numbers of protobuf fields in Apple's Model.proto, from the outermost message to a text's name and value.
@@ -20,11 +20,6 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> NoReturn:
         "handlens does not run Core ML bundles, which are for apps on macOS and iOS",
         "use it in an app, or export --to onnx for this machine",
     )
-
-
-def predictor(artifact: Mapping[str, bytes], threads: int = 0) -> Infer:
-    """Raises NotHereError: Core ML is not run from here."""
-    start(artifact, threads)
 
 
 def embedded(artifact: Mapping[str, bytes]) -> str:

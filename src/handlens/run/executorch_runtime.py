@@ -10,13 +10,18 @@ import numpy as np
 
 from handlens.bundle import FACTS_KEY
 from handlens.errors import missing_extra
-from handlens.run.artifact import Infer, cannot_load, check_size, no_facts, quiet
+from handlens.run.artifact import Infer, cannot_load, check_size, quiet
 
 FILE = "model.pte"
 
 
 def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str | None]:
-    """The function that `predictor` gives, and the facts that the file carries or None: the file is loaded once."""
+    """The network as a function, and the facts that the file carries or None.
+
+    uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K). Raises HandlensError when the runtime is
+    missing or refuses the file. `threads` 0 means one a core; another number holds for all ExecuTorch networks of the
+    process. At most as many photos as the file was exported for go through at once.
+    """
     try:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is deprecated inside it
@@ -49,21 +54,3 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
         return probabilities, logits
 
     return infer, facts
-
-
-def predictor(artifact: Mapping[str, bytes], threads: int = 0) -> Infer:
-    """uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K).
-
-    Raises HandlensError when the runtime is missing or refuses the file. `threads` 0 means one a core; another number
-    holds for all ExecuTorch networks of the process. At most as many photos as the file was exported for go through at
-    once.
-    """
-    return start(artifact, threads)[0]
-
-
-def embedded(artifact: Mapping[str, bytes]) -> str:
-    """The facts that the file's constant method gives. Raises HandlensError when there is none."""
-    facts = start(artifact)[1]
-    if facts is None:
-        raise no_facts(FILE)
-    return facts

@@ -17,7 +17,11 @@ FILE = "model.tflite"
 
 
 def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str | None]:
-    """The function that `predictor` gives, and the facts that the file carries or None."""
+    """The network as a function, and the facts that the file carries or None.
+
+    uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K). Raises HandlensError when the runtime is
+    missing or refuses the file. `threads` 0 means one a core. Photos go through one by one.
+    """
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
@@ -59,17 +63,8 @@ def start_shared(artifact: Mapping[str, bytes]) -> tuple[Infer, str | None]:
     return infer, embedded(artifact)
 
 
-def predictor(artifact: Mapping[str, bytes], threads: int = 0) -> Infer:
-    """uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K).
-
-    Raises HandlensError when the runtime is missing or refuses the file. `threads` 0 means one a core. Photos go
-    through one by one.
-    """
-    return start(artifact, threads)[0]
-
-
 def embedded(artifact: Mapping[str, bytes]) -> str:
-    """The facts in the file's metadata. Raises HandlensError when there are none."""
+    """The facts in the file's metadata, also where its interpreter fails. Raises HandlensError when there are none."""
     try:
         facts = _facts(artifact[FILE])
     except ImportError:

@@ -8,13 +8,17 @@ import numpy as np
 
 from handlens.bundle import FACTS_KEY
 from handlens.errors import missing_extra
-from handlens.run.artifact import Infer, cannot_load, no_facts
+from handlens.run.artifact import Infer, cannot_load
 
 FILE = "model.onnx"
 
 
 def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str | None]:
-    """The function that `predictor` gives, and the facts that the file carries or None: the file is loaded once."""
+    """The network as a function, and the facts that the file carries or None.
+
+    uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K). Raises HandlensError when the runtime is
+    missing or refuses the file. `threads` 0 means one a core.
+    """
     try:
         import onnxruntime
     except ImportError:
@@ -40,19 +44,3 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
 def start_shared(artifact: Mapping[str, bytes]) -> tuple[Infer, str | None]:
     """As `start`, for several threads that may call the function at once, each computing alone."""
     return start(artifact, 1)
-
-
-def predictor(artifact: Mapping[str, bytes], threads: int = 0) -> Infer:
-    """uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K).
-
-    Raises HandlensError when the runtime is missing or refuses the file. `threads` 0 means one a core.
-    """
-    return start(artifact, threads)[0]
-
-
-def embedded(artifact: Mapping[str, bytes]) -> str:
-    """The facts in the file's metadata. Raises HandlensError when there are none."""
-    facts = start(artifact, 1)[1]
-    if facts is None:
-        raise no_facts(FILE)
-    return facts

@@ -9,13 +9,17 @@ import numpy as np
 
 from handlens.bundle import FACTS_KEY
 from handlens.errors import missing_extra
-from handlens.run.artifact import Infer, cannot_load, check_size, no_facts
+from handlens.run.artifact import Infer, cannot_load, check_size
 
 FILE, WEIGHTS = "model.xml", "model.bin"
 
 
 def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str | None]:
-    """The function that `predictor` gives, and the facts that the file carries or None: the file is loaded once."""
+    """The network as a function, and the facts that the file carries or None.
+
+    uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K). Raises HandlensError when the runtime is
+    missing or refuses the file. `threads` 0 means OpenVINO's own choice, one a core.
+    """
     openvino, core, model = _read(artifact)
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",  # else it takes bfloat16 on processors that have it
@@ -37,23 +41,6 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
         return answers[outputs[0]].copy(), answers[outputs[1]].copy()  # the request's own memory, used again
 
     return infer, _facts(model)
-
-
-def predictor(artifact: Mapping[str, bytes], threads: int = 0) -> Infer:
-    """uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K).
-
-    Raises HandlensError when the runtime is missing or refuses the file. `threads` 0 means OpenVINO's own
-    choice, one a core.
-    """
-    return start(artifact, threads)[0]
-
-
-def embedded(artifact: Mapping[str, bytes]) -> str:
-    """The facts in the file's runtime info. Raises HandlensError when there are none."""
-    facts = _facts(_read(artifact)[2])
-    if facts is None:
-        raise no_facts(FILE)
-    return facts
 
 
 def _read(artifact: Mapping[str, bytes]) -> tuple[Any, Any, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from handlens import evaluate
 from handlens.errors import HandlensError
 from handlens.evaluate import Scores, calibration, unknown
 from handlens.photos import Photos
@@ -35,31 +34,22 @@ class Confidence:
 def fit(
     classifier: Classifier,
     validation: Photos,
+    score: Callable[[Photos], Scores],
     outside: str = "",
     count: Callable[[str, int, int], None] = lambda what, done, total: None,
-    score: Callable[[Photos], Scores] | None = None,
 ) -> Confidence:
     """Fit the temperature of a classifier that has none yet, then its rejection.
 
-    outside: a folder of photos of none of the classes, or "". count: called with (what is done, done, total).
-    score: what the classifier says of photos, logits included, where that is known without asking it of each.
+    score: what the classifier says of photos, logits included. outside: a folder of photos of none of the classes, or
+    "". count: called with (what is done, done, total).
     Raises HandlensError when the network's answers are not finite, or `outside` holds fewer than two photos.
     """
     notes = []
     num_classes = len(classifier.classes)
     labels, logits, scores = np.empty(0, np.int64), np.empty((0, num_classes), np.float32), None
     if len(validation):
-        scores = (
-            score(validation)
-            if score
-            else evaluate.score(
-                classifier.infer,
-                validation,
-                classifier.preprocess,
-                progress=lambda done, total: count("judging on validation photos", done, total),
-            )
-        )
-        assert scores.logits is not None  # `infer` gives them
+        scores = score(validation)
+        assert scores.logits is not None
         labels, logits = scores.labels, scores.logits
     calibrated, temperature = None, 1.0
     try:

@@ -183,24 +183,6 @@ class Frozen:
         return np.stack(cut)
 
 
-def features(
-    net: Net,
-    photos: Photos,
-    sha256: dict[str, str],
-    preprocess: Preprocess,
-    *,
-    views: int,
-    min_area: float,
-    flip: bool,
-    precision: str,
-    device: torch.device,
-    progress: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
-    """`Frozen.features` of a network that is asked but once."""
-    frozen = Frozen(net, preprocess, min_area=min_area, flip=flip, precision=precision, device=device)
-    return frozen.features(photos, sha256, views, progress)
-
-
 class _Embedder(NamedTuple):
     """embed: uint8 RGB (B, px, px, 3) -> float32 (B, *shape).  at_once: the B that it is best at.
 
@@ -261,7 +243,7 @@ def _onnx_embedder(net: Net, preprocess: Preprocess) -> _Embedder:
             )
     except Exception as error:  # the exporter raises many kinds
         raise HandlensError(f"ONNX cannot express {type(net).__name__}") from error
-    infer = onnx_runtime.predictor({onnx_runtime.FILE: file.getvalue()}, threads=1)
+    infer = onnx_runtime.start({onnx_runtime.FILE: file.getvalue()}, threads=1)[0]
 
     def embed(images: np.ndarray) -> np.ndarray:
         missing = at_once - len(images)

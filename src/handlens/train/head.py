@@ -68,7 +68,7 @@ def fit_head(
     weights = class_weights_of(labels, num_classes) if recipe.balance == "weights" else None
     targets = F.one_hot(torch.from_numpy(labels), num_classes).float()
     targets = targets * (1 - recipe.label_smoothing) + recipe.label_smoothing / num_classes
-    best, best_epoch, weights_kept, kept = -1.0, 0, {}, Kept(len(val_labels))
+    weights_kept, kept = {}, Kept(len(val_labels))
     log: list[dict[str, float]] = []
     for epoch in range(recipe.epochs):
         start = time.perf_counter()
@@ -114,12 +114,10 @@ def fit_head(
                 "seconds": seconds,
             }
         )
-        if top1 > best:
-            best, best_epoch = top1, epoch + 1
         if kept.take(log[-1]):
             weights_kept = {key: value.clone() for key, value in head.state_dict().items()}
         on_epoch(log)
-        if recipe.patience_epochs and epoch + 1 - best_epoch >= recipe.patience_epochs:
+        if recipe.patience_epochs and epoch + 1 - kept.best_epoch >= recipe.patience_epochs:
             break
     head.load_state_dict(weights_kept)
     with torch.no_grad():

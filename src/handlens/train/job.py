@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
 import os
-import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning_fabric import Fabric
 
-from handlens import __version__, checkpoint, evaluate, files, nets, run
+from handlens import checkpoint, files, nets
 from handlens import photos as photos_room
-from handlens.checkpoint import Checkpoint
-from handlens.errors import HandlensError, counted, need, not_one_of, quoted
-from handlens.evaluate import Scores, calibration, report, sections, unknown
-from handlens.evaluate.unknown import Rejection
+from handlens.errors import HandlensError, need, not_one_of, quoted
+from handlens.evaluate import unknown
 from handlens.nets import weights
-from handlens.photos import Photos, batches, write_split
+from handlens.photos import write_split
 from handlens.photos.scan import listed
-from handlens.run import Classifier
 from handlens.run.torch_runtime import default_device, keep_freed_memory
-from handlens.train import confidence, failure, last, learned, logs, loop, modes, plan, start, trial
+from handlens.train import last, learned, loop, modes, plan, start, state, trial
+from handlens.train.data import Data, data_of, keep_earlier
+from handlens.train.judge import judge
 from handlens.train.recipe import Recipe, choose, mode_for, unused
 from handlens.train.watcher import Watcher, counter
 
-RECIPE = "recipe.toml"
-UNKNOWN = "unknown.json"  # which photos of other things chose the threshold
 DEVICES = ("auto", "cpu", "cuda", "mps")
 NEEDED = {"tensorboard": "tensorboard", "scikit-learn": "sklearn", "matplotlib": "matplotlib", "jinja2": "jinja2"}
+_PATHS = ("photos", "weights", "continue_run", "add", "teacher", "unknown")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +73,7 @@ def fit(
     folder = _interrupted(out) if resume else Path()
     several = devices != 1 or num_nodes != 1
     if several:  # no trial: all processes must come to the same answer before they know of each other
-        stored = Recipe.read(folder / RECIPE).precision if resume else given.get("precision", "auto")
+        stored = Recipe.read(folder / files.RECIPE).precision if resume else given.get("precision", "auto")
         given["precision"] = trial.usual_precision(device) if stored == "auto" else stored
     fabric = _fabric(device, devices, num_nodes, given["precision"] if several else "32-true")
     speaks = not (fabric.local_rank or fabric.node_rank)  # one process for all
@@ -87,9 +81,10 @@ def fit(
         watcher = Watcher()
     # What needs no photos is checked before `launch`, which begins the other processes: they come by here, too.
     if resume:
-        recipe = Recipe.read(folder / RECIPE)
-        loop.check_processes(folder, getattr(fabric.strategy, "num_processes", 1) * num_nodes)
+        recipe = Recipe.read(folder / files.RECIPE)
+        state.check_processes(folder, getattr(fabric.strategy, "num_processes", 1) * num_nodes)
         _check_precision(recipe.precision, fabric.device.type)
+        _check_there(folder, recipe)
         if moved := os.fspath(photos):
             recipe = dataclasses.replace(recipe, photos=os.path.abspath(moved) if os.path.exists(moved) else moved)
         if recipe.unknown:
@@ -111,12 +106,12 @@ def fit(
     if out and speaks and not resume and num_nodes > 1:  # now, so that the other machines learn of it
         _check_free(Path(out))
     if resume:
-        data = start.data_of(recipe, folder / start.SPLIT, counter(watcher, "looking at photos"), resumed=True)
+        data = data_of(recipe, folder / files.SPLIT, counter(watcher, "looking at photos"), resumed=True)
         _check_classes(folder, data.classes)
         if moved and speaks:
-            recipe.write(folder / RECIPE)
+            recipe.write(folder / files.RECIPE)
     else:
-        data = start.data_of(draft, None, counter(watcher, "looking at photos"))
+        data = data_of(draft, None, counter(watcher, "looking at photos"))
         counts = [int(count) for count in data.splits["train"].counts()]
         if "mode" not in given:
             watcher.note(plan.why_mode(mode_for(counts), counts))
@@ -131,7 +126,7 @@ def fit(
     for note in data.notes:
         watcher.note(note)
     if not resume:
-        learned.check_unseen(recipe, data)
+        learned.check_unseen(recipe, data, watcher)
     if recipe.unknown:
         own = {data.sha256[path] for photos in data.splits.values() for path in photos.paths}
         unknown.check_halves(recipe.unknown, known=own)
@@ -143,7 +138,7 @@ def fit(
     takes = cut.shape(recipe.train_px or recipe.image_px) if cut else ()
     precision, step_s = trial.faster_precision(net, recipe, fabric.device, begun.teacher, takes)
     recipe = dataclasses.replace(recipe, precision=precision)
-    done = loop.epochs_done(folder) if resume else None
+    done = state.epochs_done(folder) if resume else None
     watcher.note(plan.plan(recipe, data, begun, step_s, fabric, cut, done, None if resume else given))
     if why_not:
         watcher.note(why_not)
@@ -155,7 +150,7 @@ def fit(
     if not several:
         fabric = _fabric(device, devices, num_nodes, recipe.precision)
     fabric.barrier()
-    since = time.monotonic() - loop.spent_s(folder)
+    since = time.monotonic() - state.spent_s(folder)
     train = modes.fit_frozen if recipe.mode == "head" else functools.partial(modes.fit_whole, cut=cut)
     trained = train(recipe, data, begun, folder, fabric, watcher)
     metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(trained.log)}
@@ -165,8 +160,8 @@ def fit(
     if fabric.global_rank == 0:
         if not trained.nearest:
             trained = modes.with_looks(trained, recipe, data, fabric.device, watcher)
-        _judge(trained, recipe, data, folder, metrics, watcher)
-        files.patiently(lambda: (folder / loop.STATE).unlink(missing_ok=True))
+        judge(trained, recipe, data, folder, metrics, watcher)
+        files.patiently(lambda: (folder / files.STATE).unlink(missing_ok=True))
     fabric.barrier()
     return Run(folder, recipe, data.classes, metrics)
 
@@ -195,7 +190,7 @@ def _check_precision(precision: str, device: str) -> None:
         )
 
 
-def _begin(folder: Path, recipe: Recipe, data: start.Data, named: bool) -> Path:
+def _begin(folder: Path, recipe: Recipe, data: Data, named: bool) -> Path:
     """Make the run's folder with what a resumed run needs; when that fails there is none.
 
     It must be new: another training may have made it in the meantime. Then one that was not `named` is the next.
@@ -214,10 +209,10 @@ def _begin(folder: Path, recipe: Recipe, data: start.Data, named: bool) -> Path:
         except OSError as error:
             raise files.disk_error(error, folder) from error
     try:
-        recipe.write(folder / RECIPE)
-        write_split(folder / start.SPLIT, data.splits, data.sha256, recipe.seed)
+        recipe.write(folder / files.RECIPE)
+        write_split(folder / files.SPLIT, data.splits, data.sha256, recipe.seed)
         if recipe.continue_run:
-            start.keep_earlier(folder, Path(recipe.continue_run))
+            keep_earlier(folder, Path(recipe.continue_run))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -226,7 +221,7 @@ def _begin(folder: Path, recipe: Recipe, data: start.Data, named: bool) -> Path:
 
 def is_finished(folder: Path) -> bool:
     """Whether a run has been judged, which is the last thing that is done."""
-    if (folder / loop.STATE).is_file() or not (folder / checkpoint.FACTS).is_file():
+    if (folder / files.STATE).is_file() or not (folder / files.FACTS).is_file():
         return False
     # Runs of earlier versions do not say that they were judged.
     return not {"judged", "test", "validation"}.isdisjoint(checkpoint.read_facts(folder)["metrics"])
@@ -235,14 +230,7 @@ def is_finished(folder: Path) -> bool:
 def settled(given: Mapping[str, Any], watcher: Watcher) -> dict[str, Any]:
     """Paths made absolute; mode and weights imply each other where one is left out, or does not go with the other."""
     given = dict(given)
-    for name in (
-        "photos",
-        "weights",
-        "continue_run",
-        "add",
-        "teacher",
-        "unknown",
-    ):  # absolute: the run is used from anywhere
+    for name in _PATHS:  # absolute: the run is used from anywhere
         if isinstance(value := given.get(name), (str, os.PathLike)) and value and value not in ("imagenet", "none"):
             path = os.path.expanduser(value)
             given[name] = os.path.abspath(path) if os.path.exists(path) else os.fspath(value)
@@ -303,16 +291,27 @@ def fetch(recipe: Recipe, watcher: Watcher) -> None:
 def _interrupted(out: str | os.PathLike[str] | None) -> Path:
     """The folder of a run that can be gone on with. Raises HandlensError for any other."""
     folder = Path(out or "")
-    if not out or not (folder / RECIPE).is_file():
+    if not out or not (folder / files.RECIPE).is_file():
         raise HandlensError(f"{out or 'no folder'} is no interrupted run", "name its folder: --resume --out RUN")
     if is_finished(folder):
         raise HandlensError(f"{folder} is finished", f"`handlens evaluate {quoted(folder)}` shows its figures")
     return folder
 
 
+def _check_there(folder: Path, recipe: Recipe) -> None:
+    """Raise HandlensError where what an interrupted run's recipe names beside its photos is gone from its place."""
+    for name in _PATHS[1:]:
+        path = getattr(recipe, name)
+        if os.path.isabs(path) and not os.path.exists(path):  # else it is a published one's name
+            raise HandlensError(
+                f"{folder} was begun with {name} {path}, which is no longer there",
+                f"put it back, or say where it is now as `{name}` in {folder / files.RECIPE}",
+            )
+
+
 def _check_classes(folder: Path, classes: Sequence[str]) -> None:
     """Raise HandlensError where the photos of an interrupted run have other classes than it was begun with."""
-    begun = files.read_json(folder / start.SPLIT).get("classes")  # runs of earlier versions do not tell
+    begun = files.read_json(folder / files.SPLIT).get("classes")  # runs of earlier versions do not tell
     if begun is None or begun == list(classes):
         return
     gone, new = [name for name in begun if name not in classes], [name for name in classes if name not in begun]
@@ -327,7 +326,7 @@ def _check_classes(folder: Path, classes: Sequence[str]) -> None:
 def _check_free(folder: Path) -> None:
     """Raise HandlensError where there is something at a new run's place, or nothing can be made there."""
     if os.path.lexists(folder):
-        begun = (folder / RECIPE).is_file() and not is_finished(folder)
+        begun = (folder / files.RECIPE).is_file() and not is_finished(folder)
         hint = f"go on with: handlens train --resume --out {quoted(folder)}" if begun else "choose another --out"
         raise HandlensError(f"{folder} exists already", f"{hint}, or remove it")
     files.check_place(folder)
@@ -340,108 +339,3 @@ def _folder(recipe: Recipe) -> Path:
     name = re.sub(r"[^\w.-]+", "-", f"{of}-{recipe.net}-{recipe.mode}")
     ends = [path.name.rpartition("-")[2] for path in Path("runs").glob(f"{name}-*")]
     return Path("runs", f"{name}-{max([0, *(int(end) for end in ends if end.isdecimal())]) + 1}")
-
-
-_TRIED = 4  # photos
-_SAME = 1e-2  # of the largest logit
-
-
-def _score(
-    classifier: Classifier,
-    trained: modes.Trained,
-    photos: Photos,
-    temperature: float,
-    count: Callable[[int, int], None],
-) -> Scores:
-    """What the saved run says of photos; a head's from their features, if these give for some what the run says."""
-    if trained.logits:
-        logits = trained.logits(photos)
-        images, _ = next(batches(photos.select(range(min(len(photos), _TRIED))), classifier.preprocess, _TRIED))
-        expected = classifier.infer(images)[1]
-        if np.abs(logits[: len(expected)] - expected).max() <= _SAME * max(1.0, float(np.abs(expected).max())):
-            probabilities = calibration.softmax(logits, temperature).astype(np.float32)
-            return Scores(
-                probabilities=probabilities, labels=photos.labels, classes=photos.classes, paths=photos.paths,
-                logits=logits,
-            )  # fmt: skip
-    return evaluate.score(classifier.infer, photos, classifier.preprocess, progress=count)
-
-
-def _judge(
-    trained: modes.Trained,
-    recipe: Recipe,
-    data: start.Data,
-    folder: Path,
-    metrics: dict[str, Any],
-    watcher: Watcher,
-) -> None:
-    """Write the log and the checkpoint, score it through the code that will use it, and write the report."""
-    net, preprocess = trained.begun.net, trained.begun.preprocess
-    kept = Checkpoint(
-        net=net,
-        name=recipe.net,
-        arguments=trained.begun.arguments,
-        classes=data.classes,
-        preprocess=preprocess,
-        recipe=dataclasses.asdict(recipe),
-        metrics=metrics,
-    )
-    logs.write_csv(folder / "log.csv", trained.log, watcher.note)
-    checkpoint.save(folder, kept)
-    picture = logs.curves(trained.log, metrics["kept_epoch"])
-    with files.atomic(folder / "curves.png") as file:
-        file.write(picture)
-    counting, classifier = counter(watcher, "judging on validation photos"), run.load(folder)
-    found = confidence.fit(
-        classifier, data.splits["validation"], recipe.unknown, watcher.count,
-        lambda photos: _score(classifier, trained, photos, 1.0, counting),
-    )  # fmt: skip
-    for line in found.notes:
-        watcher.note(line)
-    metrics["notes"] = [*metrics["notes"], *found.notes]
-    kept = dataclasses.replace(kept, calibration=found.calibration, rejection=found.rejection)
-    checkpoint.save(folder, kept)
-    if found.chose:
-        files.write_json(folder / UNKNOWN, {"chose": found.chose})
-    if found.validation:
-        metrics["validation"] = found.validation.to_dict()
-    photos = data.splits["test"]
-    if len(photos):
-        counting = counter(watcher, "judging on test photos")
-        temperature = found.calibration["temperature"] if found.calibration else 1.0
-        scores = _score(run.load(folder), trained, photos, temperature, counting)
-        metrics["test"] = scores.to_dict()
-        if found.rejection:
-            metrics["unknown"] = unknown.judge(Rejection(**found.rejection), scores, found.outside)
-        report.write(
-            folder / "report.html",
-            scores,
-            photos,
-            title=f"{recipe.net} on {len(data.classes)} classes of photos",
-            split=f"{counted(len(photos), 'test photo')}, {data.test_is}, which chose nothing in the training",
-            facts={
-                "Recipe": dataclasses.asdict(recipe),
-                "Training": {name: metrics[name] for name in ("epochs", "kept_epoch", "seconds", "device")},
-                "Pixels": preprocess.to_dict(),
-                "Versions": versions(),
-            },
-            pictures={"Training": picture},
-            saliency=failure.looks(net, preprocess, watcher.note) if len(scores.mistakes()) else None,
-            nearest=trained.nearest,
-            sections=[
-                *([sections.unknown(metrics["unknown"])] if "unknown" in metrics else []),
-                *([sections.notes(metrics["notes"])] if metrics["notes"] else []),
-                sections.not_measured(),
-            ],
-        )
-    metrics["judged"] = True
-    checkpoint.save(folder, kept)
-
-
-def versions() -> dict[str, str]:
-    """The versions that a figure depends on, but of what is in no package of that name."""
-    found = {"python": platform.python_version(), "handlens": __version__}
-    for name in ("torch", "numpy", "pillow", "lightning-fabric"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

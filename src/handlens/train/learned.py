@@ -4,55 +4,86 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from handlens import checkpoint, files
-from handlens.errors import HandlensError
+from handlens import photos as photos_room
+from handlens.errors import HandlensError, counted
 from handlens.nets import weights
+from handlens.photos import Findings, Photos
+from handlens.photos.published import PUBLISHED
+from handlens.photos.split import contents
+from handlens.train.data import Data, earlier_of
 from handlens.train.recipe import Recipe
-from handlens.train.start import SPLIT, Data, contents_of, earlier_of
+from handlens.train.watcher import Watcher, counter
+
+Progress = Callable[..., contextlib.AbstractContextManager[Callable[[int, int], None]]]  # of (what, how many)
+LEARNED = ("train", "validation")  # the splits that a run learns from or is chosen by
 
 
-def check_unseen(recipe: Recipe, data: Data) -> None:
+def check_unseen(recipe: Recipe, data: Data, watcher: Watcher | None = None) -> None:
     """That no run which this one learns from, as a teacher or by its weights, was trained on its test photos.
 
-    Raises HandlensError with how many they are: such a test would flatter.
+    Raises HandlensError with how many they are, or copies of them: such a test would flatter.
     """
-    for what, folder, learned, seed in learned_by(recipe.teacher, recipe.weights):
-        test = [data.sha256[photo] for photo in data.splits["test"].paths]
-        if known := sum(content in learned for content in test):
-            cut = data.test_is.startswith("cut")
-            raise HandlensError(
-                f"the run {folder} ({what}) was trained on {known} of the {len(test)} test photos of this one, whose "
-                "figures would flatter",
-                "train both on the same split"
-                + (f": --seed {seed} made that one's" if cut and seed != recipe.seed else ""),
-            )
+    own = {data.sha256[path] for name in LEARNED for path in data.splits[name].paths}
+    test = data.splits["test"]
+    for what, folder, number, how in _known(recipe, test, own, watcher or Watcher()):
+        seed = files.read_json(folder / files.SPLIT).get("seed")
+        cut = data.test_is.startswith("cut")
+        raise HandlensError(
+            f"the run {folder} ({what}) was trained on {number} of the {len(test)} test photos of this one{how}, whose "
+            "figures would flatter",
+            f"train both on the same {'photos and ' if how else ''}split"
+            + (f": --seed {seed} made that one's" if cut and seed != recipe.seed else ""),
+        )
 
 
-def check_unlearned(recipe: Recipe, contents: Iterable[str], what_for: str) -> None:
-    """That no run which this one learns from has learned or was chosen by photos with these hashes of their content.
+def check_unlearned(recipe: Recipe, photos: Photos, what_for: str, watcher: Watcher | None = None) -> None:
+    """That no run which this one learns from has learned or was chosen by any of these photos, or by a copy of one.
 
     Raises HandlensError: `what_for` cannot be had with it.
     """
-    wanted = set(contents)
-    for what, folder, learned, _ in learned_by(recipe.teacher, recipe.weights):
-        if known := len(wanted & learned):
-            raise HandlensError(
-                f"the run {folder} ({what}) was trained on {known} of these photos, and {what_for} needs weights that "
-                "have not seen them",
-                "give --weights imagenet" if what == "weights" else "leave out --teacher",
-            )
+    for what, folder, number, how in _known(recipe, photos, set(), watcher or Watcher()):
+        raise HandlensError(
+            f"the run {folder} ({what}) was trained on {number} of these photos{how}, and {what_for} needs weights "
+            "that have not seen them",
+            "give --weights imagenet" if what == "weights" else "leave out --teacher",
+        )
 
 
-def learned_by(teacher: str, weights: str, continue_run: str = "") -> Iterator[tuple[str, Path, set[str], Any]]:
+def _known(
+    recipe: Recipe, photos: Photos, apart: set[str], watcher: Watcher
+) -> Iterator[tuple[str, Path, int, str]]:
+    """Of each run behind a recipe that has learned some of the photos: what it is, its folder, how many, and how.
+
+    how: empty for the very files, else that they are copies. apart: SHA-256 of photos of which none of these is a copy.
+    """
+    if not (behind := [*learned_by(recipe.teacher, recipe.weights)]):
+        return
+    found = photos_room.examine(photos, counter(watcher, "looking at photos"))
+    for what, folder, learned in behind:
+        if same := sum(content in learned for content in found.sha256.values()):
+            yield what, folder, same, ""
+        again = copies(found, [*found.facts], [folder], learned - apart, _shown(watcher), watcher.note)
+        apart = apart | learned
+        if again:
+            names = f"{again[0]}, ..." if len(again) > 1 else again[0]
+            yield what, folder, len(again), f", saved anew or nearly the same ({names})"
+
+
+def _shown(watcher: Watcher) -> Progress:
+    return lambda what, _total=0: contextlib.nullcontext(counter(watcher, what))
+
+
+def learned_by(teacher: str, weights: str, continue_run: str = "") -> Iterator[tuple[str, Path, set[str]]]:
     """What has been learned by the runs that one learns from, and by those that these have learned from.
 
-    Gives (whether by "teacher" or "weights", folder, hashes of its training and validation photos, seed of its split)
-    of each that is still there. Of a run that is continued, whose split is kept, these are those behind it. What cannot
-    be read is passed over, but of the runs that are given.
+    Gives (whether by "teacher" or "weights", folder, hashes of its training and validation photos) of each that is
+    still there. Of a run that is continued, whose split is kept, these are those behind it. What cannot be read is
+    passed over, but of the runs that are given.
     """
     given = _sources({"teacher": teacher, "weights": weights, "continue_run": continue_run})
     waiting, known = [*given], set[tuple[str, str]]()
@@ -63,13 +94,13 @@ def learned_by(teacher: str, weights: str, continue_run: str = "") -> Iterator[t
             continue
         known.add(place)
         try:
-            stored = files.read_json(folder / SPLIT) if (folder / SPLIT).is_file() else None
+            learned = contents(folder / files.SPLIT, LEARNED)
         except (HandlensError, OSError):
             if (what, folder) in given:
                 raise
-            stored = None
-        if stored and what != "continue_run":
-            yield what, folder, contents_of(stored, ("train", "validation")), stored.get("seed")
+            learned = set()
+        if learned and what != "continue_run":
+            yield what, folder, learned
         with contextlib.suppress(HandlensError, OSError):  # where it is no longer there, or cannot be read
             behind = _sources(checkpoint.read_facts(folder)["recipe"], folder)
             waiting += [(name if what == "continue_run" else what, path) for name, path in behind]
@@ -82,3 +113,66 @@ def _sources(recipe: Mapping[str, Any], run: Path | None = None) -> list[tuple[s
     if run and folders["continue_run"]:
         folders["continue_run"] = earlier_of(run, folders["continue_run"])
     return [(name, Path(folder)) for name, folder in folders.items() if folder]
+
+
+def copies(
+    found: Findings,
+    paths: Sequence[str],
+    runs: Sequence[Path],
+    known: set[str],
+    progress: Progress,
+    note: Callable[[str], None],
+) -> list[str]:
+    """Those of the photos that are, or nearly, one whose file has a known hash: as pixels, then as near-duplicates.
+
+    found: what was seen of the photos at `paths`. runs: those that learned what is known, whose photos are looked at
+    where they still lie; a note says how many do not. progress: as of `seen.seen`.
+    """
+    if not paths or not known:
+        return []
+    learned: dict[str, tuple[Findings, str]] = {}  # by the hash of the file: what was seen of it, and its path there
+    for there in _there(found, runs, progress):
+        learned |= {content: (there, path) for path, content in there.sha256.items() if path in there.facts}
+    learned = {content: place for content, place in learned.items() if content in known}
+    if lost := len(known) - len(learned):
+        note(
+            f"{counted(lost, 'photo')} that {runs[0]}, or a run behind it, learned from {'is' if lost == 1 else 'are'} "
+            "no longer where it was: copies saved anew, or nearly the same, are not known again"
+        )
+    pixels = {there.pixels[path] for there, path in learned.values()}
+    again = {path for path in paths if found.pixels[path] in pixels}
+    sides = {f"0 {content}": place for content, place in learned.items()}
+    sides |= {f"1 {path}": (found, path) for path in paths if path not in again}
+    if learned and len(again) < len(paths):
+        with progress("comparing with what was learned", len(sides)) as update:
+            update(0, len(sides))
+            groups = photos_room.combined(sides).near_duplicates()
+        for group in groups:
+            if any(name[0] == "0" for name in group):
+                again |= {name[2:] for name in group if name[0] == "1"}
+    return [path for path in paths if path in again]
+
+
+def _there(found: Findings, runs: Iterable[Path], progress: Progress) -> Iterator[Findings]:
+    """What can be seen of the photos of runs where these lie, and of photos that were looked at already."""
+    yield found
+    for place in dict.fromkeys(place for run in runs for place in _places(run)):
+        if place in PUBLISHED and not (files.cache_folder() / "photos" / place).exists():
+            continue  # looking must not download it
+        with contextlib.suppress(HandlensError):
+            with progress("looking at the run's photos") as update:
+                looked = photos_room.examine(photos_room.scan(place, keep_empty=True), update)
+            yield looked
+
+
+def _places(run: Path) -> Iterator[str]:
+    """Where the photos of a run lay, and those of the runs that it continues."""
+    known = set[str]()
+    while os.path.realpath(run) not in known:
+        known.add(os.path.realpath(run))
+        try:
+            recipe = checkpoint.read_facts(run)["recipe"]
+        except (HandlensError, OSError):
+            return
+        yield from (str(recipe[name]) for name in ("photos", "add") if recipe.get(name))
+        run = earlier_of(run, recipe["continue_run"]) if recipe.get("continue_run") else run

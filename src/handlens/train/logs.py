@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from handlens import files
+from handlens import figures, files
 from handlens.errors import HandlensError
 
 Log = Sequence[dict[str, float]]
@@ -57,12 +56,8 @@ def curves(log: Log, kept_epoch: int) -> bytes:
 
     A line marks the epoch that is kept.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     epochs = [row["epoch"] for row in log]
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figures.figure(11, 3.4)
     panels = figure.subplots(1, 3)
     for panel, key, label in ((panels[0], "loss", "cross-entropy"), (panels[1], "top1", "top-1")):
         for split, style in (("train", "--"), ("validation", "-")):
@@ -74,6 +69,4 @@ def curves(log: Log, kept_epoch: int) -> bytes:
     panels[2].plot(epochs, [row["lr"] for row in log], color="tab:green")
     panels[2].set(xlabel="epoch", ylabel="learning rate")
     panels[2].grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return figures.png(figure)

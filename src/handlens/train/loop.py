@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from handlens import files
 from handlens.errors import HandlensError, counted
 from handlens.nets import Net, set_stochastic_depth
 from handlens.nets.pixels import by_photo
@@ -34,8 +33,8 @@ from handlens.train.depthwise import FasterDepthwise
 from handlens.train.distil import Teacher
 from handlens.train.pixels import Fixed, Pixels
 from handlens.train.recipe import Recipe
+from handlens.train.state import check_processes, read_state, spent_s, write_state
 
-STATE = "state.pt"  # in the run's folder while it is unfinished
 _SAVE_EVERY_S = 300.0
 MOST_WEIGHT = 10.0  # of a class, in weights of the largest class
 
@@ -227,6 +226,8 @@ class Average:
 class Kept:
     """Which epoch is kept of those that so many photos judged: the latest that is as good as the best one so far.
 
+    epoch: the one kept, from 1 on. best_epoch: the first with the best top-1. Both are 0 before any.
+
     As good is a top-1 within one standard error of the best or within one photo of it, whichever is more: a few photos
     more are no evidence against weights that had longer to settle. A lower loss than that of the epoch kept will do
     too, for on a dozen photos an epoch of the warm-up may be the best by luck.
@@ -235,14 +236,16 @@ class Kept:
     def __init__(self, num_photos: int, log: Iterable[dict[str, float]] = ()) -> None:
         """After the epochs of `log`, if there are any."""
         self.num_photos = max(1, num_photos)
-        self.epoch, self.loss, self.best_top1 = 0, math.inf, 0.0
+        self.epoch, self.loss = 0, math.inf
+        self.best_epoch, self.best_top1 = 0, -1.0
         for row in log:
             self.take(row)
 
     def take(self, row: dict[str, float]) -> bool:
         """Whether the next epoch, a row of the log, is kept in place of the one before."""
         top1, count = row["validation_top1"], self.num_photos
-        self.best_top1 = max(self.best_top1, top1)
+        if top1 > self.best_top1:
+            self.best_epoch, self.best_top1 = int(row["epoch"]), top1
         share = (self.best_top1 * count + 1) / (count + 2)  # Laplace's: none would have no error where all are right
         tolerance = max(math.sqrt(share * (1 - share) / count), 1 / count) + 1e-6  # top1 may be rounded
         if taken := top1 >= self.best_top1 - tolerance or row["validation_loss"] < self.loss:
@@ -289,29 +292,27 @@ def fit(
     average = Average(net, recipe.ema_decay) if recipe.ema_decay else None
     if teacher:
         teacher.to(fabric.device)
-    best: dict[str, Any] = {"top1": -1.0, "epoch": 0, "weights": {}}
+    weights_kept: dict[str, Tensor] = {}
     log: list[dict[str, float]] = []
     at = {"epoch": 0, "step": 0, "loss": 0.0, "right": 0.0, "seen": 0.0, "seconds": 0.0}
 
     def save() -> None:
         if fabric.global_rank == 0:
-            state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "best": best, "log": log, "at": at}
+            state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "log": log, "at": at}
             state |= {"precision": fabric.strategy.precision.state_dict(), "processes": fabric.world_size}
-            state["spent_s"] = earlier_s + time.monotonic() - since
+            state |= {"best": {"weights": weights_kept}, "spent_s": earlier_s + time.monotonic() - since}
             if average:
                 state |= {"average": average.net.state_dict(), "updates": average.updates}
-            with files.atomic(folder / STATE) as file:
-                _write_state(state, file)
+            write_state(folder, state)
 
     since, earlier_s = time.monotonic(), spent_s(folder)
-    if (folder / STATE).is_file():
-        state = _read_state(folder / STATE)
+    if state := read_state(folder):
         check_processes(folder, fabric.world_size)
         if state.get("precision"):  # the scale of losses in float16
             fabric.strategy.precision.load_state_dict(state["precision"])
         net.load_state_dict(state["net"])
         optimizer.load_state_dict(state["optimizer"])
-        best, log, at = state["best"], state["log"], state["at"]
+        weights_kept, log, at = state["best"]["weights"], state["log"], state["at"]
         if average:
             average.net.load_state_dict(state["average"])
             average.updates = state["updates"]
@@ -322,7 +323,7 @@ def fit(
     patience = recipe.patience_epochs or recipe.epochs
     grown = recipe.epochs // 2 if recipe.first_px else 0  # before, validation stands still: it shows things larger
     with _ctrl_c_between_steps(save) as heed_ctrl_c:
-        while at["epoch"] < recipe.epochs and at["epoch"] - max(best["epoch"], grown) < patience:
+        while at["epoch"] < recipe.epochs and at["epoch"] - max(kept.best_epoch, grown) < patience:
             epoch = int(at["epoch"])
             if make.px != recipe.crop_px(epoch):
                 make.px, through = recipe.crop_px(epoch), None
@@ -382,16 +383,14 @@ def fit(
                     "seconds": at["seconds"],
                 }
             )
-            if top1_v > best["top1"]:
-                best |= {"top1": top1_v, "epoch": epoch + 1}
             if kept.take(log[-1]):
-                best["weights"] = {key: value.detach().cpu().clone() for key, value in judged.state_dict().items()}
+                weights_kept = {key: value.detach().cpu().clone() for key, value in judged.state_dict().items()}
             at = {"epoch": epoch + 1, "step": 0, "loss": 0.0, "right": 0.0, "seen": 0.0, "seconds": 0.0}
             save()
             saved_at = time.monotonic()
             on_epoch(log)
             heed_ctrl_c()
-    net.load_state_dict(best["weights"])
+    net.load_state_dict(weights_kept)
     return net.eval(), log
 
 
@@ -435,27 +434,6 @@ def _step(at: dict[str, float], epoch: int, step: int, steps: int, recipe: Recip
     )
 
 
-def spent_s(folder: Path) -> float:
-    """Seconds that a run had been trained for when it was last saved; 0 where it was not."""
-    return float(_saved(folder).get("spent_s", 0.0))
-
-
-def epochs_done(folder: Path) -> int | None:
-    """Whole epochs that a run had been trained for when it was last saved; None where it was not."""
-    state = _saved(folder)
-    return int(state["at"]["epoch"]) if state else None
-
-
-def check_processes(folder: Path, processes: int) -> None:
-    """Raise HandlensError where a run was begun with another number of processes than these."""
-    if (begun_with := _saved(folder).get("processes", processes)) != processes:
-        raise HandlensError(
-            f"{folder} was begun with {counted(begun_with, 'process')}, and goes on with "
-            f"{processes}, which would give other figures",
-            f"go on with --devices {begun_with}, or as many in all on several machines",
-        )
-
-
 def check_enough(num_photos: int, processes: int) -> None:
     """Raise HandlensError where so many training photos leave a process less than batch norm needs, two of them."""
     if num_photos < 2 * processes:
@@ -464,26 +442,3 @@ def check_enough(num_photos: int, processes: int) -> None:
             "two each",
             f"give --devices {max(1, num_photos // 2)}, or add photos",
         )
-
-
-def _saved(folder: Path) -> dict[str, Any]:
-    """The state of a run, its tensors left on the disk; empty where none was saved."""
-    return _read_state(folder / STATE, mapped=True) if (folder / STATE).is_file() else {}
-
-
-def _write_state(state: dict[str, Any], file: IO[bytes]) -> None:
-    """torch.save, with an OSError where the disk is full: torch itself turns that into a RuntimeError."""
-    try:
-        torch.save(state, file)
-    except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
-
-
-def _read_state(path: Path, mapped: bool = False) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        return state
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise HandlensError(f"{path} is damaged ({type(error).__name__})", "remove the run and train again") from error

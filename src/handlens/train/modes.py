@@ -16,8 +16,9 @@ from handlens import nets
 from handlens.evaluate import unknown
 from handlens.evaluate.nearest import Nearest
 from handlens.photos import Photos
-from handlens.train import failure, familiar, last, logs, loop, on_device, start
+from handlens.train import familiar, last, logs, loop, mistakes, on_device, start
 from handlens.train.cut import Cut
+from handlens.train.data import Data
 from handlens.train.features import Frozen
 from handlens.train.head import fit_head
 from handlens.train.pixels import Fixed, Pixels
@@ -42,7 +43,7 @@ class Trained:
 
 def fit_whole(
     recipe: Recipe,
-    data: start.Data,
+    data: Data,
     begun: start.Start,
     folder: Path,
     fabric: Fabric,
@@ -81,7 +82,7 @@ def fit_whole(
     return Trained(dataclasses.replace(begun, net=net), log)
 
 
-def learned_and_judged(data: start.Data) -> tuple[Photos, Photos]:
+def learned_and_judged(data: Data) -> tuple[Photos, Photos]:
     """Training and validation photos; the same twice where there are none for validation."""
     train, validation = data.splits["train"], data.splits["validation"]
     return train, validation if len(validation) else train
@@ -98,7 +99,7 @@ def with_hidden(recipe: Recipe, begun: start.Start) -> start.Start:
 
 
 def fit_frozen(
-    recipe: Recipe, data: start.Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
+    recipe: Recipe, data: Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
 ) -> Trained:
     """A new head on features of the frozen network."""
     frozen = Frozen(
@@ -119,7 +120,7 @@ def fit_frozen(
     train = seen, data.splits["train"].labels
     validation = data.splits["validation"]
     judged = (features("validation", 0), validation.labels) if len(validation) else (seen[:1], train[1])
-    nearest = failure.nearest(frozen, data.splits["train"], data.sha256, seen[0])
+    nearest = mistakes.nearest(frozen, data.splits["train"], data.sha256, seen[0])
     begun = with_hidden(recipe, begun)
     first = len(frozen.net.classifier) - 1
     net, log = fit_head(begun.net, first, train, judged, recipe, watcher.epoch)
@@ -146,7 +147,7 @@ def fit_frozen(
     return Trained(dataclasses.replace(begun, net=net), log, nearest, logits)
 
 
-def with_looks(trained: Trained, recipe: Recipe, data: start.Data, device: torch.device, watcher: Watcher) -> Trained:
+def with_looks(trained: Trained, recipe: Recipe, data: Data, device: torch.device, watcher: Watcher) -> Trained:
     """A network that was not frozen, with what its training photos now look like to it.
 
     `familiar` is fitted where it began from weights: of networks from scratch nobody has measured whether it helps.
@@ -156,7 +157,7 @@ def with_looks(trained: Trained, recipe: Recipe, data: start.Data, device: torch
     if len(train) > _MOST_SEEN:
         drawn = np.random.default_rng(recipe.seed).choice(len(train), _MOST_SEEN, replace=False)
         train = train.select(np.sort(drawn))
-    bare = failure.without_hidden(net, trained.begun.arguments)
+    bare = nets.without_hidden(net, trained.begun.arguments)
     frozen = Frozen(bare, trained.begun.preprocess, device=device)
 
     def features(photos: Photos, what: str) -> np.ndarray:
@@ -168,4 +169,4 @@ def with_looks(trained: Trained, recipe: Recipe, data: start.Data, device: torch
         with torch.inference_mode():
             answers = copy.deepcopy(net.classifier[depth:]).cpu()(torch.from_numpy(judged)).numpy()
         net.familiar = familiar.fit(depth, seen, train.labels, judged, answers)
-    return dataclasses.replace(trained, nearest=failure.nearest(frozen, train, data.sha256, seen))
+    return dataclasses.replace(trained, nearest=mistakes.nearest(frozen, train, data.sha256, seen))

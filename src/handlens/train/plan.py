@@ -15,6 +15,7 @@ from handlens.photos import Photos
 from handlens.photos.scan import listed
 from handlens.train import last, loop, modes, start
 from handlens.train.cut import Cut
+from handlens.train.data import Data
 from handlens.train.head import epoch_s, seconds_of_head
 from handlens.train.recipe import FEW_A_CLASS, Recipe
 
@@ -23,7 +24,7 @@ _FEW = 5  # training photos of a class
 
 def plan(
     recipe: Recipe,
-    data: start.Data,
+    data: Data,
     begun: start.Start,
     step_s: float,
     fabric: Fabric,

@@ -300,8 +300,10 @@ def choose(counts: Sequence[int], given: Mapping[str, Any]) -> Recipe:
     mode = given.get("mode") or (Recipe.mode if given.get("weights") == "none" else mode_for(counts))
     line = nets.entry(given.get("net", Recipe.net))
     chosen: dict[str, Any] = {**_FOR_MODE[mode], "mode": mode, "image_px": line.image_px}
-    if mode == "head" and num_photos >= 1000:  # a second view took a third of the time, and added nothing there
-        chosen["head_views"] = 1
+    if mode == "head" and num_photos >= 1000:  # further views and epochs added less there than ten folds can tell
+        chosen["head_views"] = 0
+        if "epochs" not in given:
+            chosen |= {"epochs": 20, "lr": 0.002}
     if given.get("augment") == "none":  # all views of a photo would be the same
         chosen["head_views"] = 0
         if mode == "last":

@@ -18,8 +18,6 @@ from handlens.train import job, learned
 from handlens.train.recipe import Recipe
 from handlens.train.watcher import Watcher, counter
 
-PLAN = "plan.json"
-
 
 class Training(NamedTuple):
     """One of them: the name of its folder, its photos (of a fold a CSV beside it) and its seed."""
@@ -58,7 +56,7 @@ def begin(
     if os.path.lexists(out):
         hint = (
             f"go on with: handlens train --resume --out {quoted(out)}"
-            if (out / PLAN).is_file()
+            if (out / files.PLAN).is_file()
             else "choose another --out"
         )
         raise HandlensError(f"{out} exists already", f"{hint}, or remove it")
@@ -72,10 +70,8 @@ def begin(
         trainings = [Training(f"fold-{number}", f"fold-{number}.csv", first) for number in range(1, folds + 1)]
     else:
         found = photos_room.scan(source)
-        learns = draft.teacher or draft.weights not in ("imagenet", "none")
-        if learns and not (found.splits and "test" in found.splits):
-            hashes = photos_room.examine(found, counter(watcher, "looking at photos")).sha256
-            learned.check_unlearned(draft, hashes.values(), "a test split of each seed's own")
+        if not (found.splits and "test" in found.splits):
+            learned.check_unlearned(draft, found, "a test split of each seed's own", watcher)
         trainings = [Training(f"seed-{seed}", source, seed) for seed in range(first, first + repeats)]
     kind: Literal["folds", "repeats"] = "folds" if folds else "repeats"
     plan = Plan(out, kind, source, given, tuple(trainings))
@@ -89,12 +85,12 @@ def begin(
 
 def read(out: str | os.PathLike[str]) -> Plan:
     """The plan that was begun in a folder; raises HandlensError where it cannot be read."""
-    stored = files.read_json(Path(out, PLAN))
+    stored = files.read_json(Path(out, files.PLAN))
     try:
         trainings = tuple(Training(**one) for one in stored["trainings"])
         return Plan(Path(out), stored["kind"], stored["photos"], dict(stored["given"]), trainings)
     except (KeyError, TypeError) as error:
-        raise HandlensError(f"{Path(out, PLAN)} is no plan of trainings ({error!r})", "begin anew") from None
+        raise HandlensError(f"{Path(out, files.PLAN)} is no plan of trainings ({error!r})", "begin anew") from None
 
 
 def moved(plan: Plan, photos: str) -> Plan:
@@ -114,7 +110,7 @@ def moved(plan: Plan, photos: str) -> Plan:
 def _store(plan: Plan) -> None:
     trainings = [one._asdict() for one in plan.trainings]
     stored = {"kind": plan.kind, "photos": plan.photos, "given": plan.given, "trainings": trainings}
-    files.write_json(plan.folder / PLAN, stored)
+    files.write_json(plan.folder / files.PLAN, stored)
 
 
 def _check_there(plan: Plan) -> None:
@@ -134,7 +130,7 @@ def train(plan: Plan, number: int, watcher: Watcher | None = None, device: str =
         metrics = checkpoint.read_facts(folder)["metrics"]
     else:
         _check_there(plan)
-        begun = (folder / job.RECIPE).is_file()
+        begun = (folder / files.RECIPE).is_file()
         given: dict[str, Any] = {"resume": True} if begun else {**_timed(plan), "seed": one.seed}
         metrics = job.fit(source, out=folder, watcher=watcher, device=device, **given).metrics
     test = metrics.get("test") or {}
@@ -151,7 +147,7 @@ def _timed(plan: Plan) -> dict[str, Any]:
 
     Where the processor lacks bfloat16, trying it takes long.
     """
-    first = plan.folder / plan.trainings[0].name / job.RECIPE
+    first = plan.folder / plan.trainings[0].name / files.RECIPE
     tried = plan.given.get("precision", "auto") == "auto" and first.is_file()
     return {**plan.given, "precision": "32-true"} if tried and Recipe.read(first).precision == "32-true" else plan.given
 
@@ -184,7 +180,7 @@ def _cut(source: str, count: int, seed: int, watcher: Watcher, draft: Recipe) ->
     if found.splits and "test" in found.splits:
         raise HandlensError(f"{source} names its own test photos, which --folds would train on", "try --repeats")
     findings = photos_room.examine(found, counter(watcher, "looking at photos"))
-    learned.check_unlearned(draft, findings.sha256.values(), "a test of each photo")
+    learned.check_unlearned(draft, found, "a test of each photo", watcher)
     for path, reason in findings.broken:
         watcher.note(f"left out {path}: {reason}")
     found = photos_room.usable(found, findings)

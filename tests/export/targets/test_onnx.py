@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime")
 from handlens.errors import HandlensError
 from handlens.export.exchange import exchanged
 from handlens.export.onnx import convert
-from handlens.run.onnx_runtime import embedded, predictor
+from handlens.run.onnx_runtime import start
 
 SMALL = [
     ("mobilenet_v3_small", 64, {"channels": "bgr"}, {"width": 0.35}),
@@ -40,9 +40,9 @@ def test_equal_to_the_network(small: Any, settled: Any, differences: Any, facts:
     artifact = untouched(lambda: convert(net, preprocess, facts))
     assert set(artifact) == {"model.onnx"}
     for count in (1, 5):
-        probabilities, logits = differences(predictor(artifact, 1), net, preprocess, count)
+        probabilities, logits = differences(start(artifact, 1)[0], net, preprocess, count)
         assert probabilities < 1e-4 and logits < 3e-3
-    assert embedded(artifact) == facts
+    assert start(artifact, 1)[1] == facts
     model = onnx.load_model_from_string(artifact["model.onnx"])
     assert [value.name for value in model.graph.input] == ["photos"]
     assert [value.name for value in model.graph.output] == ["probabilities", "logits"]
@@ -60,7 +60,7 @@ def test_halves(settled: Any, differences: Any, facts: str) -> None:
     net, preprocess = settled("vit_ti_32", 64, {"normalisation": "z-score"}, image_px=64)
     half = convert(net, preprocess, facts, float16=True)
     assert len(half["model.onnx"]) < 0.55 * 4 * sum(parameter.numel() for parameter in net.parameters())
-    assert 1e-6 < differences(predictor(half, 1), net, preprocess, 5)[0] < 1e-2
+    assert 1e-6 < differences(start(half, 1)[0], net, preprocess, 5)[0] < 1e-2
 
 
 def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:
@@ -74,10 +74,10 @@ def test_other_weights_of_the_same_layers(settled: Any, other_weights: Any, diff
     artifact, other = convert(net, preprocess, facts), other_weights(net)
     made = exchanged(artifact, net, other)
     assert made is not None
-    assert differences(predictor(made, 1), other, preprocess, 5)[0] < 1e-4
-    assert differences(predictor(made, 1), net, preprocess, 5)[0] > 1e-3
-    assert differences(predictor(artifact, 1), net, preprocess, 5)[0] < 1e-4  # which is as it was
-    assert embedded(made) == facts
+    assert differences(start(made, 1)[0], other, preprocess, 5)[0] < 1e-4
+    assert differences(start(made, 1)[0], net, preprocess, 5)[0] > 1e-3
+    assert differences(start(artifact, 1)[0], net, preprocess, 5)[0] < 1e-4  # which is as it was
+    assert start(made, 1)[1] == facts
 
 
 def test_weights_are_not_exchanged_where_the_file_does_not_hold_them(
@@ -109,11 +109,11 @@ def test_weights_that_the_file_leaves_out_are_not_exchanged(settled: Any, other_
 def test_every_family(family: Any, other_weights: Any, differences: Any, facts: str) -> None:
     net, preprocess = other_weights(family[0]), family[1]
     artifact = convert(net, preprocess, facts)
-    found = [differences(predictor(artifact, 1), net, preprocess, count) for count in (1, 5)]
+    found = [differences(start(artifact, 1)[0], net, preprocess, count) for count in (1, 5)]
     print(f"{len(artifact['model.onnx'])} bytes, differences {found}")
     assert max(probabilities for probabilities, _ in found) < 1e-4
     other = other_weights(net)
     made = exchanged(artifact, net, other)
     print("weights exchanged" if made else "to be converted anew")
     if made is not None:
-        assert differences(predictor(made, 1), other, preprocess, 5)[0] < 1e-4
+        assert differences(start(made, 1)[0], other, preprocess, 5)[0] < 1e-4

@@ -15,7 +15,7 @@ import handlens
 from handlens import nets
 from handlens.explain import saliency
 from handlens.preprocess import Preprocess
-from handlens.train import failure
+from handlens.train import mistakes
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small"])
@@ -26,9 +26,9 @@ def test_without_the_extra_layer_the_features_are_those_below_it(name: str) -> N
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert net.eval().embed(images).shape == (2, 7)
-        bare = failure.without_hidden(net, {"head_hidden": 7})
+        bare = nets.without_hidden(net, {"head_hidden": 7})
         torch.testing.assert_close(bare.embed(images), plain.embed(images))
-        torch.testing.assert_close(failure.without_hidden(plain, {}).embed(images), plain.embed(images))
+        torch.testing.assert_close(nets.without_hidden(plain, {}).embed(images), plain.embed(images))
     assert net.num_features == 7
 
 
@@ -37,14 +37,14 @@ def test_a_network_is_looked_into_on_the_processor(monkeypatch: pytest.MonkeyPat
     net, moves = nets.create("mobilenet_v2", 3, width=0.1), list[str]()
     to_cpu = net.cpu
     monkeypatch.setattr(net, "cpu", lambda: (moves.append("cpu"), to_cpu())[1])
-    assert failure.looks(net, Preprocess(image_px=32, resize_px=32), moves.append)
+    assert mistakes.looks(net, Preprocess(image_px=32, resize_px=32), moves.append)
     assert moves == ["cpu"]
 
 
 def test_a_network_that_cannot_be_looked_into_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     net, notes = nets.create("mobilenet_v2", 3, width=0.1), list[str]()
     contract = Preprocess(image_px=32, resize_px=32)
-    look = failure.looks(net, contract, notes.append)
+    look = mistakes.looks(net, contract, notes.append)
     assert look and look(np.zeros((40, 30, 3), np.uint8), 1).shape == (40, 30)
     assert notes == []
 
@@ -52,7 +52,7 @@ def test_a_network_that_cannot_be_looked_into_is_said_to_be(monkeypatch: pytest.
         raise RuntimeError("no gradient\nat all")
 
     monkeypatch.setattr(saliency, "grad_cam", fails)
-    assert failure.looks(net, contract, notes.append) is None
+    assert mistakes.looks(net, contract, notes.append) is None
     assert notes == ["the report does not show where the network looks: no gradient"]
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from torch import nn
 
 from handlens import photos as photos_room
 from handlens.errors import HandlensError
@@ -32,16 +29,6 @@ def looks(net: Net, preprocess: Preprocess, note: Callable[[str], None]) -> Look
     return look
 
 
-def without_hidden(net: Net, arguments: dict[str, Any]) -> Net:
-    """A copy of the network less the extra layer that a recipe put before its last one: the features it is fed."""
-    bare = copy.deepcopy(net)
-    if arguments.get("head_hidden", 0):
-        *layers, linear, _, _, last = bare.classifier
-        assert isinstance(linear, nn.Linear) and isinstance(last, nn.Linear)
-        bare.classifier = nn.Sequential(*layers, nn.Linear(linear.in_features, last.out_features))
-    return bare
-
-
 def nearest(
     frozen: Frozen,
     train: Photos,
@@ -49,7 +36,7 @@ def nearest(
     vectors: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Nearest:
-    """The training photos in the feature space of a network, which is one without an extra layer (`without_hidden`).
+    """The training photos in the feature space of a network without an extra layer (`nets.without_hidden`).
 
     vectors: their features (N, F), where they are known; else they are computed, or read from the cache where they are
     there, as after mode "head".

@@ -13,7 +13,8 @@ from handlens.cli.predict import UNKNOWN, UNSURE
 from handlens.errors import HandlensError
 from handlens.photos import drawn
 from handlens.preprocess import Preprocess
-from handlens.train import learned, several, start
+from handlens.train import learned, several
+from handlens.train.data import Data, data_of
 from handlens.train.recipe import choose
 
 
@@ -26,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def data(folder: Path) -> start.Data:
-    return start.data_of(choose([10, 10], {"photos": str(folder)}), None)
+def data(folder: Path) -> Data:
+    return data_of(choose([10, 10], {"photos": str(folder)}), None)
 
 
 def test_a_clean_set_is_split_as_before(folder: Path) -> None:
@@ -124,12 +125,12 @@ def run(folder: Path, tmp_path: Path) -> Path:
         classes=made.classes, preprocess=Preprocess(image_px=32, resize_px=32), recipe={"photos": str(folder)},
     )  # fmt: skip
     checkpoint.save(tmp_path / "run", saved)
-    photos.write_split(tmp_path / "run" / start.SPLIT, made.splits, made.sha256, 0)
+    photos.write_split(tmp_path / "run" / files.SPLIT, made.splits, made.sha256, 0)
     return tmp_path / "run"
 
 
-def added(run: Path, more: Path) -> start.Data:
-    return start.data_of(choose([10, 10], {"continue_run": str(run), "add": str(more)}), None)
+def added(run: Path, more: Path) -> Data:
+    return data_of(choose([10, 10], {"continue_run": str(run), "add": str(more)}), None)
 
 
 def small(path: Path, name: str, index: int, px: int = 80) -> None:
@@ -179,7 +180,7 @@ def test_added_photos_that_name_their_own_test_are_refused(run: Path, tmp_path: 
 
 def test_weights_that_have_seen_the_photos(folder: Path, run: Path, tmp_path: Path) -> None:
     contents = photos.examine(photos.scan(folder)).sha256.values()
-    for given in ({"teacher": str(run), "weights": "none"}, {"weights": str(run / checkpoint.WEIGHTS)}):
+    for given in ({"teacher": str(run), "weights": "none"}, {"weights": str(run / files.WEIGHTS)}):
         recipe = choose([10, 10], {"photos": str(folder), "net": "mobilenet_v2", **given})
         with pytest.raises(HandlensError, match=r"was trained on 18 of these photos, and a curve needs weights that"):
             learned.check_unlearned(recipe, contents, "a curve")
@@ -222,7 +223,7 @@ def test_a_run_that_was_begun_with_such_a_correction_has_it(folder: Path, run: P
     stored["train"][correction] = made.sha256[correction]
     files.write_json(tmp_path / "split.json", stored)
     recipe = choose([10, 10], {"continue_run": str(run), "add": str(tmp_path / "more")})
-    again = start.data_of(recipe, tmp_path / "split.json")
+    again = data_of(recipe, tmp_path / "split.json")
     assert {*again.splits["train"].paths} == {*made.splits["train"].paths, correction}
     (note,) = [note for note in again.notes if note.startswith("left out")]
     assert note.startswith("left out 1 added photo that the run has already (tulips/same.png")
@@ -256,7 +257,7 @@ def test_photos_that_have_another_class_now_are_told(to: str, told: int, folder:
     path = next(path for path in data(folder).splits["train"].paths if path.startswith("daisy/"))
     (folder / to).parent.mkdir(exist_ok=True)
     (folder / path).rename(folder / to)
-    notes = start.data_of(choose([10, 10], {"continue_run": str(run)}), None).notes
+    notes = data_of(choose([10, 10], {"continue_run": str(run)}), None).notes
     assert [note for note in notes if "class now" in note] == [
         f"1 photo of {run} has another class now ({to} ...)"
     ] * told
@@ -273,16 +274,16 @@ def test_what_runs_further_back_have_learned_counts(
     """A run on the photos, one on others that learned from it, and one on the photos that learns from that one."""
 
     def named(by: str, of: Path) -> dict[str, str]:
-        return {by: str(of / checkpoint.WEIGHTS if by == "weights" else of)}
+        return {by: str(of / files.WEIGHTS if by == "weights" else of)}
 
     between = tmp_path / "between"
     shutil.copytree(run, between)
     for one, recipe in ((between, named(first, run)), (run, named(first, between))):  # in a circle, too
-        facts = files.read_json(one / checkpoint.FACTS)
-        files.write_json(one / checkpoint.FACTS, {**facts, "recipe": {**facts["recipe"], **recipe}})
-    files.write_json(between / start.SPLIT, {"train": {"other.jpg": "0" * 64}, "validation": {}, "test": {}, "seed": 5})
+        facts = files.read_json(one / files.FACTS)
+        files.write_json(one / files.FACTS, {**facts, "recipe": {**facts["recipe"], **recipe}})
+    files.write_json(between / files.SPLIT, {"train": {"other.jpg": "0" * 64}, "validation": {}, "test": {}, "seed": 5})
     recipe = choose([10, 10], {"net": "mobilenet_v2", "photos": str(folder), "seed": 1})
-    made = start.data_of(recipe, None)
+    made = data_of(recipe, None)
     learns = dataclasses.replace(recipe, **named(second, between))
     behind = [*learned.learned_by(learns.teacher, learns.weights, learns.continue_run)]
     assert [found[:2] for found in behind if found[1] == run] == (
@@ -294,7 +295,7 @@ def test_what_runs_further_back_have_learned_counts(
         told = rf"the run {run} \({second}\) was trained on [12] of the 2 test photos.*--seed 0"
         with pytest.raises(HandlensError, match=told):
             learned.check_unseen(learns, made)
-    (run / start.SPLIT).write_text("{")  # damaged, and not what is named
+    (run / files.SPLIT).write_text("{")  # damaged, and not what is named
     learned.check_unseen(learns, made)
     shutil.rmtree(run)
     learned.check_unseen(learns, made)
@@ -302,6 +303,6 @@ def test_what_runs_further_back_have_learned_counts(
 
 def test_a_damaged_split_of_what_is_named_is_told(folder: Path, run: Path) -> None:
     recipe = choose([10, 10], {"net": "mobilenet_v2", "photos": str(folder), "teacher": str(run)})
-    (run / start.SPLIT).write_text("{")
+    (run / files.SPLIT).write_text("{")
     with pytest.raises(HandlensError, match="split"):
         list(learned.learned_by(recipe.teacher, recipe.weights))
