@@ -273,7 +273,7 @@ def _members(path: Path) -> Iterator[tuple[dict[str, int], _Open]]:
     if path.is_dir():
         yield _folder_members(path), lambda name: open(path / name, "rb")  # noqa: SIM115
     elif not path.is_file():
-        raise _refusal(path, "does not exist" if not os.path.lexists(path) else "is no file or folder", "check it")
+        raise _refusal(path, "does not exist" if not os.path.lexists(path) else "is no file or folder", "check the path")
     else:
         try:
             with zipfile.ZipFile(path) as zip_:

@@ -76,6 +76,19 @@ def test_a_table_on_a_terminal_has_rules(capsys: pytest.CaptureFixture[str], mon
     assert "─" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_names_and_numbers_are_whole_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", columns)
+    name, text = "mobilenet_v3_large_minimalistic", "a source of several words, in a file of that name"
+    screen.table("", ("network", "parameters, M", "where from"), [(name, "2,709,504", text), ("花", "1", None)])
+    shown = capsys.readouterr().out
+    assert name in shown and "2,709,504" in shown
+    assert text not in shown and "several" in shown
+
+
 def test_progress_is_silent_for_short_work_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with screen.progress("reading") as update:
         update(1, 2)

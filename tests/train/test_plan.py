@@ -27,3 +27,8 @@ def test_classes_of_hardly_any_photo_are_named(train: list[int], test: list[int]
         return photos.Photos(Path(), paths, np.repeat([0, 1, 2], counts), ("a", "b", "c"))
 
     assert plan.few({"train": some(train), "validation": some(test), "test": some(test)}) == expected
+
+
+@pytest.mark.parametrize(("counts", "times"), [([12, 68], "5.67"), ([1, 40], "10"), ([10, 100], "10")])
+def test_it_is_told_how_much_rare_classes_count(counts: list[int], times: str) -> None:
+    assert f"count up to {times} times as much" in plan.why_weights(counts)

@@ -10,7 +10,7 @@ import typer
 
 
 def bench(
-    bundle: list[Path] = typer.Argument(..., metavar="BUNDLE...", help="Bundles, or runs (on torch) beside them."),
+    bundle: list[Path] = typer.Argument(..., metavar="BUNDLE", help="Bundles, or runs (on torch) beside them."),
     threads: list[int] = typer.Option([1, 2], min=1, help="Threads of the processor; may be given several times."),
     batch: int | None = typer.Option(None, min=1, show_default="32", help="Photos at once for photos a second."),
     runs: int = typer.Option(100, min=3, help="Calls that are timed."),

@@ -15,7 +15,7 @@ FRONTS = {"macs": "MACs", "num_params": "parameters", "size_bytes": "size", "med
 
 
 def compare(
-    net: list[str] = typer.Argument(None, metavar="[NET]...", show_default=False, help="Nets by name."),
+    net: list[str] = typer.Argument(None, metavar="NET", show_default=False, help="Nets by name."),
     family: str = typer.Option("", help="All nets of this family."),
     latency: bool = typer.Option(True, "--latency/--no-latency", help="Measure latency on this machine."),
     threads: int | None = typer.Option(None, min=1, help="Threads to measure with. Default: torch's own choice."),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def examine(
     photos: str = typer.Argument(
         "",
-        metavar="[PHOTOS]",
+        metavar="PHOTOS",
         show_default=False,
         help="A folder with a subfolder a class, a CSV of path,label, or a published set. Without: those of --run.",
     ),
@@ -62,6 +62,10 @@ def examine(
 
     if run:
         photos = photos or _photos_of(run)
+        if not (run / files.SPLIT).is_file():  # nothing to look for leaks by: it may be no run at all
+            from handlens import checkpoint
+
+            checkpoint.read_facts(run)
     elif not photos:
         raise HandlensError("no photos were given", "name a folder of photos, or --run RUN")
     if (net or weights) and (run or not labels):
@@ -75,6 +79,8 @@ def examine(
         files.check_place(report, ".html", ".htm")
         if fix and fix.resolve() == report.resolve():
             raise HandlensError(f"--fix and --report are both {report}", "name two files")
+        if fix and report.resolve().is_relative_to(fix.resolve()):  # it would be there before the copy, which is whole
+            raise HandlensError(f"--report {report} lies within --fix {fix}", "write the report beside it")
     with screen.progress("downloading") as update:  # seen only for a published set that is not in the cache yet
         found = room.scan(photos, update, keep_empty=True)
     if fix:
@@ -94,7 +100,8 @@ def examine(
         path, reason = findings.broken[0]
         raise HandlensError(f"none of the photos of {found.root} can be read (the first: {path} {reason})")
     where = sides(run / files.SPLIT, findings.sha256) if run and (run / files.SPLIT).is_file() else None
-    near = findings.near_duplicates()
+    with screen.progress("looking for copies") as update:
+        near = findings.near_duplicates(update)
     listed = diagnose(found, findings, near, where)
     if frozen:
         try:
@@ -159,7 +166,7 @@ def _show(
     screen.say("")
     screen.table("", ("found", "times", "the first", "meaning"), rows)
     if not reported:
-        screen.note("--report FILE shows all of them with thumbnails, --json lists them")
+        screen.note("--report FILE shows the first of each kind with thumbnails, --json lists all")
     if out and not fixed:
         better = f"{counted(len(out), 'photo')} {'is' if len(out) == 1 else 'are'} better left out"
         screen.note(f"{better}: --fix DIR copies the others, --fix FILE.csv lists what to leave out")

@@ -9,7 +9,7 @@ import typer
 
 
 def experiment(
-    name: str = typer.Argument("", metavar="[NAME]", show_default=False, help="Which one; without it they are listed."),
+    name: str = typer.Argument("", metavar="NAME", show_default=False, help="Which one; without it they are listed."),
     out: Path | None = typer.Option(
         None, help="Folder for figure.png and numbers.json; earlier ones there are replaced. [experiments/NAME]"
     ),

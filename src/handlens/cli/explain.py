@@ -37,7 +37,7 @@ def explain(
     run: str = typer.Argument(..., metavar="RUN", help="A run's folder, or a net's name together with --weights."),
     photos: list[str] = typer.Argument(
         None,
-        metavar="[PHOTO]...",
+        metavar="PHOTO",
         show_default=False,
         help="Photos, folders or globs; for gates, one source of photos with labels (default: the run's test split).",
     ),

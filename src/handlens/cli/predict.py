@@ -19,7 +19,7 @@ def predict(
     run: str = typer.Argument(
         ..., metavar="RUN", help="A run's folder, a bundle, or a net's name together with --weights."
     ),
-    photo: list[str] = typer.Argument(..., metavar="PHOTO...", help="Photos, folders (with all below them) or globs."),
+    photo: list[str] = typer.Argument(..., metavar="PHOTO", help="Photos, folders (with all below them) or globs."),
     weights: str = typer.Option("", help="A weight file for the net named in place of a run, or `imagenet`."),
     top: int = typer.Option(3, min=1, help="Guesses a photo."),
     csv: Path | None = typer.Option(None, help="Write the guesses as a CSV file."),

@@ -89,21 +89,34 @@ def _clock(seconds: float) -> str:
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a table on standard output: with rules on a terminal, plain aligned columns elsewhere.
 
-    Numbers are right-aligned; floats are shown as they are given, so format them before; None is an empty cell.
+    Numbers are right-aligned; floats are shown as they are given, so format them before; None is an empty cell. On a
+    terminal that is too narrow, headings and texts are broken into lines, but for numbers and the first column.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else 10_000, highlight=False, color_system=None)
+    numeric = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
+    longest = [max([1, *(cell_len(str(row[i])) for row in rows if row[i] is not None)]) for i in range(len(columns))]
+    widths = [max(cell_len(column), cells) for column, cells in zip(columns, longest, strict=True)]
+    # A name or a number in two lines could not be copied: headings and other texts are broken, the widest first.
+    least = [
+        cells if number or not i else min(12, cells)
+        for i, (cells, number) in enumerate(zip(longest, numeric, strict=True))
+    ]
+    while sum(widths) + 3 * len(widths) > console.width and widths != least:
+        loosest = max(range(len(widths)), key=lambda i: (widths[i] - least[i], widths[i]))
+        widths[loosest] -= 1
+    console.width = max(console.width, sum(widths) + 3 * len(widths))  # the terminal breaks what is still too wide
     shown = Table(box=box.SIMPLE_HEAD if terminal else None, title=title or None, title_justify="left", pad_edge=False)
-    for index, column in enumerate(columns):
-        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
-        shown.add_column(Text(column), justify="right" if numeric else "left", no_wrap=not terminal, overflow="fold")
+    for column, width, number in zip(columns, widths, numeric, strict=True):
+        shown.add_column(Text(column), justify="right" if number else "left", width=width, overflow="fold")
     for row in rows:
         shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))  # Text: no markup in class names
-    console = Console(width=None if terminal else 10_000, highlight=False, color_system=None)
     with console.capture() as captured:
         console.print(shown)
     _print("\n".join(line.rstrip() for line in captured.get().splitlines()))

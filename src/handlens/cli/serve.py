@@ -9,7 +9,7 @@ import typer
 
 def serve(
     bundle: list[str] = typer.Argument(
-        None, metavar="BUNDLE...", help="Bundles, as `handlens export` makes them; each is named as its file."
+        None, metavar="BUNDLE", help="Bundles, as `handlens export` makes them; each is named as its file."
     ),
     named: list[str] = typer.Option([], "--bundle", metavar="NAME=PATH", help="A bundle with a name of its own."),
     host: str = typer.Option("127.0.0.1", help="The address to serve at; the default is for this machine only."),

@@ -85,8 +85,9 @@ def few(splits: Mapping[str, Photos]) -> list[str]:
 
 def why_weights(counts: Sequence[int]) -> str:
     """Why balance "weights" was chosen where none was given, for `counts` training photos a class."""
+    times = min(loop.MOST_WEIGHT, max(counts) / max(1, min(counts)))
     return (
-        f"photos of rare classes count up to {loop.MOST_WEIGHT:g} times as much as others (--balance weights), for the "
+        f"photos of rare classes count up to {times:.3g} times as much as others (--balance weights), for the "
         f"classes have {min(counts)} to {max(counts)} training photos"
     )
 

@@ -73,7 +73,9 @@ def _untaught(recipe: Recipe, classes: Sequence[str]) -> Start:
         arguments = dict(file.arguments)
         preprocess = file.preprocess.at(recipe.image_px)
         best = " (the best published for it)" if recipe.weights == "imagenet" else ""
-        note = f"weights {file.label}{best}, {file.pixels}"
+        made_px = file.preprocess.image_px
+        at = f", but {recipe.image_px} px in place of {made_px}" if recipe.image_px != made_px else ""
+        note = f"weights {file.label}{best}, {file.pixels}{at}"
     if recipe.mode in ("full", "scratch"):  # learning from random crops, it gains by seeing the whole shorter side
         preprocess = dataclasses.replace(preprocess, resize_px=preprocess.image_px)
     if recipe.normalisation != "own":
