@@ -30,6 +30,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from handlens import files, photos
 from handlens.photos import near
 from handlens.photos.diagnose import diagnose
+from handlens.photos.examine import _FOUND
 
 ROOT = Path(__file__).resolve().parents[1]
 PLANTED = 200
@@ -369,6 +370,7 @@ def whole_runs(source: Path) -> list[dict[str, Any]]:
         shutil.rmtree(files.cache_folder(), ignore_errors=True)
 
         def work(some: photos.Photos = some) -> None:
+            _FOUND.clear()  # as a new process has it
             findings = photos.examine(some)
             diagnose(some, findings, findings.near_duplicates())
 

@@ -273,7 +273,8 @@ def _members(path: Path) -> Iterator[tuple[dict[str, int], _Open]]:
     if path.is_dir():
         yield _folder_members(path), lambda name: open(path / name, "rb")  # noqa: SIM115
     elif not path.is_file():
-        raise _refusal(path, "does not exist" if not os.path.lexists(path) else "is no file or folder", "check the path")
+        what = "is no file or folder" if os.path.lexists(path) else "does not exist"
+        raise _refusal(path, what, "check the path")
     else:
         try:
             with zipfile.ZipFile(path) as zip_:

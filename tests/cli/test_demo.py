@@ -12,6 +12,7 @@ import pytest
 import handlens
 from handlens import cli, files
 from handlens.cli import demo
+from handlens.errors import HandlensError
 from handlens.photos import drawn
 from handlens.train import job
 
@@ -111,6 +112,23 @@ def test_ctrl_c_before_there_is_a_run_names_none(
     code, out, err = run(monkeypatch, capsys, "--photos-per-class", 10, "--out", tmp_path / "demo")
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "stopped"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, HandlensError("the disk is full")])
+def test_a_demo_that_ends_while_it_draws_leaves_no_folder(
+    error: BaseException | type[BaseException],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_: object) -> None:
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(drawn, "picture", stopped)
+    code, _, _ = run(monkeypatch, capsys, "--photos-per-class", 10)
+    assert code == (130 if error is KeyboardInterrupt else 2)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("system", ["posix", "nt"])

@@ -10,13 +10,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from PIL import Image, ImageEnhance
 
 from handlens import bundle, checkpoint, cli, files, photos
+from handlens.photos.split import contents
 from handlens.run import UNCALIBRATED
-from handlens.train.data import look
+from handlens.train import Recipe
+from handlens.train.data import data_of, look
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -35,8 +38,6 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 @pytest.fixture
 def run(tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> Path:
     """A run as training leaves it: with its recipe, its split, and curves."""
-    from handlens.train import Recipe
-
     folder = tmp_path / "run"
     saved = checkpoint.load(tiny_run)
     saved.recipe = dataclasses.asdict(Recipe(net="mobilenet_v2", photos=str(tiny_photos)))
@@ -184,6 +185,25 @@ def test_the_runs_own_photos_are_judged_by_those_that_chose_nothing(
     (moved / "花朵" / "00.jpg").unlink()  # now --split test would only say what is missing
     _, out, _ = evaluate(run, moved, "--json")
     assert "were trained on" in json.loads(out)["caution"] and ADVICE not in json.loads(out)["caution"]
+
+
+@pytest.mark.parametrize(("of", "told"), [("test", True), ("validation", False)])
+def test_a_photo_that_has_another_class_now_is_told(
+    evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path, of: str, told: bool
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(tiny_photos, folder)
+    saved = checkpoint.load(run)
+    saved.recipe["photos"] = str(folder)
+    checkpoint.save(run, saved)
+    path = next(path for path in files.read_json(run / files.SPLIT)[of] if not path.startswith("blue sky/"))
+    (folder / path).rename(folder / "blue sky" / "moved.jpg")
+    report = tmp_path / "report.html"
+    code, out, err = evaluate(run, "--json", "--report", report)
+    assert code == 0, err
+    sentence = "1 photo of the test split has another class now (blue sky/moved.jpg ...)"
+    assert (sentence in json.loads(out)["caution"]) == (sentence in report.read_text("utf-8")) == told
+    assert f"1 photo of {run} has another class now (blue sky/moved.jpg ...)" in err
 
 
 @pytest.fixture
@@ -344,6 +364,59 @@ def test_photos_of_a_run_that_it_learned_from_are_said_to_be_seen(
     code, out, err = evaluate(tmp_path / "second", tiny_photos, "--json")
     assert code == 0 and json.loads(out)["num_seen_in_training"] == 33
     assert "33 of these 36 photos were trained on or chosen by" in err
+
+
+def test_test_photos_that_are_copies_of_what_a_run_behind_has_learned_are_told(
+    evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    anew, saved = saved_anew(tiny_photos, tmp_path / "anew", as_sent), checkpoint.load(run)
+    recipe = {**saved.recipe, "photos": str(anew), "weights": str(run / "model.safetensors")}
+    checkpoint.save(tmp_path / "second", dataclasses.replace(saved, recipe=recipe))
+    found = photos.scan(anew)
+    sha256 = photos.examine(found).sha256
+    splits = photos.split(found, sha256, seed=1)
+    photos.write_split(tmp_path / "second" / "split.json", splits, sha256, 1)
+    learned = json.loads((run / "split.json").read_text("utf-8"))
+    known = [path for path in splits["test"].paths if path in learned["train"] or path in learned["validation"]]
+    code, out, err = evaluate(tmp_path / "second", "--json")
+    assert code == 0 and known, err
+    assert json.loads(out)["num_seen_in_training"] == len(known)
+    assert "trained on or chosen by, all of them saved anew or nearly the same: the figures flatter" in err
+    _, out, _ = evaluate(tmp_path / "second", anew, "--json")
+    assert json.loads(out)["num_seen_in_training"] == 33 + len(known) and ADVICE not in json.loads(out)["caution"]
+
+
+def test_what_is_known_is_put_together_once(
+    evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each photo."""
+    unions = []
+
+    class Known(set[str]):
+        def __or__(self, other: Any) -> Any:
+            unions.append(1)
+            return Known(set.__or__(self, other))
+
+    monkeypatch.setattr("handlens.train.seen.contents", lambda *given: Known(contents(*given)))
+    code, out, _ = evaluate(run, saved_anew(tiny_photos, tmp_path / "anew", as_png), "--json")
+    assert code == 0 and json.loads(out)["num_seen_in_training"] == 33
+    assert len(unions) < 5
+
+
+def test_added_photos_whose_folder_is_gone_are_no_matter_to_the_test(evaluate: Run, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "more" / "花朵").mkdir(parents=True)
+    for number in range(4):
+        Image.effect_noise((40, 48), 50 + number).save(tmp_path / "more" / "花朵" / f"{number}.png")
+    recipe, saved = Recipe(continue_run=str(run), add=str(tmp_path / "more")), checkpoint.load(run)
+    data = data_of(recipe, None)
+    checkpoint.save(tmp_path / "second", dataclasses.replace(saved, recipe=dataclasses.asdict(recipe)))
+    photos.write_split(tmp_path / "second" / "split.json", data.splits, data.sha256, 0)
+    (tmp_path / "more").rename(tmp_path / "gone")
+    code, out, err = evaluate(tmp_path / "second", "--json")
+    assert (code, json.loads(out)["num_photos"]) == (0, 3)
+    assert f"second added are no longer in {tmp_path / 'more'}, of which it has 3 in train and 1 in validation" in err
+    code, _, err = evaluate(tmp_path / "second", "--split", "train")
+    assert code == 2 and "put them back, or say where they are now as `add` in" in err
 
 
 def test_a_folder_of_the_nets_name_is_no_run_where_weights_are_given(

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from handlens import cli, files, photos
+from handlens.cli import screen
 from handlens.errors import HandlensError, quoted
 from handlens.evaluate import wrong_labels
-from handlens.photos import Photos, drawn
+from handlens.photos import Photos, drawn, near
 from handlens.photos.diagnose import KINDS
 
 RUN = CliRunner()
@@ -70,9 +72,22 @@ def test_json_table_report_and_list(folder: Path, tmp_path: Path) -> None:
     for picture in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html):
         assert b"Exif" not in __import__("base64").b64decode(picture)
     assert "label-conflict" in html
-    table = examine(folder).stdout
-    assert "zero-byte" in table
-    assert KINDS["label-conflict"] in table
+    table = examine(folder)
+    assert "zero-byte" in table.stdout
+    assert KINDS["label-conflict"] in table.stdout
+    assert "--report FILE shows the first of each kind with thumbnails, --json lists all" in table.stderr
+
+
+def test_a_long_search_for_copies_shows_a_bar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn.picture("daisy", 77)[0].save(folder / "tulips" / "77.png")  # not what another test has searched already
+    shown: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(near, "_AT_ONCE", 1)
+    monkeypatch.setattr(
+        screen, "progress", lambda label, *_: nullcontext(lambda done, total=0: shown.append((label, done, total)))
+    )
+    examine(folder)
+    ((done, total), *_) = [of[1:] for of in reversed(shown) if of[0] == "looking for copies"]
+    assert done == total > 0
 
 
 def test_fix_copies_what_is_good(folder: Path, tmp_path: Path) -> None:
@@ -174,6 +189,9 @@ def test_what_cannot_be_done_is_one_sentence(
     assert "need features, and --weights is none" in told
     told = refused(capsys, monkeypatch, folder, "--fix", tmp_path / "x.htm", "--report", tmp_path / "a/../x.htm")
     assert "--fix and --report are both" in told and not (tmp_path / "x.htm").exists()
+    inside = tmp_path / "new" / "deep" / "r.html"
+    told = refused(capsys, monkeypatch, folder, "--fix", tmp_path / "new", "--report", inside)
+    assert f"--report {inside} lies within --fix {tmp_path / 'new'}" in told and not (tmp_path / "new").exists()
     assert "suspected labels need two classes" in refused_labels(capsys, monkeypatch, tmp_path / "none")
 
 
@@ -393,3 +411,7 @@ def test_a_class_of_one_photo_does_not_hide_the_rest(split_run: Path, tiny_photo
     found = examine(folder, "--run", split_run)
     assert found.exit_code == 0 and "14 photos in 2 classes" in found.stdout
     assert "suspected labels are not looked for: suspected labels need two classes" in found.stderr
+    assert "--labels" not in found.stderr
+    for name in ("no-such-run", "photos"):  # however little is to be looked for
+        with pytest.raises(HandlensError, match=f"(there is no run folder .*no-such-run|{name} is no finished run)"):
+            examine(folder, "--run", tmp_path / name)

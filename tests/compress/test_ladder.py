@@ -119,7 +119,7 @@ def test_layers_in_float_do_not_make_the_file_large(source: Source, stage: Stage
     stage.wrong = {"else": 3}
     with pytest.raises(ladder.NoRungError):
         climb(source)
-    room = ladder.SIZE_SHARE * 4 * ladder._weights(source.folded) - 80  # bytes
+    room = ladder.SIZE_SHARE * 4 * job.num_weights(source.folded) - 80  # bytes
     assert stage.kept[3] != tuple(name for name, _ in ranked(source.folded, None))[:2]
     for kept in stage.kept[3:7]:
         sizes = [ladder._weights(source.folded, name) for name in kept]

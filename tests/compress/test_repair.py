@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from handlens import nets
 from handlens.compress.fake import round_weight
-from handlens.compress.repair import correct_bias, equalise, pairs
+from handlens.compress.repair import channel_means, correct_bias, equalise, pairs
 from handlens.nets import Net
 from handlens.nets.fold import fold_batch_norm
+from handlens.nets.vit import SelfAttention
+from handlens.nets.vit_hybrid import StdConv2d
 
 Build = Callable[..., Net]
 NETS = {
@@ -83,6 +86,8 @@ def rounded_weights(net: Net, but: str = "") -> Net:
         for name, module in net.named_modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and name != but:
                 module.weight.copy_(round_weight(module.weight))
+            if isinstance(module, SelfAttention):
+                module.in_proj_weight.copy_(round_weight(module.in_proj_weight))
     return net
 
 
@@ -91,7 +96,7 @@ def means(net: Net, images: Tensor) -> dict[str, Tensor]:
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            found[name] = output.detach().transpose(0, 1).flatten(1).mean(1)
+            found[name] = channel_means(output.detach())
 
         return hook
 
@@ -132,6 +137,39 @@ def test_a_layer_that_stays_in_float_is_corrected_for_the_others(shaken: Build) 
     found = means(rounded_weights(corrected, but=kept), images)
     for layer, value in expected.items():
         torch.testing.assert_close(found[layer], value, atol=1e-3 * value.abs().max().item(), rtol=0)
+
+
+def test_attention_is_corrected_too(shaken: Build) -> None:
+    """Its queries, keys and values are computed from a weight and a bias that belong to no layer of their own."""
+    net, images = shaken("vit_ti_32", image_px=64), torch.randn(4, 3, 64, 64)
+    first = "encoder.layers.encoder_layer_0.self_attention.in_proj"
+    corrected = correct_bias(net, images)
+    assert torch.equal(corrected.get_parameter(f"{first}_weight"), net.get_parameter(f"{first}_weight"))
+    assert not torch.equal(corrected.get_parameter(f"{first}_bias"), net.get_parameter(f"{first}_bias"))
+    expected, found = means(net, images), means(rounded_weights(corrected), images)
+    for layer, value in expected.items():
+        torch.testing.assert_close(found[layer], value, atol=1e-3 * value.abs().max().item(), rtol=0)
+
+
+def test_weights_that_are_computed_are_left_as_they_are() -> None:
+    """A convolution that standardises its filters as it runs has no bias, and would not read one."""
+
+    class Own(nets.Net):
+        smallest_px = 8
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = StdConv2d(3, 4, 3)
+            self.classifier = nn.Sequential(nn.Linear(4, 2))
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.classifier(self.conv(images).mean((2, 3)))
+            return logits
+
+    net = Own().eval()
+    corrected = correct_bias(net, torch.randn(4, 3, 8, 8))
+    assert corrected.state_dict().keys() == net.state_dict().keys()
+    assert not torch.equal(corrected.get_parameter("classifier.0.bias"), net.get_parameter("classifier.0.bias"))
 
 
 def test_layers_without_a_bias_get_one(shaken: Build) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,31 @@ def test_photos_are_cut_by_the_seed_and_no_more_than_asked_for(tiny_photos: Path
     known = {image.numpy().tobytes() for image in whole.train.images}
     assert not known & {image.numpy().tobytes() for image in whole.test.images}
     assert len(small.load(tiny_photos, 16, 0, most=20).train) + len(small.load(tiny_photos, 16, 0, most=20).test) == 20
+
+
+def test_a_rare_class_is_drawn_too(tiny_photos: Path, tmp_path: Path) -> None:
+    rare = tmp_path / "rare"
+    shutil.copytree(tiny_photos, rare)
+    for photo in sorted((rare / "花朵").iterdir())[3:]:
+        photo.unlink()
+    for seed in range(4):
+        for part in (small.load(rare, 16, seed, most=10).train, small.load(rare, 16, seed, most=3).train):
+            assert sorted({*part.labels.tolist()}) == [0, 1, 2]
+    assert len(small._some(photos.scan(rare), 10, seed=0)) == 10
+    assert len(small._some(photos.scan(rare), 3, seed=0)) == 9
+    for name, sides in (("train", range(3, 6)), ("test", range(3))):
+        for index in sides:
+            (rare / name / "花朵").mkdir(parents=True, exist_ok=True)
+            shutil.copy(tiny_photos / "花朵" / f"{index:02}.jpg", rare / name / "花朵")
+        for other in ("blue sky", "🌿 leaf"):
+            shutil.copytree(tiny_photos / other, rare / name / other)
+    for own in sorted({path.name for path in tiny_photos.iterdir()}):
+        shutil.rmtree(rare / own)
+    drawn = small._some(photos.scan(rare), 20, seed=0)
+    assert drawn.splits and all(
+        sum(side == name and label == 1 for side, label in zip(drawn.splits, drawn.labels, strict=True)) == 3
+        for name in ("train", "test")
+    )
 
 
 def test_the_input_is_the_contracts() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
+import threading
 
 import pytest
 from torch import nn
 
 from handlens.errors import HandlensError, NotHereError
 from handlens.export.converting import converting
+from handlens.run.artifact import quiet
 
 
 def test_a_part_that_is_missing_is_named() -> None:
@@ -42,6 +45,27 @@ def test_closed_streams_are_no_matter(closed: tuple[str, ...], monkeypatch: pyte
         monkeypatch.setattr(sys, name, None)
     with converting("onnx", nn.Identity()):
         print("what a converter tells")
+
+
+def test_threads_that_convert_at_once_leave_the_streams_as_they_were() -> None:
+    before, within = [os.fstat(number) for number in (1, 2)], threading.Event()
+
+    def convert() -> None:
+        with converting("onnx", nn.Identity()):
+            within.wait(0.2)
+
+    def load() -> None:
+        with quiet():
+            within.wait(0.2)
+
+    threads = [threading.Thread(target=work) for work in (convert, load, convert, load)]
+    for thread in threads:
+        thread.start()
+    threads[-1].join(0.05)
+    within.set()
+    for thread in threads:
+        thread.join()
+    assert [os.fstat(number) for number in (1, 2)] == before
 
 
 def test_a_full_disk_is_not_the_networks_fault() -> None:

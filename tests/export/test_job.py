@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from handlens import bundle, export
+from handlens import bundle, export, nets
 from handlens.errors import HandlensError
 from handlens.export import job
 from handlens.export.job import Source
@@ -64,6 +64,22 @@ def test_the_card_names_what_made_and_ran_the_file(source: Source, tmp_path: Pat
     assert card["versions"]["onnxruntime"] == metadata.version("onnxruntime")
 
 
+def test_the_weights_are_those_of_the_exported_file(source: Source, tmp_path: Path) -> None:
+    """Without the auxiliary classifiers, which only training runs."""
+    with_them, without = (nets.create("googlenet", 5, aux=aux) for aux in (True, False))
+    assert job.num_weights(with_them) == job.num_weights(without) == sum(x.numel() for x in without.parameters())
+    other = dataclasses.replace(source, folded=with_them)
+    card = job.card(other, {}, "onnx", "float32", None, None, None, 0, "")
+    assert card["weights_float32_bytes"] == 4 * job.num_weights(without)
+
+
+def test_the_card_says_how_many_threads_there_were(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3}, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert job.latency(source.reference, 0, runs=3)["threads"] == 1
+    assert job.latency(source.reference, 2, runs=3)["threads"] == 2
+
+
 def test_golden_photos_are_those_that_the_exported_file_answers_alike(source: Source) -> None:
     """INT8 may answer a few otherwise, and `check` and `serve` would refuse the bundle for one of them."""
     shipped: Any = SimpleNamespace(precision="int8", classes=source.checkpoint.classes)
@@ -80,3 +96,6 @@ def test_golden_photos_are_those_that_the_exported_file_answers_alike(source: So
     with pytest.raises(HandlensError, match="answers no test photo as the network does"):
         wrong = functools.partial(infer, all_wrong=True)
         job.golden(source, dataclasses.replace(source.reference, infer=wrong), shipped)
+    shipped = SimpleNamespace(precision="float32", classes=source.checkpoint.classes)
+    with pytest.raises(HandlensError, match=r"\.jpg, made smaller, the exported file says .* it was not kept"):
+        job.golden(source, dataclasses.replace(source.reference, infer=infer), shipped)

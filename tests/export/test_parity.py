@@ -87,6 +87,15 @@ def wrong_bias(net: Net, contract: Preprocess) -> tuple[Net, Preprocess]:
     return changed, contract
 
 
+def shifted_logits(net: Net, contract: Preprocess) -> tuple[Net, Preprocess]:
+    """All by as much: the probabilities stay."""
+    changed = copy.deepcopy(net)
+    with torch.no_grad():
+        if changed.classifier[-1].in_features > 1:
+            changed.classifier[-1].bias.add_(0.5)
+    return changed, contract
+
+
 def test_the_same_network_passes(source: Source) -> None:
     found = judge(source, none)
     assert found.greatest < 1e-4 and found.agreement == 1 and not found.differing()
@@ -102,8 +111,9 @@ def test_the_same_network_passes(source: Source) -> None:
         (wrong_padding, "first to differ: stage 1 of", "padding"),
         (corrupted_weight, "first to differ: stage 5 of 5", "a weight"),
         (wrong_bias, "first to differ: logits", "the classifier is converted otherwise"),
+        (shifted_logits, "first to differ: logits", "the classifier is converted otherwise"),
     ],
-    ids=["swapped channels", "wrong mean", "wrong padding", "corrupted weight", "wrong bias"],
+    ids=["swapped channels", "wrong mean", "wrong padding", "corrupted weight", "wrong bias", "shifted logits"],
 )
 def test_a_mistake_is_stopped_and_found(source: Source, mistake: Mistake, where: str, hint: str) -> None:
     with pytest.raises(HandlensError) as caught:
@@ -199,6 +209,17 @@ def test_a_near_tie_may_fall_either_way_but_no_further() -> None:
     (difference,) = clear.differing()
     assert (difference.expected, difference.got, round(difference.greatest, 4)) == ("a", "b", 0.0102)
     assert not a_parity("float16", answers([0.51, 0.49]), answers([0.505, 0.495]), [0]).differing()
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("float32", 0.01), ("float16", 0.1)])
+@pytest.mark.parametrize("largest", [0.5, 20.0])
+def test_logits_may_differ_by_a_part_of_the_largest(precision: str, allowed: float, largest: float) -> None:
+    probabilities, logits = answers([0.9, 0.1]), answers([largest, 0.1])
+    found = a_parity(precision, probabilities, probabilities, [0])
+    found = dataclasses.replace(found, expected_logits=logits)
+    for part, differs in ((0.9, False), (1.1, True)):
+        off = logits - part * allowed * max(1.0, largest)
+        assert bool(dataclasses.replace(found, got_logits=off).differing()) == differs
 
 
 def test_int8_is_not_held_to_equal_probabilities() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -54,6 +55,21 @@ def test_a_series_is_no_label_conflict_and_is_not_left_out(folder: Path) -> None
     assert len(kinds["series"].photos) == 11 and set(kinds["series"].photos) == set(kinds["leak"].photos)
     assert "label-conflict" not in kinds
     assert len(leave_out(photos, findings, listed)) < 6
+
+
+@pytest.mark.parametrize("other", ["daisy", "tulips"])
+def test_many_copies_of_one_photo_are_told(folder: Path, other: str) -> None:
+    for number in range(6, 60):
+        for name in ("daisy", "tulips"):
+            drawn.picture(name, number)[0].save(folder / name / f"{number}.jpg")
+    whole = drawn.picture("daisy", 99)[0]
+    for quality in range(50, 100, 5):
+        whole.save(folder / ("daisy" if quality > 50 else other) / f"quality-{quality}.jpg", quality=quality)
+    photos, findings, listed = found_in(folder)
+    ((kind, paths, _),) = [finding for finding in listed if len(finding.photos) > 1]
+    assert kind == ("near-duplicates" if other == "daisy" else "label-conflict")
+    assert len(paths) == 10 and all("quality" in path for path in paths)
+    assert len(leave_out(photos, findings, listed)) == (9 if other == "daisy" else 10)
 
 
 def test_one_camera_makes_no_copies(tmp_path: Path) -> None:
@@ -192,6 +208,22 @@ def test_what_is_left_out(folder: Path) -> None:
     assert out["daisy/small.png"] == "near-duplicates: of daisy/0.jpg"  # the larger one stays
     splits = {"daisy/small.png": "test", "daisy/0.jpg": "train"}
     assert "daisy/0.jpg" in leave_out(photos, findings, found, splits)  # what the test has stays before that
+
+
+def test_the_best_of_many_duplicates_is_looked_for_once(folder: Path) -> None:
+    photos = scan(folder)
+    findings = examine(photos)
+    looked: list[str] = []
+
+    class Facts(dict[str, Any]):
+        def __getitem__(self, path: str) -> Any:
+            looked.append(path)
+            return findings.facts["daisy/0.jpg"]
+
+    many = Finding("exact-duplicates", tuple(f"{k:03}.jpg" for k in range(200)), "")
+    out = leave_out(photos, dataclasses.replace(findings, facts=Facts()), [many])
+    assert len(out) == 199 and "000.jpg" not in out
+    assert len(looked) <= 2 * 200
 
 
 def test_a_copy_has_the_rest_and_the_originals_stay(folder: Path, tmp_path: Path) -> None:

@@ -94,6 +94,47 @@ def test_a_series_is_one_group_unless_it_is_most_of_its_class(pictures: list[Ima
     assert all(len(group) <= 6 + frames // 10 for group in near.alike(thumbs, of_scene).groups)
 
 
+def saved_anew(photo: Image.Image) -> np.ndarray:
+    """The thumbnails of a photo saved at ten qualities."""
+    thumbs = []
+    for quality in range(50, 100, 5):
+        photo.save(file := io.BytesIO(), "JPEG", quality=quality)
+        thumbs.append(near.thumbnail(Image.open(file)))
+    return np.stack(thumbs)
+
+
+def test_all_of_a_group_may_be_one_photo_again(pictures: list[Image.Image]) -> None:
+    copies = saved_anew(pictures[0].convert("RGB"))
+    moved = [near.thumbnail(pictures[0].convert("RGB").crop((k, 3, 116 + k, 119))) for k in range(3, 12)]
+    for few in (copies, np.concatenate([moved, copies])[::-1]):
+        assert list(range(10)) in near.copies(few)
+
+
+def test_what_moves_or_is_another_digit_is_not_saved_anew(pictures: list[Image.Image]) -> None:
+    photo = pictures[0].convert("RGB")
+    thumbs = [near.thumbnail(photo.crop((k, 0, 116 + k, 116))) for k in range(12)]
+    for k in range(0, 100, 4):
+        ImageDraw.Draw(seen := photo.copy()).ellipse((k, k, k + 8, k + 8), fill=(255, 240, 30))
+        thumbs.append(near.thumbnail(seen))
+    digits = [
+        Image.fromarray((digit * 15.9).astype(np.uint8)).resize((64, 64), Image.Resampling.BICUBIC)
+        for digit in pytest.importorskip("sklearn.datasets").load_digits().images[:600]
+    ]
+    for other in (thumbs, [near.thumbnail(digit) for digit in digits]):
+        assert near._saved_anew(np.stack(other)) == []
+
+
+def test_a_long_search_tells_how_far_it_is() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.normal(128, 50, (8, 8)).repeat(4, 0).repeat(4, 1)
+    thumbs = np.clip(one + rng.normal(0, 3, (400, 32, 32)), 0, 255).astype(np.uint8)
+    told: list[tuple[int, int]] = []
+    near.alike(thumbs[:20], progress=lambda done, total: told.append((done, total)))
+    assert told == []
+    near.alike(thumbs, progress=lambda done, total: told.append((done, total)))
+    assert len(told) > 1 and told == sorted(told) and told[-1][0] == told[-1][1]
+
+
 def test_work_grows_with_the_photos_and_not_with_their_square() -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (8000, 8, 8), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
@@ -116,3 +157,14 @@ def test_copies_of_copies_in_a_folder(tmp_path: Path, pictures: list[Image.Image
     findings = examine(scan(tmp_path))
     assert sorted(map(sorted, findings.duplicates)) == [["a/0.png", "b/same.png"], ["a/1.png", "b/same-too.png"]]
     assert [sorted(group) for group in findings.near_duplicates()] == [["a/0.png", "b/same.png", "b/small.png"]]
+
+
+def test_the_same_photos_are_searched_once(
+    tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6, 12):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        pictures[number].save(tmp_path / "ab"[number % 2] / f"{number}.png")
+    found = examine(scan(tmp_path)).near_duplicates()
+    monkeypatch.setattr(near, "alike", lambda *_: pytest.fail("searched again"))
+    assert examine(scan(tmp_path)).near_duplicates() == found

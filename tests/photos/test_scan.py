@@ -288,7 +288,10 @@ def test_csv_with_any_names(table: Callable[..., Path], make_photo: Make, tmp_pa
 CSVS = {
     "": "first row of .* is '', expected the header path,label",
     "x/000.png,a\n": "first row of .* is 'x/000.png,a'",
-    "path;label\nx/000.png;a\n": "first row of .* is 'path;label'",
+    "path;label\nx/000.png;a\n": "first row of .* is 'path;label', .*; save it with commas between the columns",
+    'Path;"Label";split\r\nx/000.png;a;test\r\n': "first row of .* is 'Path;.*; save it with commas",
+    '"path"\t"label"\nx/000.png\ta\n': "first row of .*; save it with commas",
+    "sep=,\npath,label\nx/000.png,a\n": "first row of .* is 'sep=,', .*; remove the first line",
     "Fotos/Rose.png,Rose\n": "first row of .* is 'Fotos/Rose.png,Rose', expected the header path,label",
     "path,label\n": "has no photos, only a header",
     "path,label\nx/000.png\n": "row 2 of .* has 1 cell, expected 2",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from handlens.errors import HandlensError
 from handlens.photos import drawn
 from handlens.preprocess import Preprocess
 from handlens.train import learned, several
-from handlens.train.data import Data, data_of
+from handlens.train.data import Data, _to_train, data_of
 from handlens.train.recipe import choose
 
 
@@ -39,6 +41,16 @@ def test_a_clean_set_is_split_as_before(folder: Path) -> None:
         name: part.paths for name, part in plain.items()
     }
     assert made.notes == ()
+
+
+def test_a_long_search_for_copies_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(10):
+        small(folder / "daisy" / f"small-{index}.png", "daisy", index)
+    monkeypatch.setattr(photos.near, "_AT_ONCE", 1)
+    told: list[tuple[int, int]] = []
+    recipe = choose([10, 10], {"photos": str(folder)})
+    data_of(recipe, None, searching=lambda done, total: told.append((done, total)))
+    assert told and told[-1][0] == told[-1][1]
 
 
 @pytest.mark.parametrize("name", [UNSURE, UNKNOWN])
@@ -179,16 +191,38 @@ def test_added_photos_that_name_their_own_test_are_refused(run: Path, tmp_path: 
 
 
 def test_weights_that_have_seen_the_photos(folder: Path, run: Path, tmp_path: Path) -> None:
-    contents = photos.examine(photos.scan(folder)).sha256.values()
+    small(tmp_path / "others" / "daisy" / "30.png", "daisy", 30)
     for given in ({"teacher": str(run), "weights": "none"}, {"weights": str(run / files.WEIGHTS)}):
         recipe = choose([10, 10], {"photos": str(folder), "net": "mobilenet_v2", **given})
         with pytest.raises(HandlensError, match=r"was trained on 18 of these photos, and a curve needs weights that"):
-            learned.check_unlearned(recipe, contents, "a curve")
-        learned.check_unlearned(recipe, ["another"], "a curve")
+            learned.check_unlearned(recipe, photos.scan(folder), "a curve")
+        learned.check_unlearned(recipe, photos.scan(tmp_path / "others"), "a curve")
         for more in ({"repeats": 2}, {"folds": 2}):
             with pytest.raises(HandlensError, match="was trained on 18 of these photos"):
                 several.begin(str(folder), tmp_path / "runs", {"net": "mobilenet_v2", **given}, **more)
             assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("what", ["teacher", "weights"])
+@pytest.mark.parametrize("px", [0, 80])
+def test_weights_that_have_seen_copies_of_the_photos(
+    what: str, px: int, folder: Path, run: Path, tmp_path: Path
+) -> None:
+    """The same pixels in other files, or smaller ones."""
+    for path in folder.rglob("*.png"):
+        (place := tmp_path / "again" / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+        photo = drawn.picture(path.parent.name, int(path.stem))[0]
+        (photo.resize((px, px)) if px else photo).save(place, compress_level=1)
+    given = {"weights": str(run / files.WEIGHTS)} if what == "weights" else {"teacher": str(run), "weights": "none"}
+    again = {"net": "mobilenet_v2", "photos": str(tmp_path / "again"), "seed": 1, **given}
+    recipe = choose([10, 10], again)
+    told = rf"\({what}\) was trained on [12] of the 2 test photos of this one, saved anew or nearly the same \(.*\.png"
+    with pytest.raises(HandlensError, match=told):
+        learned.check_unseen(recipe, data_of(recipe, None))
+    for more in ({"repeats": 2}, {"folds": 2}):
+        with pytest.raises(HandlensError, match="was trained on 18 of these photos, saved anew or nearly the same"):
+            several.begin(again["photos"], tmp_path / "runs", {"net": "mobilenet_v2", **given}, **more)
+    learned.check_unseen(dataclasses.replace(recipe, photos=str(folder), seed=0), data(folder))
 
 
 def test_how_the_test_photos_came_to_be_those(folder: Path, tmp_path: Path) -> None:
@@ -261,6 +295,16 @@ def test_photos_that_have_another_class_now_are_told(to: str, told: int, folder:
     assert [note for note in notes if "class now" in note] == [
         f"1 photo of {run} has another class now ({to} ...)"
     ] * told
+    now = data_of(choose([10, 10], {"photos": str(folder)}), run / files.SPLIT)
+    assert now.relabelled == (to,) * told
+    assert [note for note in now.notes if "class now" in note] == [note for note in notes if "class now" in note]
+    second = stored(run, {"continue_run": str(run)}, run.parent / "second")  # has learned it as it is now
+    again = data_of(choose([10, 10], {"continue_run": str(run)}), second / files.SPLIT)
+    assert not again.relabelled and not [note for note in again.notes if "class now" in note]
+    (folder / to).rename(folder / "daisy" / "back.png")
+    notes = data_of(choose([10, 10], {"continue_run": str(run)}), second / files.SPLIT).notes
+    back = f"1 photo of {second} has another class now (daisy/back.png ...)"
+    assert (back in notes) == (to == "tulips/moved.png")  # below both names it may have been either
 
 
 BY = ("weights", "teacher", "continue_run")
@@ -306,3 +350,63 @@ def test_a_damaged_split_of_what_is_named_is_told(folder: Path, run: Path) -> No
     (run / files.SPLIT).write_text("{")
     with pytest.raises(HandlensError, match="split"):
         list(learned.learned_by(recipe.teacher, recipe.weights))
+
+
+def stored(run: Path, recipe: dict[str, str], at: Path) -> Path:
+    """What is read of a run that went on from another."""
+    shutil.copytree(run, at)
+    facts = files.read_json(at / files.FACTS)
+    files.write_json(at / files.FACTS, {**facts, "recipe": recipe})
+    made = data_of(choose([10, 10], recipe), None)
+    photos.write_split(at / files.SPLIT, made.splits, made.sha256, 0)
+    return at
+
+
+def test_added_photos_whose_folder_is_gone(folder: Path, run: Path, tmp_path: Path) -> None:
+    """Splits that had none of them are whole; of a run that went on from there, too."""
+    for index in range(6):
+        small(tmp_path / "more" / "tulips" / f"{index}.png", "tulips", 40 + index)
+    small(tmp_path / "last" / "daisy" / "0.png", "daisy", 50)
+    recipes = [
+        {"continue_run": str(run), "add": str(tmp_path / "more")},
+        {"continue_run": str(tmp_path / "second"), "add": str(tmp_path / "last")},
+    ]
+    second, third = (
+        stored(run, recipe, tmp_path / name) for recipe, name in zip(recipes, ("second", "third"), strict=True)
+    )
+    sizes = {
+        name: len(part) for name, part in data_of(choose([10, 10], recipes[1]), third / files.SPLIT).splits.items()
+    }
+    (tmp_path / "more").rename(tmp_path / "moved")
+    told = (
+        rf"photos that {second} added are no longer in {tmp_path / 'more'}, of which it has 5 in train and 1 in valid"
+    )
+    for recipe, of in zip(recipes, (second, third), strict=True):
+        left = data_of(choose([10, 10], recipe), of / files.SPLIT, asked=("test",))
+        assert {*left.splits["test"].paths} and {left.sha256[path] for path in left.splits["test"].paths} == {
+            *files.read_json(run / files.SPLIT)["test"].values()
+        }
+        assert len(left.splits["train"]) == 16 + (of == third)
+        assert any(re.search(told, note) and note.endswith(": it goes without them") for note in left.notes)
+        for asked in (("train",), ("validation",), ("train", "validation", "test")):
+            with pytest.raises(HandlensError, match=rf"{told}.*; put them back, or say where .* in {second}.*json"):
+                data_of(choose([10, 10], recipe), of / files.SPLIT, asked=asked)
+    with pytest.raises(HandlensError, match="no longer in"):
+        data_of(choose([10, 10], {"continue_run": str(second)}), None)
+    facts = files.read_json(second / files.FACTS)
+    files.write_json(second / files.FACTS, {**facts, "recipe": {**recipes[0], "add": str(tmp_path / "moved")}})
+    again = data_of(choose([10, 10], recipes[1]), third / files.SPLIT)
+    assert {name: len(part) for name, part in again.splits.items()} == sizes
+
+
+def test_many_photos_that_come_to_train_take_no_longer_each(folder: Path) -> None:
+    asked = []
+
+    class Paths(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            asked.append(1)
+            return super().__iter__()
+
+    splits = data(folder).splits
+    assert len(_to_train(splits, Paths(splits["test"].paths))["train"]) == 18
+    assert len(asked) == 1

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import handlens
-from handlens import checkpoint, files, photos
+from handlens import checkpoint, files, nets, photos
 from handlens.errors import HandlensError
 from handlens.preprocess import Normalisation, Preprocess
-from handlens.train import Recipe, Run, start
+from handlens.train import Recipe, Run, Watcher, job, start
 from handlens.train.distil import Teacher, divergence
 
 CONTRACTS = {
@@ -111,6 +111,23 @@ def test_what_a_teacher_cannot_teach(tiny_run: Path, tiny_photos: Path, tmp_path
             recipe = Recipe(teacher=str(tiny_run), image_px=32, **{field: 16})
             Teacher(recipe, checkpoint.load(tiny_run).classes, CONTRACTS["same"])
     assert not (tmp_path / "run").exists()
+
+
+def test_crops_are_of_a_size_that_the_teacher_takes(tiny_photos: Path, tmp_path: Path, quick: dict[str, Any]) -> None:
+    """The crops that are chosen, of 176 px, are not whole patches of 32 px."""
+    classes = tuple(sorted(path.name for path in tiny_photos.iterdir()))
+    net = nets.create("vit_ti_32", len(classes))
+    saved = checkpoint.Checkpoint(net=net, name="vit_ti_32", arguments={}, classes=classes, preprocess=Preprocess())
+    checkpoint.save(tmp_path / "vit", saved)
+    given = {**quick, "net": "mobilenet_v3_small", "width": 0.35, "weights": "none", "teacher": str(tmp_path / "vit")}
+    given |= {"epochs": 1, "image_px": 224}
+    assert handlens.fit(tiny_photos, out=tmp_path / "run", **given).recipe.train_px == 0
+    told = r"the teacher .*vit cannot take the crops of this run: 208 px is not .*; .* 192 and 224 px: give --image-px"
+    given["photos"] = "any"
+    assert job.checked({**given, "image_px": 200}, Watcher()).train_px == 160
+    for more in ({"train_px": 208}, {"image_px": 208, "train_px": 0}, {"image_px": 216, "train_px": 208}):
+        with pytest.raises(HandlensError, match=told):
+            job.checked({**given, **more}, Watcher())
 
 
 @pytest.mark.parametrize(("what", "how"), [("teacher", ""), ("weights", ""), ("weights", "link"), ("weights", "home")])

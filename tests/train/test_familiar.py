@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ def test_centres_are_unit_vectors_in_the_classes_directions() -> None:
 @pytest.mark.parametrize(("photos", "expected"), [(9, 9), (300, 48)])
 def test_no_class_has_more_centres_than_photos(photos: int, expected: int) -> None:
     assert len(familiar.centres(*clouds(photos))) == expected
+
+
+def test_identical_photos_have_one_centre() -> None:
+    """Of more k-means warns, on the terminal."""
+    vectors, labels = clouds(9)
+    warnings.simplefilter("error")  # pytest puts it back
+    assert len(familiar.centres(np.repeat(vectors, 20, axis=0), np.repeat(labels, 20))) == 9
 
 
 def test_many_classes_share_the_centres_and_each_has_one() -> None:

@@ -194,6 +194,8 @@ def test_whether_the_weights_say_their_pixels_is_told(tiny_photos: Path, weight_
     torch.save(safetensors.torch.load_file(weight_file), tmp_path / "model.pth")  # without its metadata
     recipe = Recipe(photos=str(tiny_photos), net=NET, weights=str(weight_file), mode="head", image_px=32)
     assert "pixels as they were made for" in start.start_of(recipe, ("a", "b")).note
+    larger = dataclasses.replace(recipe, image_px=300)
+    assert "pixels as they were made for, but 300 px in place of" in start.start_of(larger, ("a", "b")).note
     bare = dataclasses.replace(recipe, weights=str(tmp_path / "model.pth"))
     assert "weights model.pth, whose pixels and padding are a guess" in start.start_of(bare, ("a", "b")).note
 
@@ -608,6 +610,18 @@ def test_downloads_are_counted_and_come_before_photos_are_looked_at(
     assert "looking at photos" not in watcher.counts
     with pytest.raises(HandlensError, match="there is no folder nowhere"):
         handlens.fit("nowhere", out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("below", "sentence"), [("花朵", "12 photos but no class folders"), ("..", "did you mean .*photos")]
+)
+def test_a_wrong_folder_is_told_before_weights_are_fetched(
+    below: str, sentence: str, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "find", lambda *_, **__: pytest.fail("weights were fetched"))
+    shutil.copytree(tiny_photos, tmp_path / "above" / "photos")
+    with pytest.raises(HandlensError, match=sentence):
+        handlens.fit(tmp_path / "above" / "photos" / below, out=tmp_path / "run")
 
 
 def test_what_was_chosen_has_a_reason(

@@ -77,6 +77,12 @@ def test_nothing_is_pruned_by_a_share_of_nothing(lively: Callable[[Net], Net]) -
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in same.state_dict().items())
 
 
+def test_a_share_that_leaves_less_than_a_channel_is_refused(lively: Callable[[Net], Net]) -> None:
+    once, _ = shrink(lively(nets.create("mobilenet_v2", 3, width=0.35)), 0.9)
+    with pytest.raises(HandlensError, match=r"--prune 0\.9 leaves 0\.8 of a block's 8 channels.*smaller --prune"):
+        shrink(once, 0.9)
+
+
 def test_other_networks_are_refused() -> None:
     with pytest.raises(HandlensError, match="ResNet has no inverted residuals"):
         shrink(nets.create("resnet20", 3), 0.3)

@@ -314,6 +314,27 @@ def test_what_cannot_be_resumed(full_run: Run, tmp_path: Path) -> None:
             handlens.fit(out=out, resume=True)
 
 
+@pytest.mark.parametrize("mode", ["full", "head"])
+def test_a_run_that_is_being_trained_is_left_alone(
+    tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path, mode: str
+) -> None:
+    given = {"weights": str(weight_file), "net": "mobilenet_v3_small", "mode": mode, **quick}
+    told: list[str] = []
+
+    class Meanwhile(Watcher):
+        def epoch(self, log: Log) -> None:
+            for more in ({"resume": True}, {"photos": tiny_photos, **given}):
+                with pytest.raises(HandlensError) as caught:
+                    handlens.fit(out=tmp_path / "run", **more)
+                told.append(str(caught.value))
+
+    handlens.fit(tiny_photos, out=tmp_path / "run", watcher=Meanwhile(), **given)
+    sentence = f"{tmp_path / 'run'} is being trained by another process; wait for it, or end that process"
+    assert set(told) == {sentence}
+    assert job.is_finished(tmp_path / "run")
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
 def test_photos_that_changed_meanwhile_are_refused(
     tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -432,6 +453,15 @@ def test_classes_that_changed_meanwhile_are_refused(stopped: Path, to: str, sent
     root = stopped.parent / "photos"
     (root / "花朵").rename(root / to)
     with pytest.raises(HandlensError, match=sentence):
+        handlens.fit(out=stopped, resume=True)
+
+
+@pytest.mark.parametrize("name", ["unknown", "teacher", "add", "weights"])
+def test_what_was_moved_meanwhile_is_named_in_the_recipe(name: str, stopped: Path) -> None:
+    recipe, gone = Recipe.read(stopped / files.RECIPE), stopped.parent / "gone"
+    dataclasses.replace(recipe, **{name: str(gone)}).write(stopped / files.RECIPE)
+    told = rf"begun with {name} {gone}, which is no longer there; put it back, .* as `{name}` in {stopped}.*recipe.toml"
+    with pytest.raises(HandlensError, match=told):
         handlens.fit(out=stopped, resume=True)
 
 

@@ -13,6 +13,7 @@ import pytest
 from handlens import files, photos
 from handlens.errors import HandlensError
 from handlens.train import Recipe, Watcher, loop, several
+from handlens.train.data import data_of
 
 
 def planned(kind: str) -> several.Plan:
@@ -90,6 +91,15 @@ def test_classes_of_folds_are_named_as_their_folders(tiny_photos: Path, tmp_path
     (root / "花朵").rename(root / ' a, "b" ')
     begun = several.begin(str(root), tmp_path / "runs", SMALL, folds=2)
     assert photos.scan(begun.folder / begun.trainings[0].photos).classes == photos.scan(root).classes
+
+
+def test_a_fold_does_not_search_for_copies_again(
+    tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = several.begin(str(tiny_photos), tmp_path / "plan", {"weights": "none", "mode": "scratch"}, folds=3)
+    monkeypatch.setattr("handlens.photos.near.alike", lambda *_: pytest.fail("searched again"))
+    data = data_of(Recipe(photos=str(plan.folder / plan.trainings[0].photos)), None)
+    assert data.test_is == "named as such by the photos"
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def compare_runs(
         raise HandlensError(
             f"{a} is a bundle, which has no photos", f"handlens compare-runs {quoted(a)} {quoted(b)} PHOTOS"
         )
-    chosen, how, _ = labelled(a, photos)
+    chosen, how, *_ = labelled(a, photos)
     chosen = chosen.as_classes(first.classes)
     runs = [Path(run) for run in (a, b) if not bundle.is_bundle(run)]
     if runs:  # bundles do without torch

@@ -49,6 +49,7 @@ def demo(
       handlens demo --out tour --photos-per-class 100 --epochs 5
     """
     import itertools
+    import shutil
     import time
 
     import handlens
@@ -68,8 +69,12 @@ def demo(
     job.checked({**given, "photos": str(out / "photos")}, Watcher())  # before flowers are drawn, which takes long
     start = time.monotonic()
     files.make_own_folder(out)
-    with screen.progress("drawing flowers", 5 * photos_per_class) as update:
-        draw(out / "photos", photos_per_class=photos_per_class, image_px=128, seed=seed, progress=update)
+    try:
+        with screen.progress("drawing flowers", 5 * photos_per_class) as update:
+            draw(out / "photos", photos_per_class=photos_per_class, image_px=128, seed=seed, progress=update)
+    except BaseException:  # also Ctrl-C: the name is free for the next
+        shutil.rmtree(out, ignore_errors=True)
+        raise
     try:
         with watcher() as watching:
             run = handlens.fit(out / "photos", out=out / "run", watcher=watching, **given)

@@ -56,15 +56,13 @@ def env(json: bool = typer.Option(False, "--json", help="One JSON value on stand
 
 def describe() -> dict[str, Any]:
     """Versions, extras, runtimes, CPU, threads and devices, as JSON-ready values; None for what is not installed."""
-    import os
     import platform
     import sys
 
     import handlens
-    from handlens import files
+    from handlens import cores, files
     from handlens.cost.latency import processor
 
-    affinity = getattr(os, "sched_getaffinity", None)  # fewer than the machine's cores in a container
     return {
         "handlens": handlens.__version__,
         "python": platform.python_version(),
@@ -75,7 +73,7 @@ def describe() -> dict[str, Any]:
         "runtimes": {name: _version(package) is not None for name, package in RUNTIMES.items()},
         "cpu": processor(),
         "cpu_flags": _cpu_flags(),
-        "cpu_threads": len(affinity(0)) if affinity else os.cpu_count(),
+        "cpu_threads": cores.available(),
         **_torch(),
         "cache": str(files.cache_folder()),
     }

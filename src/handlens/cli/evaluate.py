@@ -97,10 +97,10 @@ def evaluate(
     if report:
         files.check_place(report, ".html", ".htm")
     if weights:
-        classifier, (chosen, how, left_out) = _from_weights(run, weights, photos, split, threads)
+        classifier, (chosen, how, left_out, relabelled) = _from_weights(run, weights, photos, split, threads)
     else:
         classifier = run_room.load(run, threads)
-        chosen, how, left_out = labelled(run, photos, split)
+        chosen, how, left_out, relabelled = labelled(run, photos, split)
     chosen = chosen.as_classes(classifier.classes)
     if unknown and others:
         known = set(photos_room.examine(chosen).sha256.values())
@@ -117,6 +117,7 @@ def evaluate(
         num_seen, caution = judged(Path(run), chosen, split, screen.progress, screen.note)
     if caution:
         screen.note(caution)
+    caution = "; ".join(filter(None, (caution, relabelled)))  # of which a note has told
     validation, too_few = None, ""
     if coverage is not None:
         validation = _validation(run, photos).as_classes(classifier.classes)

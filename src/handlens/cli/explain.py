@@ -310,7 +310,7 @@ def _gates(subject: Subject, run: str, given: list[str], layer: str, out: Path, 
         chosen = photos_room.scan(given[0])
         how = f"all photos of {chosen.root.resolve().name}"
     else:
-        chosen, how, _ = runs_split(run)
+        chosen, how, *_ = runs_split(run)
     chosen = chosen.without([path for path, _ in photos_room.examine(chosen).broken])
     parts, labels, done = [], [], 0
     with screen.progress("looking at gates", len(chosen)) as update:

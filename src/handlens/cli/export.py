@@ -91,6 +91,7 @@ def export(
                 threads=threads,
                 licence=licence,
                 tried=tell,
+                note=screen.note,
                 progress=progress,
             )
 

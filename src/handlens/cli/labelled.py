@@ -18,12 +18,13 @@ FEW = 3  # photos left out that are named each
 class Chosen(NamedTuple):
     """Labelled photos, and a sentence on how they were chosen.
 
-    left_out: (path, reason) of those of a run's own photos that cannot be read.
+    left_out: (path, reason) of those of a run's own photos that cannot be read. caution: what to know beside figures.
     """
 
     photos: Photos
     how: str
     left_out: tuple[tuple[str, str], ...] = ()
+    caution: str = ""
 
 
 def labelled(run: str, source: str, split: str = "") -> Chosen:
@@ -49,20 +50,23 @@ def runs_split(run: str, source: str = "", split: str = "", tell: bool = True) -
         raise HandlensError(f"{run} has no {files.SPLIT}", "name a folder of photos, without --split")
     from handlens import checkpoint
     from handlens.train import Recipe
-    from handlens.train.data import data_of
+    from handlens.train.data import data_of, other_class
 
     facts = checkpoint.read_facts(run)
     recipe = Recipe.of(facts["recipe"])
     if source:  # the run's photos at a new place
         recipe = dataclasses.replace(recipe, photos=source)
+    split = split or "test"
     with screen.progress("looking at photos") as update:
-        data = data_of(recipe, stored, update)
+        data = data_of(recipe, stored, update, asked=(split,))
     if tell:
         _tell(data, facts["metrics"].get("notes") or ())
-    split = split or "test"
     sizes = ", ".join(f"{len(data.splits[name])} {name}" for name in SPLITS)
     how = f"the run's own {split} split ({sizes})" + ("; it chose nothing" if split == "test" else "")
-    return Chosen(data.splits[split], how, data.left_out)
+    own = {*data.splits[split].paths}
+    relabelled = [path for path in data.relabelled if path in own]
+    caution = other_class(relabelled, f"the {split} split") if relabelled else ""
+    return Chosen(data.splits[split], how, data.left_out, caution)
 
 
 def _tell(data: Data, told: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def train(
     photos: str = typer.Argument(
         "",
-        metavar="[PHOTOS]",
+        metavar="PHOTOS",
         show_default=False,
         help="A folder with a subfolder a class, one with train/val/test in it, a CSV of path,label, or flower_photos.",
     ),

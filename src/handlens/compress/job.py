@@ -19,8 +19,8 @@ from handlens.export.converting import check_installed
 from handlens.export.job import Exported, Progress, Source
 from handlens.photos import Photos
 from handlens.photos.split import contents
-from handlens.train import Recipe
-from handlens.train.data import counted_in, data_of, joined, look
+from handlens.train import Recipe, several
+from handlens.train.data import Data, counted_in, data_of, joined, look, other_class, sources
 
 
 def export(
@@ -37,6 +37,7 @@ def export(
     threads: int = 0,
     licence: str = "",
     tried: Callable[[ladder.Rung], None] = lambda rung: None,
+    note: Callable[[str], None] = lambda text: None,
     progress: Progress | None = None,
 ) -> Exported:
     """Make a bundle of a trained run for "onnx", "litert", "executorch", "openvino" or "coreml".
@@ -45,7 +46,7 @@ def export(
     new place; by default the run's validation split. max_drop: the fraction of top-1 that INT8 may lose on the
     validation split. weights_only: INT8 by the weights alone, see `ladder.climb`. The bundle is written only if its
     file answers the run's test photos as the network does (float), or loses no more than `max_drop` or 1.96 paired
-    standard errors, whichever is larger (INT8).
+    standard errors, whichever is larger (INT8). note: is told where the run's photos have other classes now.
     Raises HandlensError otherwise, and for a run, a folder or an option that does not fit.
     """
     if precision not in PRECISIONS:
@@ -62,7 +63,7 @@ def export(
     check_installed(to, int8=precision == "int8")
     out = job.check_out(out)
     found = checkpoint.load(run)
-    splits, calibration = own_splits(run, found, photos)
+    splits, calibration = own_splits(run, found, photos, note)
     wanted = {"test": "is proven"} if to != "coreml" else {}  # which does not run here
     wanted |= {"validation": "is chosen"} if precision == "int8" else {}
     for name, what_for in wanted.items():
@@ -70,7 +71,8 @@ def export(
             raise HandlensError(
                 f"{run} has no {name} photos, by which the file {what_for}", "train with more photos of each class"
             )
-    source = Source.of(Path(run).name, found, splits)
+    names = [_name(photos) for photos in sources(Recipe.of(found.recipe), Path(run))]
+    source = Source.of(Path(run).resolve().name, found, splits, " + ".join(names))
     if precision != "int8":
         if precision == "float32":
             artifact = source.float32(to)
@@ -104,39 +106,53 @@ def export(
     )
 
 
+def _name(photos: str) -> str:
+    """What a set of photos is called: a fold as what it was cut from."""
+    path = Path(photos)
+    is_fold = path.name.startswith("fold-") and (path.parent / files.PLAN).is_file()
+    return Path(several.read(path.parent).photos).name if is_fold else path.name
+
+
 def own_splits(
-    run: str | os.PathLike[str], found: checkpoint.Checkpoint, photos: str | os.PathLike[str] | None
+    run: str | os.PathLike[str],
+    found: checkpoint.Checkpoint,
+    photos: str | os.PathLike[str] | None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Photos], Photos]:
     """The run's splits in the checkpoint's classes, and the photos to calibrate with: never those of its test split.
 
     These are the run's validation photos, with training photos of classes that have none there. `photos` are the run's
     own at a new place if they hold all photos of its splits; else others to calibrate with, and the run's own must be
-    where its recipe says. Raises HandlensError where the run's own are not found.
+    where its recipe says. Raises HandlensError where the run's own are not found, but for added ones whose folder is
+    gone: validation and training go without them.
     """
     stored = Path(run, files.SPLIT)
     if not stored.is_file():
         raise HandlensError(f"{run} has no {files.SPLIT}, which says what its photos are", "copy the whole run folder")
     recipe = Recipe.of(found.recipe)
 
-    def in_its_classes(splits: Mapping[str, Photos]) -> dict[str, Photos]:
-        return {name: counted_in(part, found.classes) for name, part in splits.items()}
+    def in_its_classes(data: Data) -> dict[str, Photos]:
+        if data.relabelled:
+            note(other_class(data.relabelled, run))
+        return {name: counted_in(part, found.classes) for name, part in data.splits.items()}
 
     if photos is None:
-        splits = in_its_classes(data_of(recipe, stored).splits)
+        splits = in_its_classes(data_of(recipe, stored, asked=("test",)))
         return splits, _of_every_class(splits)
     try:
-        splits = in_its_classes(data_of(dataclasses.replace(recipe, photos=os.fspath(photos)), stored).splits)
+        moved = dataclasses.replace(recipe, photos=os.fspath(photos))
+        splits = in_its_classes(data_of(moved, stored, asked=("test",)))
         return splits, _of_every_class(splits)
     except HandlensError as why_not:
         given, findings, _ = look(os.fspath(photos), None, is_split=True)
         try:
-            data = data_of(recipe, stored)
+            data = data_of(recipe, stored, asked=("test",))
         except HandlensError as gone:
             # Some of the run's own are there, at a new place, but not all of them; or others, to calibrate with.
             raise (gone if contents(stored).isdisjoint(findings.sha256.values()) else why_not) from None
     held_out = {data.sha256[path] for path in data.splits["test"].paths}
     others = given.without([path for path in given.paths if findings.sha256[path] in held_out])
-    return in_its_classes(data.splits), counted_in(others, found.classes)
+    return in_its_classes(data), counted_in(others, found.classes)
 
 
 def _of_every_class(splits: Mapping[str, Photos]) -> Photos:

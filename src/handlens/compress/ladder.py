@@ -264,7 +264,7 @@ def _rungs(
     def ranking(corrected: bool) -> tuple[str, ...]:
         """The most sensitive first, without those that would make the file large; all of them where each would."""
         judged = equal if corrected else unchanged
-        room_bytes = SIZE_SHARE * 4 * _weights(judged) - done[_best(done)].size_bytes
+        room_bytes = SIZE_SHARE * 4 * job.num_weights(judged) - done[_best(done)].size_bytes
         left = room_bytes / 3  # weights: in float each takes three bytes more
         small: list[str] = []
         large: list[str] = []
@@ -316,8 +316,8 @@ def _rungs(
     yield last
 
 
-def _weights(net: Net, name: str = "") -> int:
-    """How many numbers a module of the network has, or all of it."""
+def _weights(net: Net, name: str) -> int:
+    """How many numbers a module of the network has."""
     return sum(parameter.numel() for parameter in net.get_submodule(name).parameters())
 
 

@@ -42,7 +42,7 @@ def check(counts: np.ndarray) -> np.ndarray:
     if enough.sum() < 2:
         raise TooFewError(
             f"suspected labels need two classes with at least {FOLDS} different whole photos each",
-            "add photos or leave --labels out",
+            "add photos",
         )
     return np.asarray(enough)
 

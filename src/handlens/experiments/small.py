@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import math
@@ -53,13 +54,13 @@ class Small:
 def load(photos: str | Path | None, image_px: int, seed: int, most: int = MOST_PHOTOS) -> Small:
     """Photos of a folder, or drawn flowers, `image_px` squared; cut 2 : 1 into train and test by `seed`.
 
-    At most `most` are taken, drawn by `seed`. The drawn flowers are the same for every seed, and are kept in the cache.
-    Raises HandlensError for photos that cannot be trained on.
+    At most `most` are taken, drawn by `seed` (`_some`). The drawn flowers are the same for every seed, and are kept in
+    the cache. Raises HandlensError for photos that cannot be trained on.
     """
     source = Path(photos) if photos else _flowers(most // len(drawn.CLASSES))
     found = photos_room.scan(source)
     if len(found) > most:
-        found = found.select(np.sort(np.random.default_rng(seed).permutation(len(found))[:most]))
+        found = _some(found, most, seed)
     findings = photos_room.examine(found)
     found = photos_room.usable(found, findings)
     photos_room.check_trainable(found)
@@ -79,6 +80,22 @@ def load(photos: str | Path | None, image_px: int, seed: int, most: int = MOST_P
         "split_seed": seed,
     }
     return Small(train, test, len(found.classes), facts)
+
+
+def _some(found: photos_room.Photos, most: int, seed: int) -> photos_room.Photos:
+    """At most `most` photos, with three of each class, and of each side where the photos name theirs, if it has them.
+
+    More than `most` where these three are.
+    """
+    sides = found.splits or [""] * len(found)
+    seen: collections.Counter[tuple[int, str]] = collections.Counter()
+    first: list[int] = []
+    others: list[int] = []
+    for index in np.random.default_rng(seed).permutation(len(found)).tolist():
+        group = int(found.labels[index]), sides[index]
+        seen[group] += 1
+        (first if seen[group] <= 3 else others).append(index)
+    return found.select(sorted([*first, *others][: max(most, len(first))]))
 
 
 def _flowers(photos_per_class: int) -> Path:

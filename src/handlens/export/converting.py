@@ -22,6 +22,7 @@ from torch import nn
 
 from handlens.errors import HandlensError, missing_extra
 from handlens.files import disk_error
+from handlens.run.artifact import SHUTTING
 
 _NEEDED = {  # what makes a target's files and runs them: the module of each package
     "onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
@@ -73,12 +74,13 @@ def _not_installed(target: str, package: str) -> HandlensError:
 def converting(target: str, net: nn.Module) -> Iterator[None]:
     """A block in which a converter is imported and run for `net`.
 
-    What it prints, by Python or not, is dropped: both streams of the whole process are shut for that long. Afterwards
-    loggers, warnings, environment variables and random numbers are as before. Raises HandlensError in place of
-    whatever the converter raises, naming the operation that `target` cannot express.
+    What it prints, by Python or not, is dropped: both streams of the whole process are shut for that long, and other
+    threads that would shut them wait. Afterwards loggers, warnings, environment variables and random numbers are as
+    before. Raises HandlensError in place of whatever the converter raises, naming the operation that `target` cannot
+    express.
     """
     try:
-        with _unchanged(), _silence():
+        with SHUTTING, _unchanged(), _silence():
             yield
     except HandlensError:
         raise

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import handlens
-from handlens import bundle, evaluate, export, files
+from handlens import bundle, cores, evaluate, export, files
 from handlens.checkpoint import Checkpoint
 from handlens.cost.latency import measure, processor
 from handlens.errors import HandlensError, counted
@@ -43,9 +43,13 @@ def named(progress: Progress | None, label: str) -> Callable[[int, int], None] |
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """What is exported: a run's checkpoint, its network as it answers photos, and the run's own splits."""
+    """What is exported: a run's checkpoint, its network as it answers photos, and the run's own splits.
+
+    name, data: what the run is called, and the photos that it was trained on.
+    """
 
     name: str
+    data: str
     checkpoint: Checkpoint
     splits: Mapping[str, Photos]
     folded: Net
@@ -53,11 +57,12 @@ class Source:
     _float32: dict[str, dict[str, bytes]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of(cls, name: str, checkpoint: Checkpoint, splits: Mapping[str, Photos]) -> Source:
+    def of(cls, name: str, checkpoint: Checkpoint, splits: Mapping[str, Photos], data: str = "") -> Source:
         """From a checkpoint and the splits of its run, labelled in the checkpoint's classes."""
         net, contract = checkpoint.net, checkpoint.preprocess
         return cls(
             name=name,
+            data=data,
             checkpoint=checkpoint,
             splits=splits,
             folded=export.folded(net),
@@ -238,7 +243,8 @@ def golden(source: Source, exported: Classifier | None, shipped: bundle.Bundle) 
     """Test photos without their metadata, one of each class in turn, with the network's own answers.
 
     INT8 may answer a few test photos otherwise: those whose golden answer the exported file does not give here would
-    be a fault wherever the bundle is checked, and are passed over. Raises HandlensError where none is left.
+    be a fault wherever the bundle is checked, and are passed over. Raises HandlensError where none is left, and for a
+    float file that does not give one.
     """
     test = source.splits["test"]
     by_class = [np.flatnonzero(test.labels == label) for label in range(len(test.classes))]
@@ -249,8 +255,16 @@ def golden(source: Source, exported: Classifier | None, shipped: bundle.Bundle) 
         image = source.reference.preprocess.load(photo)[None]
         probabilities = source.reference.predict_batch(image)[0]
         one = bundle.Golden(photo=photo, probabilities=tuple(map(float, probabilities)))
-        if exported is None or compare("", one, exported.infer(image)[0][0], shipped).ok:
+        answer = compare("", one, exported.infer(image)[0][0], shipped) if exported else None
+        if answer is None or answer.ok:
             found.append(one)
+        elif shipped.precision != "int8":
+            raise HandlensError(
+                f"of {test.paths[index]}, made smaller, the exported file says {answer.answered} "
+                f"{answer.answered_p:.4f} and the network {answer.expected} {answer.expected_p:.4f} (probabilities "
+                f"differ by {answer.difference:.2g}), and it was not kept",
+                "try another --to, and report it with the versions of `handlens env`",
+            )
         if len(found) == GOLDEN:
             break
     if len(test) and not found:
@@ -281,11 +295,11 @@ def card(
         "run": source.name,
         "net": checkpoint.name,
         "arguments": checkpoint.arguments,
-        "data": Path(str(checkpoint.recipe.get("photos", ""))).name,
+        "data": source.data,
         "splits": {name: len(part) for name, part in source.splits.items()},
         "precision": precision,
         "size_bytes": sum(map(len, artifact.values())),
-        "weights_float32_bytes": 4 * sum(parameter.numel() for parameter in source.folded.parameters()),
+        "weights_float32_bytes": 4 * num_weights(source.folded),
         "date": datetime.date.today().isoformat(),
         "handlens_version": handlens.__version__,
         "versions": versions(to, int8=precision == "int8"),
@@ -315,6 +329,12 @@ def card(
     return facts
 
 
+def num_weights(net: Net) -> int:
+    """How many numbers of a network its exported file holds: auxiliary classifiers, for training, are not in it."""
+    left_out = {parameter for head in net.auxiliary() for parameter in head.parameters()}
+    return sum(parameter.numel() for parameter in net.parameters() if parameter not in left_out)
+
+
 def _top1(scores: Scores) -> dict[str, Any]:
     return {"top1": scores.top1, "top1_ci95": list(scores.top1_ci95)}
 
@@ -323,7 +343,7 @@ def latency(exported: Classifier, threads: int, runs: int = LATENCY_RUNS) -> dic
     """Of one photo that is decoded already, on this machine. threads: what the runtime was given, 0 for all cores."""
     px = exported.preprocess.image_px
     image = np.random.default_rng(0).integers(0, 256, (1, px, px, 3), dtype=np.uint8)
-    return measure(lambda: exported.infer(image), threads or os.cpu_count() or 1, runs)._asdict()
+    return measure(lambda: exported.infer(image), threads or cores.available(), runs)._asdict()
 
 
 def beside_float(source: Source, exported: Classifier, threads: int) -> dict[str, Any]:

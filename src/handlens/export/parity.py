@@ -20,6 +20,7 @@ from handlens.preprocess import Preprocess
 from handlens.run import Classifier
 from handlens.run.bundles import TOLERANCE
 
+LOGITS = 10  # times the tolerance of probabilities: that of logits, as a part of the largest
 SHOWN = 10  # photos that differ, named in the error
 SAMPLES = 16  # along each side of a stage's map, compared when the gate looks for what differs first
 
@@ -100,6 +101,12 @@ class Parity:
         return TOLERANCE.get(self.precision, float("inf"))
 
     @property
+    def logits_apart(self) -> np.ndarray:
+        """(N,) greatest difference of a photo's logits, as a part of the largest of all photos or, if more, of 1."""
+        apart: np.ndarray = np.abs(self.expected_logits - self.got_logits).max(1)
+        return apart / max(1.0, float(np.abs(self.expected_logits).max()))
+
+    @property
     def close(self) -> np.ndarray:
         """(N,) whether the network's two best classes are within twice the tolerance: either may come first."""
         ordered = np.sort(self.expected, axis=1)
@@ -109,12 +116,14 @@ class Parity:
     def differing(self) -> list[Difference]:
         """The photos whose answers differ by more than the precision allows, the greatest difference first.
 
+        Logits count, too, for what is called unknown goes by them: all of them may be off with the same probabilities.
         Answers that are no numbers differ in every precision.
         """
         gap = np.abs(self.expected - self.got).max(1)
         other = (self.expected.argmax(1) != self.guessed) & ~self.close
+        far = self.logits_apart > LOGITS * self.tolerance
         gap[self.guessed < 0] = np.inf
-        return self._sorted((gap > self.tolerance) | other | (self.guessed < 0), gap)
+        return self._sorted((gap > self.tolerance) | other | far | (self.guessed < 0), gap)
 
     def lost(self) -> list[Difference]:
         """The photos that the network answers rightly and the exported file does not, the greatest difference first."""
@@ -244,11 +253,12 @@ def gate(parity: Parity, reference: Classifier, exported: Classifier, net: Net, 
     if not differing:
         return
     photo = photos.root / differing[0].photo
-    where, hint = first_difference(photo, reference, exported, net, again, 10 * parity.tolerance)
+    where, hint = first_difference(photo, reference, exported, net, again, LOGITS * parity.tolerance)
     raise HandlensError(
         f"the exported file answers {len(differing)} of {counted(len(parity.paths), 'photo')} otherwise than the "
-        f"network (probabilities may differ by {parity.tolerance:g}, they do by {parity.greatest:.2g}), and was not "
-        f"kept: {told(differing)}; first to differ: {where}",
+        f"network (probabilities may differ by {parity.tolerance:g}, they do by {parity.greatest:.2g}; logits by "
+        f"{LOGITS * parity.tolerance:g} of the largest, they do by {parity.logits_apart.max():.2g}), and was not kept: "
+        f"{told(differing)}; first to differ: {where}",
         hint,
     )
 

@@ -46,9 +46,9 @@ def leave_out(
             out.update(dict.fromkeys(finding.photos, f"label-conflict: {finding.detail}"))
     for finding in found:
         if finding.kind in ("exact-duplicates", "near-duplicates"):
-            left = [path for path in finding.photos if path not in out]
-            for path in sorted(left, key=worth)[1:]:
-                out[path] = f"{finding.kind}: of {min(left, key=worth)}"
+            left = sorted((path for path in finding.photos if path not in out), key=worth)
+            for path in left[1:]:
+                out[path] = f"{finding.kind}: of {left[0]}"
     return out
 
 

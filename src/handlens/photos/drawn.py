@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from handlens import files
+from handlens import cores, files
 from handlens.errors import HandlensError
 from handlens.photos.painting import Pose, Scene, background, curve, leaf_green, paint, petals, photograph, shadow
 
@@ -352,7 +352,7 @@ def draw(
     with files.atomic_folder(folder) as unfinished:
         for name in CLASSES:
             (unfinished / name).mkdir()
-        _draw_all(unfinished, photos_per_class, image_px, seed, processes or _processors(), progress)
+        _draw_all(unfinished, photos_per_class, image_px, seed, processes or cores.available(), progress)
         if folder.exists():
             folder.rmdir()
     return folder
@@ -421,8 +421,3 @@ def _draw_share(
         image, quality = picture(name, index, image_px, seed)
         image.save(folder / name / f"{name}_{index:05d}.jpg", quality=quality)
         tick()
-
-
-def _processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

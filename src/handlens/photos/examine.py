@@ -6,7 +6,6 @@ import base64
 import collections
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import io
 import json
@@ -25,6 +24,7 @@ from handlens.photos.batches import in_threads
 from handlens.photos.scan import Photos, listed
 from handlens.preprocess import NEEDS_PACKAGE, open_photo
 
+_FOUND: dict[bytes, near.Alike] = {}  # by a hash of what was compared: folds and repeats ask for the same again
 _VERSION = 3  # of what is kept of a photo; since 3 floats up to 1 are not black
 
 
@@ -70,38 +70,47 @@ class Findings:
     facts: dict[str, Facts]
     class_of: dict[str, str]
 
-    def near_duplicates(self) -> list[list[str]]:
+    def near_duplicates(self, progress: Callable[[int, int], None] | None = None) -> list[list[str]]:
         """Groups of paths of photos that are one photo again, the same pixels or nearly, or a series of one scene.
 
-        Groups of the same pixels only are among `duplicates` and not here. See `near.alike`.
+        Groups of the same pixels only are among `duplicates` and not here. See `near.alike`, also for `progress`.
         """
-        return self._alike[0]
+        return self._alike(progress)[0]
 
     def alike_by_nature(self) -> list[str]:
         """Photos that would be near-duplicates if others of their class were not as alike, as a fixed camera's are."""
-        return self._alike[1]
+        return self._alike()[1]
 
     def copies(self, group: Sequence[str]) -> list[list[str]]:
         """Of a group of near-duplicates, those that are one photo again: of a series they are apart from the rest."""
-        different = {self.pixels[path] for path in group}
-        return self._near(group, by_class=False)[0] if len(different) > near.HANDFUL else [list(group)]
+        files, thumbs = self._thumbnails(group)
+        if len(files) <= near.HANDFUL:
+            return [list(group)]
+        return [[path for k in some for path in files[k]] for some in near.copies(thumbs)]
 
-    @functools.cached_property
-    def _alike(self) -> tuple[list[list[str]], list[str]]:
-        return self._near(self.pixels, by_class=True)
-
-    def _near(self, among: Iterable[str], by_class: bool) -> tuple[list[list[str]], list[str]]:
+    def _alike(self, progress: Callable[[int, int], None] | None = None) -> tuple[list[list[str]], list[str]]:
         """Groups of near-duplicates, and those alike by nature, with all files of the same pixels."""
+        files, thumbs = self._thumbnails(self.pixels)
+        names = [self.class_of[paths[0]] for paths in files]
+        classes = np.unique(names, return_inverse=True)[1] if names else np.zeros(0, np.int64)
+        asked = hashlib.sha256(thumbs.tobytes() + classes.tobytes()).digest()
+        if asked not in _FOUND:
+            if len(_FOUND) == 8:
+                _FOUND.clear()
+            _FOUND[asked] = near.alike(thumbs, classes, progress)
+        found = _FOUND[asked]
+        groups = [[path for k in group for path in files[k]] for group in found.groups]
+        return groups, [path for k in found.by_nature for path in files[k]]
+
+    def _thumbnails(self, among: Iterable[str]) -> tuple[list[list[str]], np.ndarray]:
+        """The paths of the same pixels, and the thumbnail of each such group: uint8 (N, 32, 32)."""
         same = collections.defaultdict(list)
         for path in among:
             same[self.pixels[path]].append(path)
         files = list(same.values())
         shape = (len(files), near.THUMB_PX, near.THUMB_PX)
-        thumbs = np.frombuffer(b"".join(self.facts[paths[0]].thumbnail for paths in files), np.uint8).reshape(shape)
-        names = [self.class_of[paths[0]] if by_class else "" for paths in files]
-        found = near.alike(thumbs, np.unique(names, return_inverse=True)[1] if names else np.zeros(0, np.int64))
-        groups = [[path for k in group for path in files[k]] for group in found.groups]
-        return groups, [path for k in found.by_nature for path in files[k]]
+        thumbs = b"".join(self.facts[paths[0]].thumbnail for paths in files)
+        return files, np.frombuffer(thumbs, np.uint8).reshape(shape)
 
 
 def examine(photos: Photos, progress: Callable[[int, int], None] | None = None) -> Findings:

@@ -234,6 +234,7 @@ def _scan_csv(file: Path) -> Photos:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise HandlensError(f"{file} is not UTF-8 text", "save it as CSV in UTF-8") from None
+    _check_mark(file, text)
     rows: list[tuple[str, str, str | None]] = []
     row_of: dict[str, int] = {}
     number = 1
@@ -280,6 +281,17 @@ def _scan_csv(file: Path) -> Photos:
     if not rows:
         raise HandlensError(f"{file} has no photos, only a header", "add rows of path,label")
     return _photos(file.parent, rows, sorted({label for _, label, _ in rows}))
+
+
+def _check_mark(file: Path, text: str) -> None:
+    """Raise HandlensError where the first row is of a table whose columns are not parted by commas, or says by what."""
+    first = text.splitlines()[0] if text else ""
+    parted = any({"path", "label"} <= {name.strip(' "').lower() for name in first.split(mark)} for mark in ";\t")
+    if parted or first.strip(' "').lower().startswith("sep="):
+        raise HandlensError(
+            f"the first row of {file} is {first[:80]!r}, expected the header path,label",
+            "save it with commas between the columns" if parted else "remove the first line",
+        )
 
 
 def _csv_path(root: Path, text: str) -> str:

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -189,11 +189,14 @@ def write_split(
     write_json(path, value)
 
 
-def read_split(path: str | os.PathLike[str], photos: Photos, sha256: Mapping[str, str]) -> dict[str, Photos]:
+def read_split(
+    path: str | os.PathLike[str], photos: Photos, sha256: Mapping[str, str], gone: Collection[str] = ()
+) -> dict[str, Photos]:
     """The splits that `write_split` wrote, found among `photos`.
 
     A photo is known by its relative path and content; one that was moved or renamed is found by its content, and has
     the label that its new place gives it. Photos that the file does not name are in no split.
+    gone: the SHA-256 of photos that need not be there.
     Raises HandlensError with what is missing or has changed, or when the file is not a split of this version.
     """
     value = read_json(path)
@@ -217,7 +220,7 @@ def read_split(path: str | os.PathLike[str], photos: Photos, sha256: Mapping[str
             found[name].append(index_of[photo])
         elif moved[content]:
             found[name].append(index_of[moved[content].pop()])
-        else:
+        elif content not in gone:
             lost.append(f"{photo} ({'changed' if photo in index_of else 'missing'})")
     if lost:
         raise HandlensError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,6 +14,8 @@ from handlens.errors import HandlensError
 
 # uint8 RGB (B, image_px, image_px, 3), any B -> (probabilities, logits), float32 (B, K); one call at a time
 Infer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+# Held while the process's standard streams are shut: a second thread would keep the shut one, and put that back.
+SHUTTING = threading.RLock()
 
 
 def cannot_load(runtime: str, file: str, error: Exception) -> HandlensError:
@@ -29,22 +32,23 @@ def no_facts(file: str) -> HandlensError:
 def quiet() -> Iterator[None]:
     """Drop what is written to standard error, also by libraries in C++, which greet and report there.
 
-    It is shut for the whole process: for loading only.
+    It is shut for the whole process: for loading only. One thread after another may do so (`SHUTTING`).
     """
-    try:
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # there is no standard error
-        yield
-        return
-    try:
-        if sys.stderr:
-            sys.stderr.flush()
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with SHUTTING:
+        try:
+            kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        except OSError:  # there is no standard error
+            yield
+            return
+        try:
+            if sys.stderr:
+                sys.stderr.flush()
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def check_size(photos: np.ndarray, height: int, width: int) -> None:

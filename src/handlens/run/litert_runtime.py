@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from handlens import cores
 from handlens.bundle import FACTS_KEY
 from handlens.errors import missing_extra
 from handlens.run.artifact import Infer, cannot_load, no_facts, quiet
@@ -28,7 +28,7 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
         raise missing_extra("litert", "ai-edge-litert") from None
     try:
         with quiet():
-            interpreter = Interpreter(model_content=artifact[FILE], num_threads=threads or _cores())
+            interpreter = Interpreter(model_content=artifact[FILE], num_threads=threads or cores.available())
             photo = interpreter.get_input_details()[0]
             if photo["shape"][0] != 1:
                 interpreter.resize_tensor_input(photo["index"], [1, *photo["shape"][1:]])
@@ -97,8 +97,3 @@ def _facts(data: bytes) -> str | None:
     except Exception as error:  # of numpy, struct and others: what a reader of a damaged file happens upon
         raise cannot_load("LiteRT", FILE, error) from error
     return None
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # fewer than the machine's cores in a container
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

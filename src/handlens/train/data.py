@@ -17,7 +17,7 @@ from handlens import photos as photos_room
 from handlens.errors import HandlensError, counted
 from handlens.photos import Findings, Photos
 from handlens.photos.published import PUBLISHED
-from handlens.photos.scan import listed
+from handlens.photos.scan import SPLITS, listed
 from handlens.photos.split import contents
 from handlens.train.recipe import Recipe
 
@@ -32,6 +32,8 @@ class Data:
     sha256, pixels: the hash of each file and that of its decoded pixels, by path.
     left_out: the photos that cannot be read, as (path, reason); `notes` tell of them too.
     test_is: how the test photos came to be those, in words.
+    gone: SHA-256 of photos that were added, and that the splits go without as their folder is gone.
+    relabelled: the photos that have another class now than in the stored split; `notes` tell of them too.
     """
 
     splits: dict[str, Photos]
@@ -40,6 +42,8 @@ class Data:
     notes: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     test_is: str = ""
+    gone: frozenset[str] = frozenset()
+    relabelled: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,13 +84,16 @@ def look(
 
 
 def together(
-    splits: dict[str, Photos], findings: Findings, named: Collection[str] = ()
+    splits: dict[str, Photos],
+    findings: Findings,
+    named: Collection[str] = (),
+    searching: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Photos], list[str]]:
     """The splits with near-duplicates on one side each, and sentences on what is there more than once.
 
-    named: the paths that the photos themselves call validation or test, which stay.
+    named: the paths that the photos themselves call validation or test, which stay. searching: as of `data_of`.
     """
-    near = findings.near_duplicates()
+    near = findings.near_duplicates(searching)
     asked = {name: len(photos) for name, photos in splits.items()}
     splits, moved = photos_room.keep_together(splits, [[path for path in group if path not in named] for group in near])
     notes = _told("identical photos", findings.duplicates, splits)
@@ -125,15 +132,41 @@ def data_of(
     progress: Callable[[int, int], None] | None = None,
     *,
     resumed: bool = False,
+    asked: Sequence[str] = SPLITS,
+    searching: Callable[[int, int], None] | None = None,
 ) -> Data:
     """The photos of a recipe with their splits: read from `stored` (a split.json) if given, else cut anew.
 
+    `progress` is called with photos looked at, `searching` with pairs compared where these are many: (done, total).
     `resumed`: the notes tell of photos that are there more than once, as where the split is cut.
     With `continue_run`, the earlier run's splits are kept as they are and the added photos join train and validation;
-    classes that are new get a test share too.
+    classes that are new get a test share too. Where the folder of photos that an earlier run added is gone, a note says
+    so, and its splits go without them, but for those that are `asked` for.
     """
+    data = _data_of(recipe, stored, progress, resumed, asked, searching)
+    moved = tuple(photos_room.relabelled(stored, data.splits, data.sha256)) if stored else ()
+    if not stored or not moved:
+        return data
+    return dataclasses.replace(data, notes=(*data.notes, other_class(moved, stored.parent)), relabelled=moved)
+
+
+def other_class(photos: Sequence[str], of: str | os.PathLike[str]) -> str:
+    """A sentence on photos of a run, or of its split, that have another class now than it learned them as."""
+    return f"{counted(len(photos), 'photo')} of {of} {'has' if len(photos) == 1 else 'have'} another class now " + (
+        f"({photos[0]} ...)"
+    )
+
+
+def _data_of(
+    recipe: Recipe,
+    stored: Path | None,
+    progress: Callable[[int, int], None] | None,
+    resumed: bool,
+    asked: Sequence[str],
+    searching: Callable[[int, int], None] | None = None,
+) -> Data:
     if recipe.continue_run:
-        return _continued(recipe, stored, progress, resumed)
+        return _continued(recipe, stored, progress, resumed, asked)
     if stored and recipe.photos not in PUBLISHED and not os.path.exists(recipe.photos):
         raise HandlensError(
             f"the photos of the run {stored.parent} are no longer in {recipe.photos}",
@@ -147,12 +180,12 @@ def data_of(
             notes.append(f"{counted(later, 'photo')} of {whole.root} came later: in no split of {stored}")
         if resumed:
             notes += _told("identical photos", findings.duplicates, splits)
-            notes += _told("near-duplicates", findings.near_duplicates(), splits)
+            notes += _told("near-duplicates", findings.near_duplicates(searching), splits)
     else:
         photos_room.check_trainable(whole, findings.duplicates)
         splits = photos_room.split(whole, findings.sha256, recipe.seed, duplicates=findings.duplicates)
         sides = zip(whole.paths, whole.splits or (), strict=bool(whole.splits))
-        splits, more = together(splits, findings, {path for path, side in sides if side != "train"})
+        splits, more = together(splits, findings, {path for path, side in sides if side != "train"}, searching)
         notes += more
     named = "test" in (whole.splits or ())
     test_is = "named as such by the photos" if named else f"cut with seed {recipe.seed}"
@@ -169,7 +202,13 @@ def _without_later_classes(splits: dict[str, Photos], num_known: int = 0) -> dic
     }
 
 
-def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int], None] | None, resumed: bool) -> Data:
+def _continued(
+    recipe: Recipe,
+    stored: Path | None,
+    progress: Callable[[int, int], None] | None,
+    resumed: bool,
+    asked: Sequence[str],
+) -> Data:
     earlier = earlier_of(stored.parent, recipe.continue_run) if stored else Path(recipe.continue_run)
     if stored and not earlier.is_dir():  # of a run of an earlier version
         raise HandlensError(
@@ -177,16 +216,17 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
             "put that run back",
         )
     facts = checkpoint.read_facts(earlier)
-    old = data_of(_earlier(recipe, facts), earlier / files.SPLIT, progress)
+    old = _data_of(_earlier(recipe, facts), earlier / files.SPLIT, progress, False, asked)
     known = tuple(facts["classes"])
     kept = {name: counted_in(photos, known) for name, photos in old.splits.items()}
     moved = photos_room.relabelled(earlier / files.SPLIT, kept, old.sha256)
     if moved and (stored is None or resumed):
-        told = f"{counted(len(moved), 'photo')} of {recipe.continue_run} {'has' if len(moved) == 1 else 'have'}"
-        old = dataclasses.replace(old, notes=(*old.notes, f"{told} another class now ({moved[0]} ...)"))
+        old = dataclasses.replace(old, notes=(*old.notes, other_class(moved, recipe.continue_run)))
     test_is = f"kept from {recipe.continue_run}"
     if not recipe.add:
         return dataclasses.replace(old, splits=kept, test_is=test_is)
+    if stored and recipe.add not in PUBLISHED and not os.path.exists(recipe.add):
+        return _without_added(recipe.add, stored, dataclasses.replace(old, splits=kept, test_is=test_is), asked)
     new, findings, near, notes = _fresh(recipe, stored, progress, old, kept)
     classes = (*known, *(name for name in new.classes if name not in known))
     root = _common_root(kept["train"].root, new.root)
@@ -196,7 +236,7 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
     notes.append(f"kept as they were: {counted(len(kept['test']), 'test photo')} of {recipe.continue_run}")
     if stored:  # more may have been added since
         everything = functools.reduce(lambda one, other: joined(one, other, classes), [*kept.values(), new])
-        splits = _without_later_classes(photos_room.read_split(stored, everything, sha256), len(known))
+        splits = _without_later_classes(photos_room.read_split(stored, everything, sha256, old.gone), len(known))
         if resumed:
             groups = [[_below(root, new.root, path) for path in group] for group in findings.duplicates]
             notes += _told("identical photos", groups, splits)
@@ -206,7 +246,21 @@ def _continued(recipe: Recipe, stored: Path | None, progress: Callable[[int, int
         splits = {name: joined(kept[name], cut[name], classes) for name in kept}
     if len(splits["test"]) > len(kept["test"]):
         test_is += f", those of new classes cut with seed {recipe.seed}"
-    return Data(splits, sha256, pixels, (*old.notes, *notes), (*old.left_out, *findings.broken), test_is)
+    return Data(splits, sha256, pixels, (*old.notes, *notes), (*old.left_out, *findings.broken), test_is, old.gone)
+
+
+def _without_added(add: str, stored: Path, old: Data, asked: Sequence[str]) -> Data:
+    """What a run keeps of the earlier one where the folder of the photos that it added is gone.
+
+    Raises HandlensError where they are among those that are asked for.
+    """
+    gone = contents(stored) - {old.sha256[path] for photos in old.splits.values() for path in photos.paths} - old.gone
+    lacking = {name: len(gone & contents(stored, (name,))) for name in old.splits}
+    told = f"the photos that {stored.parent} added are no longer in {add}, of which it has "
+    told += " and ".join(f"{number} in {name}" for name, number in lacking.items() if number)
+    if any(lacking[name] for name in asked):
+        raise HandlensError(told, f"put them back, or say where they are now as `add` in {stored.parent / files.FACTS}")
+    return dataclasses.replace(old, notes=(*old.notes, f"{told}: it goes without them"), gone=old.gone | gone)
 
 
 def _fresh(
@@ -328,6 +382,15 @@ def keep_earlier(folder: Path, earlier: Path) -> None:
         raise files.disk_error(error, kept) from error
     if before := checkpoint.read_facts(earlier)["recipe"].get("continue_run"):
         keep_earlier(kept, earlier_of(earlier, before))
+
+
+def sources(recipe: Recipe, run: Path) -> list[str]:
+    """The photos that a run was trained on, those of the runs that it goes on from first; `run` is its folder."""
+    if not recipe.continue_run:
+        return [recipe.photos]
+    earlier = earlier_of(run, recipe.continue_run)
+    before = _earlier(recipe, checkpoint.read_facts(earlier))
+    return [*sources(before, earlier), *([recipe.add] if recipe.add else [])]
 
 
 def earlier_of(run: Path, continue_run: str) -> Path:

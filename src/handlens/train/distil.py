@@ -5,7 +5,8 @@ Distilling the Knowledge in a Neural Network. Hinton et al. 2015, arXiv 1503.025
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,35 @@ def divergence(logits: Tensor, expected: Tensor, temperature: float) -> Tensor:
     """
     soft, aim = (F.log_softmax(values.float() / temperature, 1) for values in (logits, expected))
     return temperature**2 * F.kl_div(soft, aim, reduction="batchmean", log_target=True)
+
+
+def sized(recipe: Recipe, given: Collection[str]) -> Recipe:
+    """A recipe with crops that its teacher takes: of `image_px`, where it does not take a `train_px` that was chosen.
+
+    given: the fields that were not. Raises HandlensError where it takes neither, and where it is no finished run.
+    """
+    facts = checkpoint.read_facts(recipe.teacher)
+    with torch.device("meta"):
+        net = checkpoint.build(facts["net"], len(facts["classes"]), facts["arguments"])
+    try:
+        _check_sizes(net, recipe)
+    except HandlensError:
+        if "train_px" in given:
+            raise
+        recipe = dataclasses.replace(recipe, train_px=0)
+        _check_sizes(net, recipe)
+    return recipe
+
+
+def _check_sizes(net: nets.Net, recipe: Recipe) -> None:
+    for px in recipe.crops_px:
+        try:
+            nets.check_input(net, px)
+        except HandlensError as error:
+            raise HandlensError(
+                f"the teacher {recipe.teacher} cannot take the crops of this run: {error.message}",
+                f"{error.hint}: give --image-px, or train_px in a recipe",
+            ) from None
 
 
 class Teacher(nn.Module):
@@ -56,8 +86,7 @@ class Teacher(nn.Module):
                 f"{preprocess.normalisation}",
                 "train both with the same --normalisation",
             )
-        for px in recipe.crops_px:
-            nets.check_input(trained.net, px)
+        _check_sizes(trained.net, recipe)
         self.net = trained.net.requires_grad_(False).to(memory_format=torch.channels_last)
         self.weight, self.temperature = recipe.distil_weight, recipe.distil_temperature
         self.flips = preprocess.channels == "bgr", own.channels == "bgr"  # mean and std are those of red, green, blue

@@ -44,7 +44,8 @@ def centres(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
     found = []
     for label in classes:
         own = unit[labels == label]
-        means = KMeans(min(each, len(own)), n_init=1, max_iter=50, random_state=0).fit(own)
+        distinct = len({row.tobytes() for row in own})  # the same photo may be there several times
+        means = KMeans(min(each, distinct), n_init=1, max_iter=50, random_state=0).fit(own)
         found.append(means.cluster_centers_)
     return _unit(np.concatenate(found))
 

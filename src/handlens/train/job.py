@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -23,7 +24,8 @@ from handlens.nets import weights
 from handlens.photos import write_split
 from handlens.photos.scan import listed
 from handlens.run.torch_runtime import default_device, keep_freed_memory
-from handlens.train import last, learned, loop, modes, plan, start, state, trial
+from handlens.train import distil, last, learned, loop, modes, plan, start, state, trial
+from handlens.train.alone import alone, check_alone
 from handlens.train.data import Data, data_of, keep_earlier
 from handlens.train.judge import judge
 from handlens.train.recipe import Recipe, choose, mode_for, unused
@@ -81,6 +83,8 @@ def fit(
         watcher = Watcher()
     # What needs no photos is checked before `launch`, which begins the other processes: they come by here, too.
     if resume:
+        if speaks:  # the first process may hold the folder by the time that another comes by
+            check_alone(folder)
         recipe = Recipe.read(folder / files.RECIPE)
         state.check_processes(folder, getattr(fabric.strategy, "num_processes", 1) * num_nodes)
         _check_precision(recipe.precision, fabric.device.type)
@@ -98,6 +102,8 @@ def fit(
         if out and speaks and num_nodes == 1:
             _check_free(Path(out))
         draft = checked(given, watcher)
+        if draft.teacher:
+            given["train_px"] = draft.train_px
         if not out and speaks:
             _check_free(_folder(draft))
         _check_precision(draft.precision, fabric.device.type)
@@ -105,13 +111,14 @@ def fit(
     fabric.launch()
     if out and speaks and not resume and num_nodes > 1:  # now, so that the other machines learn of it
         _check_free(Path(out))
+    looking, searching = counter(watcher, "looking at photos"), counter(watcher, "looking for copies")
     if resume:
-        data = data_of(recipe, folder / files.SPLIT, counter(watcher, "looking at photos"), resumed=True)
+        data = data_of(recipe, folder / files.SPLIT, looking, resumed=True, searching=searching)
         _check_classes(folder, data.classes)
         if moved and speaks:
             recipe.write(folder / files.RECIPE)
     else:
-        data = data_of(draft, None, counter(watcher, "looking at photos"))
+        data = data_of(draft, None, looking, searching=searching)
         counts = [int(count) for count in data.splits["train"].counts()]
         if "mode" not in given:
             watcher.note(plan.why_mode(mode_for(counts), counts))
@@ -146,23 +153,24 @@ def fit(
         if fabric.global_rank == 0:
             folder = _begin(folder, recipe, data, named=bool(out))
         folder = Path(fabric.broadcast(str(folder)))
-    watcher.started(folder)
-    if not several:
-        fabric = _fabric(device, devices, num_nodes, recipe.precision)
-    fabric.barrier()
-    since = time.monotonic() - state.spent_s(folder)
-    train = modes.fit_frozen if recipe.mode == "head" else functools.partial(modes.fit_whole, cut=cut)
-    trained = train(recipe, data, begun, folder, fabric, watcher)
-    metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(trained.log)}
-    metrics["kept_epoch"] = loop.Kept(len(modes.learned_and_judged(data)[1]), trained.log).epoch
-    metrics |= {"device": plan.device_name(fabric.device), "photos": {k: len(v) for k, v in data.splits.items()}}
-    metrics |= {"notes": list(data.notes), "test_is": data.test_is}
-    if fabric.global_rank == 0:
-        if not trained.nearest:
-            trained = modes.with_looks(trained, recipe, data, fabric.device, watcher)
-        judge(trained, recipe, data, folder, metrics, watcher)
-        files.patiently(lambda: (folder / files.STATE).unlink(missing_ok=True))
-    fabric.barrier()
+    with alone(folder) if fabric.global_rank == 0 else contextlib.nullcontext():
+        watcher.started(folder)
+        if not several:
+            fabric = _fabric(device, devices, num_nodes, recipe.precision)
+        fabric.barrier()
+        since = time.monotonic() - state.spent_s(folder)
+        train = modes.fit_frozen if recipe.mode == "head" else functools.partial(modes.fit_whole, cut=cut)
+        trained = train(recipe, data, begun, folder, fabric, watcher)
+        metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(trained.log)}
+        metrics["kept_epoch"] = loop.Kept(len(modes.learned_and_judged(data)[1]), trained.log).epoch
+        metrics |= {"device": plan.device_name(fabric.device), "photos": {k: len(v) for k, v in data.splits.items()}}
+        metrics |= {"notes": list(data.notes), "test_is": data.test_is}
+        if fabric.global_rank == 0:
+            if not trained.nearest:
+                trained = modes.with_looks(trained, recipe, data, fabric.device, watcher)
+            judge(trained, recipe, data, folder, metrics, watcher)
+            files.patiently(lambda: (folder / files.STATE).unlink(missing_ok=True))
+        fabric.barrier()
     return Run(folder, recipe, data.classes, metrics)
 
 
@@ -261,7 +269,7 @@ def checked(given: Mapping[str, Any], watcher: Watcher) -> Recipe:
     draft = choose([100, 100], given)
     start.check_mode(draft)
     if draft.teacher:
-        checkpoint.read_facts(draft.teacher)
+        draft = distil.sized(draft, given)
     if not draft.continue_run:
         arguments: dict[str, Any] = {"width": draft.width} if draft.width != 1 else {}
         if draft.weights not in ("imagenet", "none"):
@@ -280,10 +288,10 @@ def checked(given: Mapping[str, Any], watcher: Watcher) -> Recipe:
 def fetch(recipe: Recipe, watcher: Watcher) -> None:
     """Download what a recipe names and is not here yet: published photos, ImageNet weights.
 
-    Raises HandlensError where that cannot be done, or where there are no such photos.
+    Raises HandlensError where that cannot be done, or where the photos are none that one can train on.
     """
-    if recipe.photos and not recipe.continue_run and not os.path.exists(recipe.photos):
-        photos_room.scan(recipe.photos, counter(watcher, "downloading photos"))
+    if recipe.photos and not recipe.continue_run:
+        photos_room.check_trainable(photos_room.scan(recipe.photos, counter(watcher, "downloading photos")))
     if recipe.weights == "imagenet":
         weights.find(recipe.net, recipe.weights, recipe.width, counter(watcher, "downloading weights"))
 
@@ -327,6 +335,8 @@ def _check_free(folder: Path) -> None:
     """Raise HandlensError where there is something at a new run's place, or nothing can be made there."""
     if os.path.lexists(folder):
         begun = (folder / files.RECIPE).is_file() and not is_finished(folder)
+        if begun:
+            check_alone(folder)
         hint = f"go on with: handlens train --resume --out {quoted(folder)}" if begun else "choose another --out"
         raise HandlensError(f"{folder} exists already", f"{hint}, or remove it")
     files.check_place(folder)

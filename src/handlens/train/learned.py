@@ -54,9 +54,7 @@ def check_unlearned(recipe: Recipe, photos: Photos, what_for: str, watcher: Watc
         )
 
 
-def _known(
-    recipe: Recipe, photos: Photos, apart: set[str], watcher: Watcher
-) -> Iterator[tuple[str, Path, int, str]]:
+def _known(recipe: Recipe, photos: Photos, apart: set[str], watcher: Watcher) -> Iterator[tuple[str, Path, int, str]]:
     """Of each run behind a recipe that has learned some of the photos: what it is, its folder, how many, and how.
 
     how: empty for the very files, else that they are copies. apart: SHA-256 of photos of which none of these is a copy.
@@ -146,7 +144,7 @@ def copies(
     if learned and len(again) < len(paths):
         with progress("comparing with what was learned", len(sides)) as update:
             update(0, len(sides))
-            groups = photos_room.combined(sides).near_duplicates()
+            groups = photos_room.combined(sides).near_duplicates(update)
         for group in groups:
             if any(name[0] == "0" for name in group):
                 again |= {name[2:] for name in group if name[0] == "1"}

@@ -45,7 +45,12 @@ def _shrink_block(block: nn.Module, share: float) -> int:
         return depthwise.out_channels
     weights = project.weight * _scale(norms[-1]).view(-1, 1, 1, 1)
     importance = norms[-2].weight.abs() * weights.abs().sum((0, 2, 3))
-    width = min(len(importance), round_channels(len(importance) * (1 - share)))
+    if (left := len(importance) * (1 - share)) < 1:
+        raise HandlensError(
+            f"--prune {share:g} leaves {left:.2g} of a block's {len(importance)} channels, expected at least one",
+            "give a smaller --prune",
+        )
+    width = min(len(importance), round_channels(left))
     kept = importance.topk(width).indices.sort().values
     expand, first, second = convs[0], norms[0], norms[1]
     _keep(expand, kept, inputs=False)

@@ -185,7 +185,7 @@ def _cut(source: str, count: int, seed: int, watcher: Watcher, draft: Recipe) ->
         watcher.note(f"left out {path}: {reason}")
     found = photos_room.usable(found, findings)
     photos_room.check_trainable(found, findings.duplicates)
-    groups = [*findings.duplicates, *findings.near_duplicates()]
+    groups = [*findings.duplicates, *findings.near_duplicates(counter(watcher, "looking for copies"))]
     return photos_room.folds(found, findings.sha256, count, seed, groups)
 
 

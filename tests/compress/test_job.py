@@ -1,0 +1,82 @@
+"""What a bundle's card calls the run and its photos, and what is told of these."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handlens import files
+from handlens.compress import job
+from handlens.export.job import Source
+from handlens.train import several
+from handlens.train.data import keep_earlier
+
+pytest.importorskip("onnx")
+
+
+def made_by(split_run: Path, folder: Path, recipe: dict[str, Any]) -> Path:
+    """A run as one of that recipe would leave it, but for what was added."""
+    shutil.copytree(split_run, folder)
+    facts = json.loads((folder / files.FACTS).read_text(encoding="utf-8"))
+    (folder / files.FACTS).write_text(json.dumps({**facts, "recipe": recipe}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """exported(run): what an export of the run would begin with."""
+    monkeypatch.setattr(Source, "float32", lambda *_: {})
+    monkeypatch.setattr("handlens.export.job.finish", lambda source, *_, **__: source)
+    return lambda run, **given: job.export(run, out=tmp_path / "bundle.zip", **given)
+
+
+def test_the_card_names_all_photos_of_a_run(
+    split_run: Path, tiny_photos: Path, tmp_path: Path, exported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = made_by(split_run, tmp_path / "first", {"photos": str(tiny_photos)})
+    source = exported(first)
+    assert (source.name, source.data) == ("first", tiny_photos.name)
+
+    random = np.random.default_rng(0)
+    for index in range(3):
+        photo = tmp_path / "garden" / "blue sky" / f"{index}.png"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(photo)
+    recipe = {"continue_run": str(first), "add": str(tmp_path / "garden")}
+    second = made_by(split_run, tmp_path / "second", recipe)
+    keep_earlier(second, first)
+    third = made_by(split_run, tmp_path / "third", {"continue_run": str(second)})
+    keep_earlier(third, second)
+    shutil.rmtree(first)
+    for run in (second, third):
+        assert exported(run).data == f"{tiny_photos.name} + garden"
+    monkeypatch.chdir(third)
+    assert exported(os.curdir).name == "third"
+
+
+def test_photos_that_have_another_class_now_are_told(
+    split_run: Path, tiny_photos: Path, tmp_path: Path, exported: Any
+) -> None:
+    photos, told = tmp_path / "photos", list[str]()
+    shutil.copytree(tiny_photos, photos)
+    run = made_by(split_run, tmp_path / "run", {"photos": str(photos)})
+    exported(run, note=told.append)
+    assert not told
+    (photos / "花朵" / "00.jpg").rename(photos / "blue sky" / "moved.jpg")
+    exported(run, note=told.append)
+    exported(run, photos=photos, note=told.append)
+    assert told == [f"1 photo of {run} has another class now (blue sky/moved.jpg ...)"] * 2
+
+
+def test_a_fold_is_called_as_what_it_was_cut_from(tmp_path: Path) -> None:
+    several._store(several.Plan(tmp_path, "folds", str(tmp_path / "garden"), {}, ()))
+    assert job._name(str(tmp_path / "fold-1.csv")) == "garden"
+    assert job._name(str(tmp_path / "labels.csv")) == "labels.csv"
+    assert job._name("flower_photos") == "flower_photos" and job._name("") == ""
