@@ -158,7 +158,7 @@ def test_photos_of_other_things_that_went_are_told_before_a_run_goes_on(
     with pytest.raises(KeyboardInterrupt):
         fit(tiny_photos, out=tmp_path / "run", weights="none", unknown=str(others), watcher=Stops(), **quick)
     others.rename(tmp_path / "elsewhere")
-    with pytest.raises(HandlensError, match=r"there is no folder .*others"):
+    with pytest.raises(HandlensError, match=r"begun with unknown .*others, which is no longer there"):
         fit(out=tmp_path / "run", resume=True, watcher=Stops())
     (tmp_path / "elsewhere").rename(others)
     assert "test" in fit(out=tmp_path / "run", resume=True).metrics
