@@ -53,3 +53,19 @@ def test_what_the_training_raises_comes_out(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="of the training"), alone.alone(tmp_path):
         raise OSError("of the training")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no open file is removed there")
+def test_a_lock_that_its_last_holder_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, locked = alone._lock, 0
+
+    def late(descriptor: int, folder: Path) -> None:
+        nonlocal locked
+        lock(descriptor, folder)
+        locked += 1
+        if locked == 1:
+            (folder / alone._LOCK).unlink()
+
+    monkeypatch.setattr(alone, "_lock", late)
+    with alone.alone(tmp_path), pytest.raises(HandlensError, match="is being trained"):
+        alone.check_alone(tmp_path)

@@ -68,8 +68,13 @@ def demo(
     given = {**RECIPE, "epochs": epochs, "warmup_epochs": 0.3 * epochs, "seed": seed}
     job.checked({**given, "photos": str(out / "photos")}, Watcher())  # before flowers are drawn, which takes long
     start = time.monotonic()
-    files.make_own_folder(out)
+    files.make_folder(out.parent)
     try:
+        out.mkdir()
+    except FileExistsError:
+        raise HandlensError(f"{out} exists already", "choose another --out or remove it") from None
+    try:
+        files.make_own_folder(out)
         with screen.progress("drawing flowers", 5 * photos_per_class) as update:
             draw(out / "photos", photos_per_class=photos_per_class, image_px=128, seed=seed, progress=update)
     except BaseException:  # also Ctrl-C: the name is free for the next

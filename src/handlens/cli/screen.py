@@ -103,11 +103,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     numeric = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
     longest = [max([1, *(cell_len(str(row[i])) for row in rows if row[i] is not None)]) for i in range(len(columns))]
     widths = [max(cell_len(column), cells) for column, cells in zip(columns, longest, strict=True)]
-    # A name or a number in two lines could not be copied: headings and other texts are broken, the widest first.
-    least = [
-        cells if number or not i else min(12, cells)
-        for i, (cells, number) in enumerate(zip(longest, numeric, strict=True))
-    ]
+    # A name or a number in two lines could not be copied: headings and other texts are broken instead.
+    words = [max([1, *map(cell_len, column.split())]) for column in columns]
+    least = [max(words[i], cells if numeric[i] or not i else min(12, cells)) for i, cells in enumerate(longest)]
     while sum(widths) + 3 * len(widths) > console.width and widths != least:
         loosest = max(range(len(widths)), key=lambda i: (widths[i] - least[i], widths[i]))
         widths[loosest] -= 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ else:
 
 _LOCK = ".training"  # in a run's folder while it is trained
 _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
+_TRIES = 4
 
 
 @contextlib.contextmanager
@@ -25,11 +28,17 @@ def alone(folder: Path) -> Iterator[None]:
     path = folder / _LOCK
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # such as of a file system without locks
-            _lock(stack.enter_context(path.open("ab")).fileno(), folder)
+            held = False
+            while not held:
+                file = stack.enter_context(path.open("ab"))
+                _lock(file.fileno(), folder)
+                # Else the training that had it before has removed the file in the meantime.
+                held = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
         try:
             yield
         finally:
-            stack.close()  # Windows removes no open file
+            if sys.platform == "win32":  # which removes no open file
+                stack.close()
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -41,14 +50,18 @@ def check_alone(folder: Path) -> None:
 
 
 def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _TAKEN:
-            raise HandlensError(
-                f"{folder} is being trained by another process", "wait for it, or end that process"
-            ) from None
-        raise
+    for left in reversed(range(_TRIES)):  # one that only looks has it for a moment
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+            if not left:
+                raise HandlensError(
+                    f"{folder} is being trained by another process", "wait for it, or end that process"
+                ) from None
+        time.sleep(0.05)

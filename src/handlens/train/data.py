@@ -220,7 +220,7 @@ def _continued(
     known = tuple(facts["classes"])
     kept = {name: counted_in(photos, known) for name, photos in old.splits.items()}
     moved = photos_room.relabelled(earlier / files.SPLIT, kept, old.sha256)
-    if moved and (stored is None or resumed):
+    if moved and not stored:  # else `data_of` tells of it
         old = dataclasses.replace(old, notes=(*old.notes, other_class(moved, recipe.continue_run)))
     test_is = f"kept from {recipe.continue_run}"
     if not recipe.add:

@@ -52,7 +52,7 @@ def _check_sizes(net: nets.Net, recipe: Recipe) -> None:
         except HandlensError as error:
             raise HandlensError(
                 f"the teacher {recipe.teacher} cannot take the crops of this run: {error.message}",
-                f"{error.hint}: give --image-px, or train_px in a recipe",
+                f"{error.hint}: give {'' if recipe.continue_run else '--image-px, or '}train_px in a recipe",
             ) from None
 
 

@@ -153,7 +153,15 @@ def fit(
         if fabric.global_rank == 0:
             folder = _begin(folder, recipe, data, named=bool(out))
         folder = Path(fabric.broadcast(str(folder)))
-    with alone(folder) if fabric.global_rank == 0 else contextlib.nullcontext():
+    with contextlib.ExitStack() as held:
+        refused: tuple[str, str] | None = None
+        if fabric.global_rank == 0:
+            try:
+                held.enter_context(alone(folder))
+            except HandlensError as error:
+                refused = error.message, error.hint
+        if refused := fabric.broadcast(refused):  # the others would wait for the first one
+            raise HandlensError(*refused)
         watcher.started(folder)
         if not several:
             fabric = _fabric(device, devices, num_nodes, recipe.precision)

@@ -143,8 +143,8 @@ def copies(
     sides |= {f"1 {path}": (found, path) for path in paths if path not in again}
     if learned and len(again) < len(paths):
         with progress("comparing with what was learned", len(sides)) as update:
-            update(0, len(sides))
             groups = photos_room.combined(sides).near_duplicates(update)
+            update(len(sides), len(sides))
         for group in groups:
             if any(name[0] == "0" for name in group):
                 again |= {name[2:] for name in group if name[0] == "1"}
