@@ -20,6 +20,7 @@ from handlens.train.recipe import Recipe
 from handlens.train.watcher import Watcher, counter
 
 Progress = Callable[..., contextlib.AbstractContextManager[Callable[[int, int], None]]]  # of (what, how many)
+Places = Mapping[str, tuple[Findings, str]]  # by the hash of a photo's file: what was seen of it, and its path there
 LEARNED = ("train", "validation")  # the splits that a run learns from or is chosen by
 
 
@@ -65,7 +66,8 @@ def _known(recipe: Recipe, photos: Photos, apart: set[str], watcher: Watcher) ->
     for what, folder, learned in behind:
         if same := sum(content in learned for content in found.sha256.values()):
             yield what, folder, same, ""
-        again = copies(found, [*found.facts], [folder], learned - apart, _shown(watcher), watcher.note)
+        where = places(found, [folder], learned - apart, _shown(watcher), watcher.note)
+        again = copies(found, [*found.facts], where, _shown(watcher))
         apart = apart | learned
         if again:
             names = f"{again[0]}, ..." if len(again) > 1 else again[0]
@@ -113,35 +115,39 @@ def _sources(recipe: Mapping[str, Any], run: Path | None = None) -> list[tuple[s
     return [(name, Path(folder)) for name, folder in folders.items() if folder]
 
 
-def copies(
-    found: Findings,
-    paths: Sequence[str],
-    runs: Sequence[Path],
-    known: set[str],
-    progress: Progress,
-    note: Callable[[str], None],
-) -> list[str]:
-    """Those of the photos that are, or nearly, one whose file has a known hash: as pixels, then as near-duplicates.
+def places(
+    found: Findings, runs: Sequence[Path], known: set[str], progress: Progress, note: Callable[[str], None]
+) -> Places:
+    """Where the photos whose files have a known hash can be seen: those that were looked at, and those of the runs.
 
-    found: what was seen of the photos at `paths`. runs: those that learned what is known, whose photos are looked at
-    where they still lie; a note says how many do not. progress: as of `seen.seen`.
+    runs: those that learned what is known, whose photos are looked at where they still lie; a note says how many do
+    not. progress: as of `seen.seen`.
     """
-    if not paths or not known:
-        return []
-    learned: dict[str, tuple[Findings, str]] = {}  # by the hash of the file: what was seen of it, and its path there
-    for there in _there(found, runs, progress):
-        learned |= {content: (there, path) for path, content in there.sha256.items() if path in there.facts}
-    learned = {content: place for content, place in learned.items() if content in known}
+    learned: dict[str, tuple[Findings, str]] = {}
+    for there in _there(found, runs, progress) if known else ():
+        learned |= {
+            content: (there, path) for path, content in there.sha256.items() if content in known and path in there.facts
+        }
     if lost := len(known) - len(learned):
         note(
             f"{counted(lost, 'photo')} that {runs[0]}, or a run behind it, learned from {'is' if lost == 1 else 'are'} "
             "no longer where it was: copies saved anew, or nearly the same, are not known again"
         )
+    return learned
+
+
+def copies(found: Findings, paths: Sequence[str], learned: Places, progress: Progress) -> list[str]:
+    """Those of the photos that are, or nearly, one that was learned: the same pixels, or near-duplicates.
+
+    found: what was seen of the photos at `paths`. progress: as of `seen.seen`.
+    """
+    if not paths or not learned:
+        return []
     pixels = {there.pixels[path] for there, path in learned.values()}
     again = {path for path in paths if found.pixels[path] in pixels}
     sides = {f"0 {content}": place for content, place in learned.items()}
     sides |= {f"1 {path}": (found, path) for path in paths if path not in again}
-    if learned and len(again) < len(paths):
+    if len(again) < len(paths):
         with progress("comparing with what was learned", len(sides)) as update:
             groups = photos_room.combined(sides).near_duplicates(update)
             update(len(sides), len(sides))

@@ -12,7 +12,7 @@ from handlens.errors import counted
 from handlens.photos import Photos
 from handlens.photos.split import contents
 from handlens.train.data import earlier_of
-from handlens.train.learned import LEARNED, Progress, copies, learned_by
+from handlens.train.learned import LEARNED, Progress, copies, learned_by, places
 
 
 class Seen(NamedTuple):
@@ -52,12 +52,12 @@ def seen(run: Path, photos: Photos, progress: Progress, note: Callable[[str], No
     rest = [path for path in found.facts if found.sha256[path] not in known]
     others = [path for path in rest if found.sha256[path] not in test]
     tested = [path for path in rest if found.sha256[path] in test]
+    behind = known - own if tested else set[str]()
+    where = places(found, runs, known if others else behind, progress, note)
+    of_behind = {content: place for content, place in where.items() if content in behind}
     return Seen(
         [path for path, content in found.sha256.items() if content in known],
-        [
-            *copies(found, others, runs, known, progress, note),
-            *copies(found, tested, runs, known - own, progress, note),
-        ],
+        [*copies(found, others, where, progress), *copies(found, tested, of_behind, progress)],
     )
 
 
