@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from handlens import bundle
 from handlens.cli import app
-from handlens.cli.export import show, slower
+from handlens.cli.export import show, slower, tell
 from handlens.compress import ladder
 from handlens.export import job
 from handlens.run import Classifier
@@ -55,13 +55,23 @@ def test_a_float_bundle_is_written_and_checks(split_run: Path, tiny_photos: Path
 
 
 def test_a_rung_that_loses_nothing_has_no_sign(capsys: pytest.CaptureFixture[str]) -> None:
-    rung = {"name": "minmax", "failed": "", "top1": 0.95, "drop": 0.0, "agreement": 1.0, "size_bytes": 1e6,
+    rung = {"name": "minmax", "failed": "", "top1": 0.95, "drop": 0.0002, "agreement": 1.0, "size_bytes": 1e6,
             "latency_ms": 5.0, "chosen": True, "top1_ci95": (0.93, 0.97)}  # fmt: skip
     made: Any = SimpleNamespace(bundle=SimpleNamespace(card={"ladder": [rung]}), parity=None)
     show(made, of_a_site=True)
     table = capsys.readouterr().out
     assert "+0.0" in table and "-0.0" not in table
     assert "93.0% to 97.0%" in table
+
+
+def test_a_rung_is_told_with_what_was_asked_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    rung = ladder.Rung(name="minmax", top1=0.875, drop=0.00002, agreement=0.995, size_bytes=10**6, latency_ms=5.0)
+    tell(rung)
+    tell(dataclasses.replace(rung, drop=1 / 48, agreement=47 / 48, allowed_drop=1 / 48, wanted_agreement=47 / 48))
+    many, few = capsys.readouterr().err.splitlines()
+    start = "minmax: validation top-1 on four views 87.5% "
+    assert many.startswith(f"{start}(+0.00 points, allowed: -0.5), agreement 99.5% (wanted: 99%), 1.00 MB")
+    assert few.startswith(f"{start}(-2.08 points, allowed: -2.08), agreement 97.9% (wanted: 97.9%), 1.00 MB")
 
 
 def test_what_to_type_next_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:

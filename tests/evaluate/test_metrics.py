@@ -83,6 +83,13 @@ def test_wilsons_interval_as_published(hits: int, trials: int, low: float, high:
     assert wilson(hits, trials) == pytest.approx((low, high), abs=1e-4)
 
 
+def test_wilsons_interval_of_trials_that_succeed_in_part() -> None:
+    """The two ends are the shares at whose own spread the observed one is 1.96 standard deviations away."""
+    for end in wilson(8.25, 12):
+        assert abs(8.25 / 12 - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 12), rel=1e-6)
+    assert wilson(0, 12)[0] == 0 and wilson(12.0, 12)[1] == 1
+
+
 def test_intervals_of_top1_and_top5() -> None:
     found = scores(sure([0, 1, 2, 3, 4, 5, 5], 6), [0, 1, 2, 3, 4, 5, 4], 6)
     assert found.top1_ci95 == wilson(6, 7)

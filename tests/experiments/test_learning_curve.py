@@ -174,6 +174,14 @@ def test_few_mistakes_are_said_to_tell_nothing(top1: float, num_test: int, guess
     assert guess in said and ("is a guess" in said) == bool(guess)
 
 
+def test_nothing_has_no_sign_of_a_loss() -> None:
+    row = {"photos_per_class": 4.0, "head_top1": 0.9, "head_ci95": [0.8, 0.95], "head_less_probe": -0.0001,
+           "head_less_probe_ci95": [-0.0002, -0.0001]}  # fmt: skip
+    forecast = {"photos_per_class": 8, "gain": -0.0001, "gain_ci95": [-0.0002, 0.0], "sizes": 4}
+    said = learning_curve._words([row], {"head": forecast}, 50)
+    assert "about +0.0 points (95 % interval +0.0 to +0.0)" in said and "at 4 (+0.0 points)" in said
+
+
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -211,6 +219,17 @@ def test_the_command(command: Any, tiny_photos: Path, tmp_path: Path, monkeypatc
     assert "linear probe" in out and "of 3 test photos" in out and "full less probe" in " ".join(out.split())
     stored = json.loads((tmp_path / "curve" / "answers.json").read_text("utf-8"))["right"]
     assert {len(stored[f"{mode} {size} 0"]) for mode in ("last", "full") for size in ("3", "all")} == {3}
+    measure = learning_curve.measure
+
+    def no_better(*given: Any) -> Any:
+        result = measure(*given)
+        for row in result.tables["learning curve"]:
+            row |= {f"{mode}_less_probe": -0.0001 for mode in ("last", "full")}
+        return result
+
+    monkeypatch.setattr(learning_curve, "measure", no_better)
+    code, out, err = command(tiny_photos, *given, *few)
+    assert code == 0 and "+0.0 (" in out and "-0.0" not in out, err
 
 
 def test_a_place_that_cannot_be_written_is_told_first(

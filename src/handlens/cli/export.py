@@ -31,7 +31,11 @@ def export(
         None, help="The bundle: a folder, or a zip if it ends in .zip.", show_default="RUN-TARGET-PRECISION.zip"
     ),
     max_drop: float | None = typer.Option(
-        None, min=0.0, max=100.0, show_default="0.5", help="Points of top-1 that INT8 may lose on validation."
+        None,
+        min=0.0,
+        max=100.0,
+        show_default="0.5",
+        help="Points of top-1 that INT8 may lose on validation; if not 0, one answer at least.",
     ),
     calibration_photos: int | None = typer.Option(
         None, min=2, show_default="128", help="Photos that INT8 is calibrated with, of all classes."
@@ -160,15 +164,15 @@ def export_site(
 def tell(rung: Rung) -> None:
     """A line for a rung of the ladder, when it has been tried."""
     from handlens.cli import screen
-    from handlens.compress.ladder import SURE_AGREEMENT
 
     if rung.failed:
         screen.note(f"{rung.name}: {rung.failed}")
         return
     within = "95 % interval {:.1%} to {:.1%}; ".format(*rung.top1_ci95) if rung.top1_ci95 else ""
     screen.note(
-        f"{rung.name}: validation top-1 {rung.top1:.1%} ({within}{-100 * rung.drop + 0.0:+.1f} points), agreement "
-        f"{rung.agreement:.1%} (wanted: {SURE_AGREEMENT:.0%}), {rung.size_bytes / 1e6:.2f} MB, {rung.latency_ms:.2f} ms"
+        f"{rung.name}: validation top-1 on four views {rung.top1:.1%} ({within}{-100 * rung.drop:+z.2f} points, "
+        f"allowed: {round(-100 * rung.allowed_drop, 2):zg}), agreement {rung.agreement:.1%} (wanted: "
+        f"{100 * rung.wanted_agreement:.3g}%), {rung.size_bytes / 1e6:.2f} MB, {rung.latency_ms:.2f} ms"
         + (f"; in float: {', '.join(rung.kept)}" if rung.kept else "")
     )
 
@@ -207,7 +211,7 @@ def show(made: Exported, of_a_site: bool = False) -> None:
                 rung["name"],
                 f"{rung['top1']:.1%}",
                 "{:.1%} to {:.1%}".format(*rung["top1_ci95"]),
-                f"{-100 * rung['drop'] + 0.0:+.1f}",
+                f"{-100 * rung['drop']:+z.1f}",
                 f"{rung['agreement']:.1%}",
                 f"{rung['size_bytes'] / 1e6:.2f}",
                 f"{rung['latency_ms']:.2f}",

@@ -83,7 +83,7 @@ def learning_curve(
             f"{row['photos_per_class']:.0f}",
             *(_mean(row[f"{name}_top1"], row[f"{name}_sd"]) for name in (*modes, "probe")),
             *(
-                "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * value for value in (row[key], *row[f"{key}_ci95"])))
+                "{:+z.1f} ({:+z.1f} to {:+z.1f})".format(*(100 * value for value in (row[key], *row[f"{key}_ci95"])))
                 for key in (f"{name}_less_probe" for name in modes)
             ),
         )

@@ -42,7 +42,7 @@ class Rung:
 
     top1, drop, agreement: fractions, against the float network on the same views. top1_ci95: Wilson's 95 % interval, a
     photo's views counted as one. divergence: of the probabilities from the float ones, in nats. kept: names of the
-    layers in float. failed: why there is no file of it, or "".
+    layers in float. failed: why there is no file of it, or "". allowed_drop, wanted_agreement: what ends the ladder.
     """
 
     name: str
@@ -55,6 +55,8 @@ class Rung:
     kept: tuple[str, ...] = ()
     failed: str = ""
     top1_ci95: tuple[float, float] | None = None
+    allowed_drop: float = 0.005
+    wanted_agreement: float = SURE_AGREEMENT
 
     def good(self, max_drop: float, min_agreement: float) -> bool:
         """Whether the loss is within `max_drop` and so many of the answers are the same."""
@@ -106,16 +108,18 @@ def climb(
     weights equalised and their biases corrected; the most sensitive layers left in float; of all these what changed
     the probabilities least, together; quantisation-aware training; and where none of these was good at all, the
     weights alone in eight bits, which ExecuTorch cannot express. With `weights_only` the last is the only one.
-    max_drop is a fraction (0.005: half a point of top-1). Raises NoRungError, naming the best, when none is good, and
-    HandlensError for a target without INT8 and for calibration photos that do not fit.
+    max_drop is a fraction (0.005: half a point of top-1); unless it is 0, one answer may always be lost. Raises
+    NoRungError, naming the best, when none is good, and HandlensError for a target without INT8 and for calibration
+    photos that do not fit.
     """
     check_target(to, weights_only)
     images = calibration_images(calibration, source, num_calibration)
     reference = dataclasses.replace(source.reference, infer=_remembered(source.reference.infer))
     validation = source.splits["validation"]
-    # Of few photos one answer is more than a hundredth: one may always differ.
-    one_other = 1 - 1 / (len(views(images[:1])) * max(1, len(validation)))
-    sure, least = min(SURE_AGREEMENT, one_other), min(MIN_AGREEMENT, one_other)
+    # Of few photos one answer is more than a hundredth: one may always differ, and be lost where any may.
+    answers = len(views(images[:1])) * max(1, len(validation))
+    sure, least = (min(share, 1 - 1 / answers) for share in (SURE_AGREEMENT, MIN_AGREEMENT))
+    allowed = max(max_drop, 1 / answers) if max_drop else 0.0
     done: list[Rung] = []
     best: Climbed | None = None
     enough: Climbed | None = None
@@ -130,7 +134,16 @@ def climb(
             if best is None:
                 raise
             rung = Rung(
-                name=name, top1=0.0, drop=1.0, agreement=0.0, size_bytes=0, latency_ms=0.0, kept=kept, failed=str(error)
+                name=name,
+                top1=0.0,
+                drop=1.0,
+                agreement=0.0,
+                size_bytes=0,
+                latency_ms=0.0,
+                kept=kept,
+                failed=str(error),
+                allowed_drop=allowed,
+                wanted_agreement=sure,
             )
             done.append(rung)
             tried(rung)
@@ -147,16 +160,18 @@ def climb(
             latency_ms=job.latency(exported, threads)["median_ms"],
             divergence=found.divergence,
             kept=kept,
-            top1_ci95=wilson(round(found.top1 * len(validation)), len(validation)),
+            top1_ci95=wilson(found.top1 * len(validation), len(validation)),
+            allowed_drop=allowed,
+            wanted_agreement=sure,
         )
         done.append(rung)
         tried(rung)
         climbed = Climbed(rung=rung, artifact=artifact, net=net, rungs=done)
         if best is None or _best(done) == len(done) - 1:
             best = climbed
-        if rung.good(max_drop, sure):
+        if rung.good(allowed, sure):
             return climbed
-        if rung.good(max_drop, least) and (enough is None or rung.agreement > enough.rung.agreement):
+        if rung.good(allowed, least) and (enough is None or rung.agreement > enough.rung.agreement):
             enough = climbed
     if enough is not None:
         return enough
@@ -168,10 +183,11 @@ def climb(
         "leave out --int8",
         "use another --to" if to == "executorch" else "use --float16",
     ]
+    one = f" (one answer of {answers})" if allowed > max_drop else ""
     raise NoRungError(
-        f"no way to INT8 for {to} stayed within {100 * max_drop:g} points of top-1 with {MIN_AGREEMENT:.0%} of the "
-        f"answers the same; the best, {best.rung.name!r}, loses {100 * best.rung.drop:.1f} points and agrees on "
-        f"{best.rung.agreement:.1%}",
+        f"no way to INT8 for {to} stayed within {round(100 * allowed, 2):g} points of top-1{one} with "
+        f"{100 * least:.3g}% of the answers the same; the best, {best.rung.name!r}, loses "
+        f"{100 * best.rung.drop:z.2f} points and agrees on {best.rung.agreement:.1%}",
         f"{', '.join(ways[:-1])}, or {ways[-1]}",
         best,
     )

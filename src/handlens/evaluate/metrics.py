@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,11 +38,12 @@ class Scores:
         expected = (len(self.paths), len(self.classes))
         if not self.paths:
             raise HandlensError("there is no photo to evaluate on", "give a folder with photos that can be read")
-        if self.probabilities.shape != expected or self.labels.shape != expected[:1]:
-            raise HandlensError(
-                f"probabilities of shape {self.probabilities.shape} for {expected[0]} photos and {expected[1]} classes",
-                "the classifier's classes must be those of the photos",
-            )
+        for what, values in (("probabilities", self.probabilities), ("labels", self.labels), ("logits", self.logits)):
+            if values is not None and values.shape != (expected[:1] if what == "labels" else expected):
+                raise HandlensError(
+                    f"{what} of shape {values.shape} for {expected[0]} photos and {expected[1]} classes",
+                    "the classifier's classes must be those of the photos",
+                )
         if not np.isfinite(self.probabilities).all():
             raise not_finite("probabilities")
 
@@ -194,14 +196,15 @@ class Scores:
         }
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, both ends within [0, 1]."""
-    try:
-        from scipy.stats import binomtest
-    except ImportError:
-        raise missing_extra("evaluate", "scipy") from None
-    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+def wilson(successes: float, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, both ends within [0, 1]; a trial may succeed in part."""
+    z = statistics.NormalDist().inv_cdf(0.975)
+
+    def low(hits: float) -> float:
+        spread = z * math.sqrt(z * z + 4 * hits * (1 - hits / trials))
+        return float((2 * hits + z * z - spread) / (2 * (trials + z * z)))
+
+    return low(successes), 1 - low(trials - successes)
 
 
 def students(values: Sequence[float]) -> tuple[float, float]:

@@ -343,8 +343,8 @@ def _words(rows: list[dict[str, Any]], forecasts: Mapping[str, dict[str, Any] | 
         if forecast:
             low, high = (100 * end for end in forecast["gain_ci95"])
             said.append(
-                f"Twice as many ({forecast['photos_per_class']}) would bring about {100 * forecast['gain']:+.1f} "
-                f"points (95 % interval {low:+.1f} to {high:+.1f}), if its mistakes go on as through the last "
+                f"Twice as many ({forecast['photos_per_class']}) would bring about {100 * forecast['gain']:+z.1f} "
+                f"points (95 % interval {low:+z.1f} to {high:+z.1f}), if its mistakes go on as through the last "
                 f"{forecast['sizes']} sizes."
             )
             if low <= 0 <= high:
@@ -360,7 +360,7 @@ def _words(rows: list[dict[str, Any]], forecasts: Mapping[str, dict[str, Any] | 
         sides = {"better": [r for r in rows if r[ends][0] > 0], "worse": [r for r in rows if r[ends][1] < 0]}
         for word, found in sides.items():
             if found:
-                gaps = [f"{r['photos_per_class']:.0f} ({100 * r[f'{mode}_less_probe']:+.1f} points)" for r in found]
+                gaps = [f"{r['photos_per_class']:.0f} ({100 * r[f'{mode}_less_probe']:+z.1f} points)" for r in found]
                 said.append(f"Mode {mode} is {word} than a linear probe at {', '.join(gaps)} a class.")
         if not any(sides.values()):
             said.append(f"At no size can mode {mode} be told from a linear probe.")
