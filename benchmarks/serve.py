@@ -371,10 +371,12 @@ def table(results: dict[str, Any]) -> list[str]:
             least, most = f"{min(memory):.0f}", f"{max(memory):.0f}"
             # A result may be put together from two runs; of the second, "command" tells how it was made.
             run_ = f", in a run of its own{soaked['command'].partition(',')[2]}," if "command" in soaked else ""
+            when = f" on {soaked['date']}" if soaked.get("date", results["date"]) != results["date"] else ""
+            rate = statistics.median(soaked["photos_per_s"])
             lines += [
                 "",
-                f"Memory under load for {minutes:.0f} minutes{run_} at {statistics.median(soaked['photos_per_s']):.0f}"
-                f" photos a second: {least} to {most} MB, {memory[-1]:.0f} at the end.",
+                f"Memory under load for {minutes:.0f} minutes{when}{run_} at {rate:.0f} photos a second: {least} to"
+                f" {most} MB, {memory[-1]:.0f} at the end.",
             ]
     return lines
 

@@ -30,6 +30,7 @@ def test_a_word_that_is_none_of_a_few_is_told_the_nearest() -> None:
     modes = ("full", "last", "head")
     assert str(not_one_of("mode", "HAED", modes)) == "mode is 'HAED', expected full, last or head; did you mean head?"
     assert str(not_one_of("mode", "xyz", modes)) == "mode is 'xyz', expected full, last or head"
+    assert str(not_one_of("mode", None, modes)) == "mode is None, expected full, last or head"
     assert str(not_one_of("mode", "ful", ("full",))) == "mode is 'ful', expected full; did you mean full?"
 
 

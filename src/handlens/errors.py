@@ -31,18 +31,29 @@ class NotHereError(HandlensError):
     """Something optional that this machine lacks: a part that is not installed, or that its system does not have."""
 
 
-def not_one_of(what: str, given: str, allowed: Sequence[str]) -> HandlensError:
+def not_one_of(what: str, given: object, allowed: Sequence[str]) -> HandlensError:
     """The error for a word that is none of a few, such as `--mode haed`: it names them, and the nearest."""
     known = f"{', '.join(allowed[:-1])} or {allowed[-1]}" if len(allowed) > 1 else allowed[0]
     return HandlensError(f"{what} is {given!r}, expected {known}", did_you_mean(given, allowed, most=1))
 
 
-def did_you_mean(given: str, known: Iterable[str], otherwise: str = "", most: int = 3) -> str:
-    """The hint for a word that is none of the known ones: the `most` nearest of them, else `otherwise`."""
+def did_you_mean(given: object, known: Iterable[str], otherwise: str = "", most: int = 3) -> str:
+    """The hint for a word that is none of the known ones: the `most` nearest of them, else `otherwise`.
+
+    Those that begin with it come first, then those that hold it, the shortest first: of "mobilenetv3" MobileNetV3-Large
+    and -Small.
+    """
     import difflib  # only now: it is loaded by no command that goes well
 
-    near = difflib.get_close_matches(given.lower(), list(known), most, cutoff=0.5)
+    known, part = list(known), _bare(given)
+    holding = [name for name in known if len(part) > 2 and part in _bare(name)]
+    holding.sort(key=lambda name: (not _bare(name).startswith(part), len(name)))
+    near = list(dict.fromkeys(holding + difflib.get_close_matches(str(given).lower(), known, most, cutoff=0.5)))[:most]
     return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def _bare(word: object) -> str:
+    return str(word).lower().replace("_", "").replace("-", "")
 
 
 def quoted(path: object) -> str:

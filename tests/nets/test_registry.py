@@ -8,7 +8,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from handlens import checkpoint, files, nets
 from handlens.errors import HandlensError
-from handlens.nets.layers import StochasticDepth, modules_of
+from handlens.nets.layers import LocalResponseNorm, StochasticDepth, modules_of
 from handlens.preprocess import Preprocess
 
 NUM_CLASSES = 5
@@ -218,8 +220,36 @@ def test_entry(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("alexnet", [0.5, 0.5]),  # section 4.2, of the first two fully connected layers
+        ("vgg16", [0.5, 0.5]),  # section 3.1
+        ("googlenet", [0.7, 0.7, 0.4]),  # section 5: of the auxiliary classifiers, and Table 1
+        ("inception_v3", [0.5]),
+        ("xception", [0.5]),  # section 4.3
+        ("mobilenet_v3_small", [0.2]),  # section 6.1: 0.8 are kept
+        ("efficientnet_b0", [0.2]),  # section 5.2: from 0.2 for B0
+        ("efficientnet_b7", [0.5]),  # to 0.5 for B7
+    ],
+)
+def test_dropout_is_the_papers(name: str, expected: list[float]) -> None:
+    assert [module.p for module in nets.on_meta(name).modules() if isinstance(module, nn.Dropout)] == expected
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11_lrn", "googlenet"])
+def test_response_normalisation_has_the_constants_of_alexnets_section_3_3(name: str) -> None:
+    found = [module for module in nets.on_meta(name).modules() if isinstance(module, LocalResponseNorm)]
+    assert found
+    assert {(module.n, module.k, module.alpha, module.beta) for module in found} == {(5, 2.0, 1e-4, 0.75)}
+
+
+@pytest.mark.parametrize(
     "given,near",
-    [("mobilenet_v3_smal", "mobilenet_v3_small"), ("mobilenetv2", "mobilenet_v2"), ("MobileNet_V1", "mobilenet_v1")],
+    [
+        *(("mobilenet_v3_smal", "mobilenet_v3_small"), ("mobilenetv2", "mobilenet_v2"), ("MobileNet_V1", "_v1 or")),
+        *((name, "mean mobilenet_v3_large or mobilenet_v3_small or") for name in ("mobilenet_v3", "mobilenetv3")),
+        *(("efficientnet", "mean efficientnet_b0 or"), ("lite0", "mean efficientnet_lite0 or")),
+    ],
 )
 def test_an_unknown_name_suggests_the_nearest(given: str, near: str) -> None:
     with pytest.raises(HandlensError, match=f"no net named '{given}'.*{near}"):
@@ -236,9 +266,26 @@ def test_an_unknown_argument_names_the_known_ones() -> None:
         nets.create("mobilenet_v2", widht=0.5)
 
 
+def test_a_number_of_classes_may_be_numpys() -> None:
+    assert nets.create("mobilenet_v2", np.int64(3), width=0.1).num_classes == 3
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_a_name_that_is_no_text(given: Any) -> None:
+    with pytest.raises(HandlensError, match=f"no net named {given}"):
+        nets.create(given)
+
+
 @pytest.mark.parametrize(
-    "arguments,message", [({"padding": "same"}, "padding is 'same'"), ({"num_classes": 0}, "num_classes is 0")]
+    "arguments,message",
+    [
+        ({"padding": "same"}, "padding is 'same'"),
+        *(({"num_classes": value}, f"num_classes is {value!r}") for value in (0, -1, "5", 2.5, True, None)),
+    ],
 )
-def test_an_argument_out_of_range_is_refused(arguments: dict[str, object], message: str) -> None:
+def test_an_argument_out_of_range_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(HandlensError, match=message):
         nets.create("mobilenet_v2", **arguments)
+    if "num_classes" in arguments:
+        with pytest.raises(HandlensError, match=message):
+            nets.replace_head(nets.on_meta("mobilenet_v2"), arguments["num_classes"])

@@ -657,6 +657,12 @@ def test_no_weight_file(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "evil was here").exists()
 
 
+def test_a_text_file_is_told_of_without_the_unpicklers_key(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_text("hi")
+    with pytest.raises(HandlensError, match="is no weight file, or is damaged, or holds more than tensors; fetch"):
+        weights.find("mobilenet_v2", str(tmp_path / "a.pth"))
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_truncated_file(tmp_path: Path, v2_small: nn.Module, suffix: str) -> None:
     path = Path(save(tmp_path / f"a{suffix}", v2_small.state_dict()))

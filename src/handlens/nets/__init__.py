@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import numbers
 from typing import Any
 
 import torch
@@ -63,9 +64,14 @@ def create(name: str, num_classes: int = 1000, **arguments: Any) -> Net:
         kind = type(known[argument].default)
         if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind is not bool):
             raise HandlensError(f"{argument} of {name} is {value!r}, expected {kind.__name__}")
-    if num_classes < 1:
-        raise HandlensError(f"num_classes is {num_classes}, expected at least 1")
+    _check_num_classes(num_classes)
     return line.build(num_classes=num_classes, **arguments)
+
+
+def _check_num_classes(num_classes: int) -> None:
+    whole = isinstance(num_classes, numbers.Integral) and not isinstance(num_classes, bool)  # numpy's, too
+    if not whole or num_classes < 1:
+        raise HandlensError(f"num_classes is {num_classes!r}, expected a whole number of at least 1")
 
 
 def check_input(net: Net, image_px: int) -> None:
@@ -77,8 +83,9 @@ def replace_head(net: Net, num_classes: int, hidden: int = 0, dropout: float = 0
     """Give the network a new last linear layer with random weights, in place, and return it.
 
     With `hidden` above zero a fully connected layer of that width with ReLU and `dropout` comes before it. Auxiliary
-    classifiers get a new last layer too.
+    classifiers get a new last layer too. Raises HandlensError for fewer than one class.
     """
+    _check_num_classes(num_classes)
     last = net.classifier[-1]
     assert isinstance(last, nn.Linear)
     layers = list(net.classifier)[:-1]

@@ -276,9 +276,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file raises errors of every kind
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+        reason = f" ({(str(error).strip() or type(error).__name__).splitlines()[0][:100]})"
         raise HandlensError(
-            f"{path} is no weight file, or is damaged, or holds more than tensors ({reason})", "fetch or save it again"
+            f"{path} is no weight file, or is damaged, or holds more than tensors"
+            + ("" if isinstance(error, KeyError) else reason),  # a key alone is a riddle
+            "fetch or save it again",
         ) from None
     for inner in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(inner), Mapping):
