@@ -158,6 +158,22 @@ def test_no_such_folder(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "nope")
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "garden.jpg",
+            "is neither a run's folder nor a bundle; a run comes before photos: `handlens predict RUN PHOTO`",
+        ),
+        ("b.zip", "is a file, no run folder; name the run it was made from"),
+    ],
+)
+def test_a_file_in_place_of_a_run(tmp_path: Path, name: str, sentence: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(HandlensError, match=sentence):
+        checkpoint.load(tmp_path / name)
+
+
 def test_what_is_familiar_comes_back_or_is_refused(tmp_path: Path) -> None:
     saved = make()
     saved.net.familiar = Familiar(depth=1, centres=torch.rand(4, 1280), slope=2.0, offset=-1.0)

@@ -490,6 +490,13 @@ def test_missing_and_folders(tmp_path: Path) -> None:
         open_photo(tmp_path)
 
 
+@pytest.mark.parametrize("given", [Image.new("RGB", (9, 9)), np.zeros((9, 9, 3), np.uint8), bytearray(b"x"), None, 5])
+def test_what_is_no_file_is_not_called_a_damaged_photo(given: Any) -> None:
+    with pytest.raises(HandlensError, match=f"or an open file, not a {type(given).__name__}") as refused:
+        Preprocess().load(given)
+    assert not isinstance(refused.value, PhotoError)
+
+
 # The value ------------------------------------------------------------------------------------------------------------
 
 
@@ -499,9 +506,9 @@ def test_round_trip_through_json() -> None:
 
 
 BAD_FIELDS = {
-    "image_px": [0, -1, 10_000, "224", 2.5, None],
+    "image_px": [0, -1, 10_000, "224", 2.5, True, None],
     "resize": ["stretch", None, ["crop"]],
-    "resize_px": [100, 10**9, "256", None],
+    "resize_px": [100, 10**9, "256", True, None],
     "interpolation": ["box", None, ["bilinear"]],
     "normalisation": ["minmax", "", None, ["l2"]],
     "mean": [[0.5], [0.5, 0.5, "x"], [0.5, 0.5, float("nan")], 0.5, None],
@@ -512,7 +519,7 @@ BAD_FIELDS = {
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD_FIELDS.items() for value in values])
 def test_bad_fields_are_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(HandlensError):
+    with pytest.raises(HandlensError, match=rf"^{name} is .*, expected "):
         Preprocess.from_dict(Preprocess().to_dict() | {name: value})
 
 

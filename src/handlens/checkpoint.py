@@ -129,6 +129,11 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
     folder = Path(folder)
     path = folder / files.FACTS
     if not folder.is_dir():
+        if folder.is_file() and folder.suffix.lower() != ".zip":
+            raise HandlensError(
+                f"{folder} is neither a run's folder nor a bundle",
+                "a run comes before photos: `handlens predict RUN PHOTO`",
+            )
         if folder.is_file():
             raise HandlensError(f"{folder} is a file, no run folder", "name the run it was made from")
         raise HandlensError(f"there is no run folder {folder}", "`handlens train PHOTOS` makes one")

@@ -152,7 +152,9 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The JSON value in `path`. Raises HandlensError when it is missing or is not JSON."""
+    """The JSON value in `path`. Raises HandlensError when it is missing, a folder, or not JSON."""
+    if os.path.isdir(path):
+        raise HandlensError(f"{path} is a folder, expected a JSON file", "name the file")
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -81,7 +81,10 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+            try:
+                object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+            except (TypeError, ValueError):
+                raise HandlensError(f"{name} is {getattr(self, name)!r}, expected three numbers") from None
         words = (
             ("resize", ("crop", "letterbox", "squash")),
             ("interpolation", tuple(_RESAMPLING)),
@@ -91,12 +94,11 @@ class Preprocess:
         for name, allowed in words:
             if (given := getattr(self, name)) not in allowed:
                 raise not_one_of(name, str(given), allowed)
+        px, resize_px = (given if type(given) is int else 0 for given in (self.image_px, self.resize_px))  # no bool
         checks = (
-            (isinstance(self.image_px, int) and 1 <= self.image_px <= 8192, "image_px", "1 to 8192"),
+            (1 <= px <= 8192, "image_px", "1 to 8192"),
             (
-                isinstance(self.resize_px, int)
-                and 1 <= self.resize_px <= 16384
-                and (self.resize != "crop" or self.resize_px >= self.image_px),
+                1 <= resize_px <= 16384 and (self.resize != "crop" or resize_px >= px),
                 "resize_px",
                 f"at least image_px ({self.image_px}) and at most 16384",
             ),
@@ -224,8 +226,13 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
     twice `at_least_px`.
     Raises PhotoError when the photo is missing, broken, truncated, not a photo, or larger than Pillow's limit; with
     `most_pixels` also, before its pixels are read, when it has more than these, and a JPEG's bytes when it has so
-    many scans that decoding would take long.
+    many scans that decoding would take long. Raises HandlensError for what is none of the three.
     """
+    if not isinstance(source, (str, os.PathLike, bytes)) and not hasattr(source, "read"):
+        raise HandlensError(
+            f"a photo is a path, its file's bytes or an open file, not a {type(source).__name__}",
+            "for an image in memory, call `preprocess.fit` and `predict_batch`",
+        )
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the photo"
     formats = (*_FORMATS, "HEIF") if "HEIF" in Image.OPEN else _FORMATS
     try:

@@ -117,6 +117,16 @@ def test_photos_at_once_are_not_for_a_phone(phone_bundle: Path) -> None:
     assert str(done.exception) == "--batch is for this machine, and --phone measures one photo; leave one of them out"
 
 
+def test_all_are_looked_at_before_any_is_measured(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photo := tmp_path / "garden.jpg").write_bytes(b"")
+    monkeypatch.setattr("handlens.cost.latency.measure", lambda *_: pytest.fail("measured"))
+    done = CliRunner().invoke(app, ["bench", str(tiny_run), str(photo)])
+    assert isinstance(done.exception, HandlensError)
+    assert "garden.jpg is neither a run's folder nor a bundle" in str(done.exception)
+
+
 def test_here_a_run_is_measured_for_each_count_of_threads(tiny_run: Path) -> None:
     done = CliRunner().invoke(
         app, ["bench", str(tiny_run), "--threads", "1", "--threads", "2", "--runs", "3", "--batch", "2", "--json"]

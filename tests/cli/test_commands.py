@@ -260,7 +260,7 @@ def test_an_extra_is_there_when_all_of_its_parts_are(monkeypatch: pytest.MonkeyP
         'handlens[onnx]; extra == "export-onnx"',
         'onnx>=1.23; extra == "export-onnx"',
         "handlens[export-coreml,export-onnx]; extra == 'export'",
-        'coremltools>=9; extra == "export-coreml"',
+        'coremltools>=9; sys_platform != "win32" and extra == "export-coreml"',
     ]
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: lines)
     everything = {"onnx": True, "export-onnx": True, "export": True, "export-coreml": True}

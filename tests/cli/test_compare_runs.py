@@ -67,6 +67,25 @@ def test_photos_that_cannot_be_read_are_named(
     assert "left out: blue sky/00.jpg: is empty" in err
 
 
+def test_what_is_odd_of_a_runs_own_photos_is_in_the_json(
+    compare: Run, split_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_photos, tmp_path / "photos")
+    shutil.copytree(split_run, tmp_path / "run")
+    saved = checkpoint.load(tmp_path / "run")
+    recipe = {**saved.recipe, "photos": str(tmp_path / "photos")}
+    checkpoint.save(tmp_path / "run", dataclasses.replace(saved, recipe=recipe))
+    tested = next(path for path in files.read_json(tmp_path / "run" / "split.json")["test"] if "花朵" in path)
+    shutil.move(tmp_path / "photos" / tested, tmp_path / "photos" / "blue sky" / "moved.jpg")
+    (tmp_path / "photos" / "花朵" / "broken.jpg").write_bytes(b"")
+    code, out, err = compare(tmp_path / "run", tmp_path / "run", "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["left_out"] == [{"photo": "花朵/broken.jpg", "error": "is empty"}]
+    assert facts["caution"] == "1 photo of the test split has another class now (blue sky/moved.jpg ...)"
+    assert err.count("broken.jpg") == 1
+
+
 def test_a_bundle_with_its_classes_in_another_order(
     compare: Run, tiny_run: Path, tiny_photos: Path, tiny: ModuleType, tmp_path: Path
 ) -> None:

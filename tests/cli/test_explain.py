@@ -72,6 +72,16 @@ def test_a_photo_gets_grad_cam(numbers: Callable[..., Any], tiny_run: Path, tiny
     assert Image.open(line["picture"]).size == (2 * 480 + 8, 400)
 
 
+def test_the_pictures_path_is_whole_on_a_narrow_terminal(
+    explain: Explain, tiny_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shown := tmp_path / ("a-long-name-" * 4 + ".jpg")).write_bytes(photo(tiny_photos).read_bytes())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    out = explain(tiny_run, shown)[1]
+    assert str(Path("explained", f"gradcam-{shown.stem}.png")) in out
+
+
 def test_the_probability_is_calibrated_as_everywhere(
     numbers: Callable[..., Any], tiny_run: Path, tiny_photos: Path, tmp_path: Path
 ) -> None:
@@ -162,7 +172,7 @@ def test_photos_of_the_same_name_and_broken_ones(explain: Explain, tiny_run: Pat
     assert "left out: broken.jpg" in err
     assert {path.name for path in Path("explained").glob("[!.]*")} == {"gradcam-00.png", "gradcam-00-2.png"}
     lines = out.splitlines()
-    assert lines[0].split()[:3] == ["photo", "answer", "explained"]
+    assert lines[0].split()[:4] == ["picture", "photo", "answer", "explained"]
     assert "花朵" in lines[1] and "blue sky" in lines[2]
     code, out, _ = explain(tiny_run, "broken.jpg")
     assert (code, out) == (2, "")

@@ -58,6 +58,17 @@ def test_table(listed: Run) -> None:
 
 
 @pytest.mark.usefixtures("uncounted")
+@pytest.mark.parametrize("columns", [80, 120])
+def test_tables_fit_a_terminal(listed: Run, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, out, err = listed()
+    assert max(map(len, out.splitlines())) <= columns
+    assert ("its source" in out) == (columns == 120)
+    assert ("tells where each top-1 comes from" in err) == (columns == 80)
+
+
+@pytest.mark.usefixtures("uncounted")
 def test_every_network_is_listed_grouped_by_family(listed: Run) -> None:
     lines = json.loads(listed("--json")[1])
     assert {line["name"] for line in lines} == set(nets.names())

@@ -89,6 +89,18 @@ def test_names_and_numbers_are_whole_on_a_narrow_terminal(
     assert text not in shown and "several" in shown
 
 
+def test_paths_are_whole_where_the_rest_of_a_table_can_give_the_room(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    path, meaning = "tulips/a-photo-with-a-long-name.jpg", "the same photo in two classes, as copies are"
+    screen.table("", ("found", "times", "the first", "meaning"), [("label-conflict", 1, f"{path} (both)", meaning)])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(path in line for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
 def test_progress_is_silent_for_short_work_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with screen.progress("reading") as update:
         update(1, 2)

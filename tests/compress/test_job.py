@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from handlens import files
 from handlens.compress import job
+from handlens.errors import HandlensError
 from handlens.export.job import Source
 from handlens.train import several
 from handlens.train.data import keep_earlier
@@ -75,8 +77,23 @@ def test_photos_that_have_another_class_now_are_told(
     assert told == [f"1 photo of {run} has another class now (blue sky/moved.jpg ...)"] * 2
 
 
+@pytest.mark.parametrize("max_drop", [-1, math.nan, 2])
+def test_a_loss_that_cannot_be_allowed_is_told_before_anything_is_tried(
+    split_run: Path, exported: Any, monkeypatch: pytest.MonkeyPatch, max_drop: float
+) -> None:
+    monkeypatch.setattr(job.checkpoint, "load", lambda *_: pytest.fail("the run was read"))
+    with pytest.raises(HandlensError, match=f"max_drop is {max_drop}, expected a fraction of 0 to 1"):
+        exported(split_run, precision="int8", max_drop=max_drop)
+
+
 def test_a_fold_is_called_as_what_it_was_cut_from(tmp_path: Path) -> None:
     several._store(several.Plan(tmp_path, "folds", str(tmp_path / "garden"), {}, ()))
     assert job._name(str(tmp_path / "fold-1.csv")) == "garden"
     assert job._name(str(tmp_path / "labels.csv")) == "labels.csv"
     assert job._name("flower_photos") == "flower_photos" and job._name("") == ""
+
+
+@pytest.mark.parametrize("threads", [-1, "2"])
+def test_threads_that_there_cannot_be_are_refused_at_once(tmp_path: Path, exported: Any, threads: Any) -> None:
+    with pytest.raises(HandlensError, match=r"threads is .*expected 1 or more, or 0"):
+        exported(tmp_path / "no run", threads=threads)

@@ -64,5 +64,10 @@ def test_nothing_but_broken_photos(tmp_path: Path) -> None:
 
 
 def test_a_classifier_of_other_classes(tiny_photos: Path) -> None:
+    found = photos.scan(tiny_photos)
     with pytest.raises(HandlensError, match="2\\) for 36 photos and 3 classes"):
-        evaluate.score(lambda images: by_colour(images)[:, :2], photos.scan(tiny_photos), PIXELS)
+        evaluate.score(lambda images: by_colour(images)[:, :2], found, PIXELS)
+    with pytest.raises(HandlensError, match=r"probabilities of shape .*2\) for 36 photos and 3 classes"):
+        evaluate.score(lambda images: (by_colour(images)[:, :2],) * 2, found, PIXELS)
+    with pytest.raises(HandlensError, match=r"logits of shape .*2\) for 36 photos and 3 classes"):
+        evaluate.score(lambda images: (by_colour(images), by_colour(images)[:, :2]), found, PIXELS)

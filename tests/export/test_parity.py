@@ -165,6 +165,13 @@ def test_other_classes_are_refused(source: Source) -> None:
         parity.compare(source.reference, file, source.splits["test"])
 
 
+def test_photos_that_cannot_be_counted_are_refused(source: Source) -> None:
+    file, photos = exported(source, none), source.splits["test"]
+    for others in (photos.without(photos.paths), dataclasses.replace(photos, classes=photos.classes[::-1])):
+        with pytest.raises(HandlensError, match=f"there are {len(others)} photos of the classes .* in its order"):
+            parity.compare(source.reference, file, others)
+
+
 def answers(*rows: list[float]) -> np.ndarray:
     return np.array(rows, dtype=np.float32)
 

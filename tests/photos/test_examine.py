@@ -164,6 +164,15 @@ def test_progress_and_ctrl_c(make_folder: Make, opened: list[int]) -> None:
     assert len(opened) == 3
 
 
+def test_another_thread_may_clear_what_was_found(make_folder: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cleared(dict[bytes, object]):
+        def __setitem__(self, *_: object) -> None:
+            self.clear()
+
+    monkeypatch.setattr(ROOM, "_FOUND", Cleared())
+    assert examine(scan(make_folder({"a": 2}))).near_duplicates() == []
+
+
 def test_the_shared_photos(shared: Path) -> None:
     folder = shared / "data" / "flower_photos"
     if not folder.is_dir():

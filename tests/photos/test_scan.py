@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -176,6 +177,8 @@ def test_what_was_found_instead(make_folder: Make) -> None:
 
 
 def test_no_such_source(tmp_path: Path) -> None:
+    with pytest.raises(HandlensError, match="no photos were given"):
+        scan("")
     with pytest.raises(HandlensError, match=r"there is no folder .*nowhere"):
         scan(tmp_path / "nowhere")
     with pytest.raises(HandlensError, match=r"did you mean flower_photos\?"):
@@ -359,6 +362,23 @@ def test_other_classes_are_refused_by_name(three: Photos) -> None:
     assert refused.value.hint.startswith("those are 'Z', 'b', 'lily': rename the folders, or ")
     with pytest.raises(HandlensError, match="rename 'b' to 'bb'"):
         three.as_classes(["a", "bb", "c"])
+
+
+COMPOSED, APART = "gr\u00fcn", "gru\u0308n"  # one name, as most write it and as a zip of macOS may have it
+
+
+@pytest.mark.parametrize(("name", "known"), [(COMPOSED, APART), (APART, COMPOSED)])
+def test_a_name_that_is_composed_otherwise_is_the_same(make_folder: Make, name: str, known: str) -> None:
+    matched = scan(make_folder({"a": 1, name: 2})).as_classes([known, "a"])
+    assert (matched.classes, matched.labels.tolist()) == ((known, "a"), [1, 0, 0])
+    photos = scan(make_folder({"train/a": 1, f"train/{known}": 2, f"val/{name}": 1, f"test/{name}": 1}, root="splits"))
+    assert (photos.classes, photos.counts().tolist()) == (("a", known), [1, 4])
+    assert all(photos.path(index).is_file() for index in range(len(photos)))
+
+
+def test_names_that_are_told_apart_by_their_composition_stay_apart(three: Photos) -> None:
+    photos = dataclasses.replace(three, classes=(COMPOSED, APART, "c"))
+    assert photos.as_classes([APART, "c", COMPOSED]).labels.tolist() == [{0: 2, 1: 0, 2: 1}[k] for k in three.labels]
 
 
 def test_photos_and_pixels_load_no_torch() -> None:

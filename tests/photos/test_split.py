@@ -82,6 +82,9 @@ def test_each_photo_is_tested_in_one_fold_and_copies_stay_together() -> None:
 def test_folds_of_too_few_photos() -> None:
     with pytest.raises(HandlensError, match="class 'b' has 4 different photos, too few for 5 folds"):
         folds(*table({"a": 50, "b": 4}), 5)
+    for count in (1, 0, -1):
+        with pytest.raises(HandlensError, match=f"the number of folds is {count}, expected 2 or more"):
+            folds(*table({"a": 50, "b": 40}), count)
 
 
 @pytest.mark.parametrize("fractions", [(0.8, 0.1), (0.8, 0.1, 0.2), (0, 0.5, 0.5), (1.1, -0.1, 0.0)])
@@ -281,6 +284,8 @@ def test_files_that_are_not_even_json_objects(written: Written, text: str) -> No
     path.write_text(text)
     with pytest.raises(HandlensError, match=r"not JSON|is not a split"):
         read_split(path, photos, sha256)
+    with pytest.raises(HandlensError, match="is a folder, expected a JSON file"):
+        read_split(path.parent, photos, sha256)
 
 
 def test_near_duplicates_come_to_one_side_and_nothing_else_moves(make_folder: Callable[..., Path]) -> None:

@@ -152,10 +152,45 @@ def test_a_run_has_logits_too(tiny_run: Path, tiny_photos: Path) -> None:
     np.testing.assert_allclose(powers / powers.sum(1, keepdims=True), probabilities, atol=1e-6)
 
 
+@pytest.mark.parametrize("runtime", ["torch", *RUNTIMES])
+def test_arrays_that_are_no_photos_of_the_contract(
+    tiny: ModuleType, photos: np.ndarray, tmp_path: Path, tiny_run: Path, runtime: str
+) -> None:
+    if runtime == "torch":
+        infer = run.load(tiny_run).infer
+    else:
+        bundle.write(tmp_path / "b", tiny.bundle(runtime))
+        infer = run.load(tmp_path / "b").infer
+    infer(photos)
+    wrong: list[Any] = [
+        photos.astype(np.float32) / 255, photos.astype(np.int64), photos[:, :16], photos[:, :, :16],
+        photos.transpose(0, 3, 1, 2), photos[0], photos[..., :1], list(photos), None,
+    ]  # fmt: skip
+    for given in wrong:
+        with pytest.raises(HandlensError, match=r"takes photos as a uint8 array \(B, 32, 32, 3\), these are .*stack"):
+            infer(given)
+
+
+@pytest.mark.parametrize("threads", [-1, "2"])
+def test_threads_that_there_cannot_be(tiny: ModuleType, tmp_path: Path, threads: Any) -> None:
+    bundle.write(tmp_path / "b", tiny.bundle())
+    with pytest.raises(HandlensError, match=r"threads is .*expected 1 or more, or 0"):
+        run.load(tmp_path / "b", threads)
+
+
+def test_a_runtime_that_is_busy_says_so(tiny: ModuleType, photos: np.ndarray, tmp_path: Path) -> None:
+    def busy(photos: np.ndarray) -> Any:
+        raise RuntimeError("Infer Request is busy")
+
+    infer = bundles._checked(tmp_path / "b", tiny.bundle(), busy, tiny.FACTS)
+    with pytest.raises(HandlensError, match=r"\(Infer Request is busy\); where threads share it, let one call it"):
+        infer(photos)
+
+
 def test_a_file_that_is_no_bundle(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("notes")
     (tmp_path / "b.zip").write_text("notes")
-    with pytest.raises(HandlensError, match=r"no run folder"):
+    with pytest.raises(HandlensError, match=r"neither a run's folder nor a bundle"):
         run.load(tmp_path / "notes.txt")
     with pytest.raises(HandlensError, match=r"no zip"):
         run.load(tmp_path / "b.zip")

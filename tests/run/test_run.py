@@ -6,6 +6,7 @@ import ctypes
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,27 @@ from handlens import checkpoint, nets, photos, run
 from handlens.errors import HandlensError, PhotoError
 from handlens.preprocess import Preprocess
 from handlens.run import torch_runtime
+
+
+def test_a_run_in_the_home_folder(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tiny_run.parent))
+    assert run.load(f"~/{tiny_run.name}").classes == run.load(tiny_run).classes
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"threads": -1}, "threads is -1, expected 1 or more, or 0"),
+        ({"threads": "2"}, "threads is '2', expected"),
+        ({"device": "banana"}, "cannot compute on the device 'banana' .*; give \"cpu\""),
+        ({"device": "cuda:99"}, "cannot compute on the device 'cuda:99'"),
+        ({"device": "meta"}, "cannot compute on the device 'meta'"),
+    ],
+)
+def test_threads_and_devices_that_there_cannot_be(tiny_run: Path, wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(HandlensError, match=told):
+        run.load(tiny_run, **wrong)
 
 
 def test_guesses_are_the_classes_best_first(tiny_run: Path, tiny_photos: Path) -> None:
@@ -88,6 +110,15 @@ def test_many_photos_in_order_with_the_unreadable_among_them(tiny_run: Path, tin
 def test_a_batch_of_unreadable_photos_only(tiny_run: Path, tmp_path: Path) -> None:
     answers = list(run.load(tiny_run).predict_many([tmp_path / "a.jpg", tmp_path / "b.jpg"]))
     assert all(isinstance(answer, PhotoError) for _, answer in answers)
+
+
+def test_one_photo_or_no_batch_is_refused_where_many_are_expected(tiny_run: Path) -> None:
+    classifier = run.load(tiny_run)
+    with pytest.raises(HandlensError, match=r"'ab\.jpg' is one photo, expected a list"):
+        list(classifier.predict_many("ab.jpg"))
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size is {size}, expected at least 1"):
+            list(classifier.predict_many(["ab.jpg"], batch_size=size))
 
 
 def test_stopping_early_ends_the_threads(tiny_run: Path, tiny_photos: Path) -> None:

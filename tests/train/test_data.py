@@ -16,7 +16,7 @@ from handlens.errors import HandlensError
 from handlens.photos import drawn
 from handlens.preprocess import Preprocess
 from handlens.train import learned, several
-from handlens.train.data import Data, _to_train, data_of
+from handlens.train.data import Data, _meant, _to_train, data_of, keep_earlier
 from handlens.train.recipe import choose
 
 
@@ -51,6 +51,15 @@ def test_a_long_search_for_copies_is_told(folder: Path, monkeypatch: pytest.Monk
     recipe = choose([10, 10], {"photos": str(folder)})
     data_of(recipe, None, searching=lambda done, total: told.append((done, total)))
     assert told and told[-1][0] == told[-1][1]
+
+
+def test_a_photo_in_two_classes_is_told_once(folder: Path) -> None:
+    shutil.copy(folder / "daisy" / "0.png", folder / "tulips" / "same.png")
+    (note,) = data(folder).notes
+    assert note.startswith("1 photo lies in two classes")
+    shutil.copy(folder / "daisy" / "1.png", folder / "daisy" / "same.png")
+    torn, same = data(folder).notes
+    assert torn == note and same.startswith("1 group of identical photos (daisy/1.png ~ daisy/same.png ...)")
 
 
 @pytest.mark.parametrize("name", [UNSURE, UNKNOWN])
@@ -343,6 +352,28 @@ def test_what_runs_further_back_have_learned_counts(
     learned.check_unseen(learns, made)
     shutil.rmtree(run)
     learned.check_unseen(learns, made)
+
+
+def test_photos_that_are_gone_are_those_of_the_run_that_was_asked_for(folder: Path, run: Path, tmp_path: Path) -> None:
+    run = run.rename(tmp_path / "earlier")  # which is a run's name as well
+    second = stored(run, {"continue_run": str(run)}, tmp_path / "second")
+    keep_earlier(second, run)
+    third = stored(second, {"continue_run": str(second)}, tmp_path / "third")
+    shutil.rmtree(third / "earlier")
+    keep_earlier(third, second)
+    folder.rename(tmp_path / "moved")
+    for of, recipe in (
+        (run, {"photos": str(folder)}),
+        (second, {"continue_run": str(run)}),
+        (third, {"continue_run": str(second)}),
+    ):
+        with pytest.raises(HandlensError, match=f"the photos of the run {of} are no longer in {folder};"):
+            data_of(choose([10, 10], recipe), of / files.SPLIT)
+
+
+def test_an_added_class_that_is_composed_otherwise_is_the_runs(folder: Path) -> None:
+    (folder / "daisy").rename(folder / "gru\u0308n")
+    assert _meant(photos.scan(folder), ("gr\u00fcn", "tulips")).classes == ("gr\u00fcn", "tulips")
 
 
 def test_a_damaged_split_of_what_is_named_is_told(folder: Path, run: Path) -> None:

@@ -129,7 +129,7 @@ def test_patience_ends_it() -> None:
 def test_a_loss_that_is_no_number_is_said() -> None:
     vectors, labels = side(30)
     vectors[0, 3, 5] = math.nan
-    with pytest.raises(HandlensError, match="the loss became nan in epoch 1"):
+    with pytest.raises(HandlensError, match="the loss became nan in epoch 1; remove this run, or choose another --out"):
         fit_head(small(), 1, (vectors, labels), side(15, 1), RECIPE)
 
 

@@ -556,13 +556,17 @@ def test_where_the_earlier_run_is_needed_it_is_named(
         ({"last_px": 14}, "14 px is too small an input"),
         ({"weights": Path("nowhere.safetensors")}, "the weight file nowhere.safetensors does not exist"),
         ({"device": "cuda"}, "cuda"),
+        ({"device": None}, "device is None, expected auto, cpu, cuda or mps"),
+        ({"devices": -2}, "device 'auto' x -2 cannot be had here"),
+        ({"devices": "x"}, "device 'auto' x x cannot be had here"),
+        ({"add": "more"}, "--add needs the run that it adds to"),
         ({"photos": "nowhere"}, "there is no folder nowhere"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence_and_no_folder(
     tiny_photos: Path, given: dict[str, Any], tmp_path: Path, more: dict[str, Any], sentence: str
 ) -> None:
-    if "device" in more and torch.cuda.is_available():
+    if more.get("device") and torch.cuda.is_available():
         pytest.skip("there is one here")
     given = {"photos": str(tiny_photos), **given, **more}
     with pytest.raises(HandlensError) as caught:
@@ -629,12 +633,12 @@ def test_what_was_chosen_has_a_reason(
 ) -> None:
     found = weights.find(NET, given["weights"], 1.0)
     monkeypatch.setattr(weights, "find", lambda *_, **__: found)
-    monkeypatch.setattr(job, "_begin", lambda *_, **__: pytest.fail("the training began"))
+    monkeypatch.setattr(Listens, "started", lambda *_: pytest.fail("the training began"))
     for default in (True, False):
         watcher = Listens()
         own = {name: value for name, value in given.items() if not default or name not in ("net", "weights", "mode")}
         with pytest.raises(pytest.fail.Exception):
-            handlens.fit(tiny_photos, out=tmp_path / "run", watcher=watcher, **own)
+            handlens.fit(tiny_photos, out=tmp_path / str(default), watcher=watcher, **own)
         assert (f"{NET} (the default) at 32 px" in watcher.notes[-1]) == default
         assert ("small.safetensors (the best published for it), " in watcher.notes[-1]) == default
 
@@ -909,6 +913,25 @@ def test_float16_on_a_processor_is_refused_before_photos_are_looked_at(
         with pytest.raises(HandlensError, match=r"16-mixed is for graphics cards"):  # as where a run goes on
             job._fabric(device, 1, 1, "16-mixed")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tilde_is_the_home_folder(
+    full_run: Run, tiny_photos: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    run = Path(shutil.copytree(full_run.folder, tmp_path / "run"))
+    assert job.absolute("~/run") == str(run)
+    assert (job.absolute("~/none"), job.absolute("flower_photos")) == ("~/none", "flower_photos")
+    for asked, sentence in (
+        ({"photos": tiny_photos, **given}, f"{run} exists already"),
+        ({"resume": True}, f"{run} is finished"),
+        ({"continue_run": "~/run", "epochs": 1}, f"{run} exists already"),
+        ({"continue_run": Path("~", "run"), "mode": "scratch"}, "a continued run does not start from scratch"),
+    ):
+        with pytest.raises(HandlensError) as caught:
+            handlens.fit(out="~/run", **asked)
+        assert caught.value.message == sentence
 
 
 def test_two_trainings_at_once_have_two_folders(

@@ -72,7 +72,9 @@ def test_the_table_of_unusual_values_has_every_field() -> None:
     assert not [name for name, value in UNUSUAL.items() if value == FIELDS[name].default]
 
 
-@pytest.mark.parametrize("values", [{}, UNUSUAL], ids=["defaults", "unusual"])
+@pytest.mark.parametrize(
+    "values", [{}, UNUSUAL, {"photos": 'a\x7f\x01"\\\t花'}], ids=["defaults", "unusual", "odd text"]
+)
 def test_toml_gives_back_what_was_written(values: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     Recipe(**values).write(path)

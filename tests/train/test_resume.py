@@ -315,6 +315,81 @@ def test_what_cannot_be_resumed(full_run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["full", "head"])
+def test_a_run_that_was_ended_meanwhile_is_left_as_it_is(
+    tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path, mode: str
+) -> None:
+    """By another process, while this one looked at the photos, which lie elsewhere now."""
+
+    class Stops(Watcher):
+        def epoch(self, log: Log) -> None:
+            raise KeyboardInterrupt
+
+    class EndsItMeanwhile(Watcher):
+        def __init__(self) -> None:
+            self.left: dict[Path, bytes] = {}
+
+        def count(self, what: str, done: int, total: int) -> None:
+            if what == "looking at photos" and not self.left:
+                handlens.fit(out=tmp_path / "run", resume=True)
+                self.left = whole(tmp_path / "run")
+
+        def started(self, folder: Path) -> None:
+            pytest.fail("it was trained again")
+
+    def whole(folder: Path) -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    given = {"weights": str(weight_file), "net": "mobilenet_v3_small", "mode": mode, **quick}
+    with pytest.raises(KeyboardInterrupt):
+        handlens.fit(tiny_photos, out=tmp_path / "run", watcher=Stops(), **given)
+    moved, second = shutil.copytree(tiny_photos, tmp_path / "moved"), EndsItMeanwhile()
+    with pytest.raises(HandlensError, match=rf"{tmp_path / 'run'} is finished; .* shows its figures"):
+        handlens.fit(moved, out=tmp_path / "run", resume=True, watcher=second)
+    assert second.left and whole(tmp_path / "run") == second.left
+
+
+def test_a_run_that_went_on_meanwhile_goes_on_from_there(
+    tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job.trial, "faster_precision", lambda *_: ("32-true", 110.0))  # seconds a step, three an epoch
+
+    class StopsIn(Watcher):
+        def __init__(self, last: int) -> None:
+            self.last, self.notes = last, list[str]()
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+        def step(self, step: loop.Step) -> None:
+            if step.epoch == self.last:
+                raise KeyboardInterrupt
+
+    def late(folder: Path) -> Any:
+        monkeypatch.setattr(job, "alone", alone)
+        with pytest.raises(KeyboardInterrupt):
+            handlens.fit(out=tmp_path / "run", resume=True, watcher=StopsIn(3))
+        return alone(folder)
+
+    given = {"weights": str(weight_file), "net": "mobilenet_v3_small", "mode": "full", **quick, "epochs": 3}
+    expected = handlens.fit(tiny_photos, out=tmp_path / "expected", **given)
+    with pytest.raises(KeyboardInterrupt):
+        handlens.fit(tiny_photos, out=tmp_path / "run", watcher=StopsIn(2), **given)
+    alone, last = job.alone, StopsIn(0)
+    monkeypatch.setattr(job, "alone", late)
+    assert_same_run(handlens.fit(out=tmp_path / "run", resume=True, watcher=last), expected)
+    (told,) = [note for note in last.notes if "for what is left" in note]
+    assert told.endswith(": about 6 min for what is left")
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_what_is_given_beside_a_run_that_goes_on_is_refused(stopped: Path, devices: int) -> None:
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    with pytest.raises(HandlensError, match="as it was begun, and not with another 'epochs', 'nonsense'; give `out`"):
+        handlens.fit(out=stopped, resume=True, device="cpu", devices=devices, epochs=99, nonsense=3)
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("mode", ["full", "head"])
 def test_a_run_that_is_being_trained_is_left_alone(
     tiny_photos: Path, weight_file: Path, quick: dict[str, Any], tmp_path: Path, mode: str
 ) -> None:

@@ -67,6 +67,8 @@ def _here(paths: list[Path], threads: list[int], batch: int, runs: int) -> list[
     from handlens.cli import screen
     from handlens.cost import latency
 
+    for path in paths:  # what cannot be measured is told before anything is
+        run.load(path, threads[0], "cpu")
     rows: list[dict[str, Any]] = []
     with screen.progress("measuring", len(paths) * len(threads)) as update:
         for count in threads:

@@ -44,7 +44,7 @@ def compare_runs(
         raise HandlensError(
             f"{a} is a bundle, which has no photos", f"handlens compare-runs {quoted(a)} {quoted(b)} PHOTOS"
         )
-    chosen, how, *_ = labelled(a, photos)
+    chosen, how, unread, relabelled = labelled(a, photos)
     chosen = chosen.as_classes(first.classes)
     runs = [Path(run) for run in (a, b) if not bundle.is_bundle(run)]
     if runs:  # bundles do without torch
@@ -68,6 +68,7 @@ def compare_runs(
     )
     if caution:
         screen.note(caution)
+    caution = "; ".join(filter(None, (caution, relabelled)))  # of which a note has told
     scores = []
     for name, classifier in ((a, first), (b, second)):
         with screen.progress(f"evaluating {Path(name).name}", len(chosen)) as update:
@@ -75,9 +76,9 @@ def compare_runs(
             found = room.score(classifier.predict_batch, own, classifier.preprocess, batch_size, update)
         order = [classifier.classes.index(label) for label in first.classes]
         scores.append(found.reordered(order))
-    left_out = [{"photo": path, "error": reason} for path, reason in scores[0].left_out]
-    for one in left_out:
-        screen.note("left out: {photo}: {error}".format_map(one))
+    for path, reason in scores[0].left_out:
+        screen.note(f"left out: {path}: {reason}")
+    left_out = [{"photo": path, "error": reason} for path, reason in (*unread, *scores[0].left_out)]
     result = {"a": a, "b": b, "photos": how, "caution": caution, **paired.compare(*scores), "left_out": left_out}
     if json:
         screen.print_json(result)

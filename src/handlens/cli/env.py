@@ -94,14 +94,17 @@ def _version(package: str) -> str | None:
 
 
 def _extras() -> dict[str, bool]:
-    """Whether all packages of each optional part are installed, as handlens's own metadata lists them."""
+    """Whether all packages of each optional part are installed, as handlens's own metadata lists them.
+
+    One that there is not for this system is missing, too: without it the part cannot do its work.
+    """
     import re
     from importlib import metadata
 
     extras: dict[str, bool] = {}
     parts: list[tuple[str, str]] = []  # an extra, and one that is a part of it
     for line in metadata.requires("handlens") or []:
-        if found := re.fullmatch(r"([\w.-]+)(?:\[([^]]*)\])?.*?; *extra == ['\"]([\w-]+)['\"]", line):
+        if found := re.fullmatch(r"([\w.-]+)(?:\[([^]]*)\])?.*?; *(?:.* and +)?extra == ['\"]([\w-]+)['\"]", line):
             package, inner, extra = found.groups()
             extras[extra] = extras.get(extra, True) and _version(package) is not None
             parts += [(extra, name) for name in (inner or "").split(",") if package == "handlens"]

@@ -237,15 +237,15 @@ def _saliency(
     if not json:
         rows = [
             (
+                line["picture"],  # first, so that it is never broken into lines
                 line["photo"],
                 f"{'unknown, nearest ' if line['unknown'] else ''}{line['answer']} {line['probability']:.1%}",
                 line.get("class", "any"),
                 "nowhere" if line["focus"] is None else "{:.0%}, {:.0%}".format(*line["focus"]),
-                line["picture"],
             )
             for line in results
         ]
-        screen.table("", ("photo", "answer", "explained", "centre (from left, top)", "picture"), rows)
+        screen.table("", ("picture", "photo", "answer", "explained", "centre (from left, top)"), rows)
     return results
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import Any
 
 import typer
+
+WIDE = 120  # columns of a terminal that has room for where the accuracies come from
 
 
 def nets(
@@ -13,7 +17,8 @@ def nets(
 ) -> None:
     """List the networks with their size and published accuracy.
 
-    Accuracy is top-1 on ImageNet, with its source; the last column says who publishes weights that can be had.
+    Accuracy is top-1 on ImageNet, with its source where the terminal has 120 columns; the last column says who
+    publishes weights that can be had.
 
     \b
     Examples:
@@ -26,6 +31,7 @@ def nets(
     if json:
         screen.print_json(lines)
         return
+    wide = not sys.stdout.isatty() or shutil.get_terminal_size().columns >= WIDE
     for group in dict.fromkeys(line["family"] for line in lines):
         cells = [
             (
@@ -35,16 +41,18 @@ def nets(
                 f"{line['macs'] / 1e6:,.0f}",
                 line["image_px"],
                 "–" if line["top1"] is None else f"{line['top1']:.1f}",
-                line["source"],
+                *([line["source"]] if wide else []),
                 ", ".join(dict.fromkeys(file["source"] for file in line["weights"])) or "–",
             )
             for line in lines
             if line["family"] == group
         ]
-        screen.table(
-            group, ("name", "year", "params, M", "MACs, M", "px", "top-1, %", "its source", "weights from"), cells
-        )
+        source = ("its source",) if wide else ()
+        columns = ("name", "year", "params, M", "MACs, M", "px", "top-1 %", *source, "weights from")
+        screen.table(group, columns, cells)
         screen.say("")
+    if not wide:
+        screen.note(f"--json, or a terminal of {WIDE} columns, tells where each top-1 comes from")
 
 
 def rows(family: str = "") -> list[dict[str, Any]]:

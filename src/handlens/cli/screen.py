@@ -90,7 +90,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     """Print a table on standard output: with rules on a terminal, plain aligned columns elsewhere.
 
     Numbers are right-aligned; floats are shown as they are given, so format them before; None is an empty cell. On a
-    terminal that is too narrow, headings and texts are broken into lines, but for numbers and the first column.
+    terminal that is too narrow, headings and texts are broken into lines, but for numbers and the first column; words,
+    such as paths, only where nothing else helps.
     """
     from rich import box
     from rich.cells import cell_len
@@ -106,11 +107,21 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     # A name or a number in two lines could not be copied: headings and other texts are broken instead.
     words = [max([1, *map(cell_len, column.split())]) for column in columns]
     least = [max(words[i], cells if numeric[i] or not i else min(12, cells)) for i, cells in enumerate(longest)]
-    while sum(widths) + 3 * len(widths) > console.width and widths != least:
-        loosest = max(range(len(widths)), key=lambda i: (widths[i] - least[i], widths[i]))
-        widths[loosest] -= 1
-    console.width = max(console.width, sum(widths) + 3 * len(widths))  # the terminal breaks what is still too wide
-    shown = Table(box=box.SIMPLE_HEAD if terminal else None, title=title or None, title_justify="left", pad_edge=False)
+    texts = [[word for row in rows for word in str(row[i] or "").split()] for i in range(len(columns))]
+    whole = [max([lowest, *map(cell_len, text)]) for lowest, text in zip(least, texts, strict=True)]
+    gap = 3 if sum(widths) + 3 * len(widths) <= console.width else 2
+    for floor in (whole, least):
+        while sum(widths) + gap * len(widths) > console.width and widths != floor:
+            loosest = max(range(len(widths)), key=lambda i: (widths[i] - floor[i], widths[i]))
+            widths[loosest] -= 1
+    console.width = max(console.width, sum(widths) + gap * len(widths))  # the terminal breaks what is still too wide
+    shown = Table(
+        box=box.SIMPLE_HEAD if terminal else None,
+        title=title or None,
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, gap - 2),
+    )
     for column, width, number in zip(columns, widths, numeric, strict=True):
         shown.add_column(Text(column), justify="right" if number else "left", width=width, overflow="fold")
     for row in rows:

@@ -109,8 +109,6 @@ def train(
         from handlens.train.recipe import read_toml
 
         given = _beside(_of_file(read_toml(recipe), bool(continue_run)), given) | given
-    if given.get("add") and not given.get("continue_run"):
-        raise HandlensError("--add needs the run that it adds to", "handlens train --continue RUN --add PHOTOS")
     in_recipe = given.pop("photos", "")
     import handlens
 
@@ -344,8 +342,8 @@ def watcher(told: set[str] | None = None) -> Any:
                 return
             screen.note(
                 f"epoch {row['epoch']:3.0f}  loss {row['train_loss']:.3f}  top-1 {row['train_top1']:6.1%}  "
-                f"validation loss {row['validation_loss']:.3f}  top-1 {row['validation_top1']:6.1%}  "
-                f"rate {row['lr']:.2g}  {row['photos_per_s']:6.1f} photos/s"
+                f"validation {row['validation_loss']:.3f} {row['validation_top1']:6.1%}  "
+                f"{row['photos_per_s']:6.1f} photos/s"
             )
 
         def _bar(self, label: str, total: int) -> None:

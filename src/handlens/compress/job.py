@@ -19,6 +19,7 @@ from handlens.export.converting import check_installed
 from handlens.export.job import Exported, Progress, Source
 from handlens.photos import Photos
 from handlens.photos.split import contents
+from handlens.run.artifact import check_threads
 from handlens.train import Recipe, several
 from handlens.train.data import Data, counted_in, data_of, joined, look, other_class, sources
 
@@ -44,9 +45,10 @@ def export(
 
     precision: "float32", "float16" or "int8". photos: labelled photos to calibrate INT8 with, or the run's own at a
     new place; by default the run's validation split. max_drop: the fraction of top-1 that INT8 may lose on the
-    validation split. weights_only: INT8 by the weights alone, see `ladder.climb`. The bundle is written only if its
-    file answers the run's test photos as the network does (float), or loses no more than `max_drop` or 1.96 paired
-    standard errors, whichever is larger (INT8). note: is told where the run's photos have other classes now.
+    validation split, of few photos one answer if it is not 0. weights_only: INT8 by the weights alone, see
+    `ladder.climb`. The bundle is written only if its file answers the run's test photos as the network does (float), or
+    loses no more than `max_drop` or 1.96 paired standard errors, whichever is larger (INT8). note: is told where the
+    run's photos have other classes now.
     Raises HandlensError otherwise, and for a run, a folder or an option that does not fit.
     """
     if precision not in PRECISIONS:
@@ -54,12 +56,15 @@ def export(
     export_room.check_target(to, float16=precision == "float16")
     if precision == "int8":
         ladder.check_target(to, weights_only)
+        if not 0 <= max_drop <= 1:
+            raise HandlensError(f"max_drop is {max_drop}, expected a fraction of 0 to 1", "0.005 is half a point")
     if reduce_range and (precision, to) != ("int8", "onnx"):
         raise HandlensError("--reduce-range is for INT8 on onnxruntime", "leave it out, or give --to onnx --int8")
     if reduce_range and weights_only:
         raise HandlensError(
             "--reduce-range is for arithmetic in integers, which --weights-only has none of", "leave one of them out"
         )
+    check_threads(threads)
     check_installed(to, int8=precision == "int8")
     out = job.check_out(out)
     found = checkpoint.load(run)

@@ -38,13 +38,13 @@ def score(
     """
     broken = photos_room.examine(photos).broken
     photos = photos.without([path for path, _ in broken])
-    none = np.empty((0, len(photos.classes)), np.float32)
-    rows, logits, labels, done = [none], [none], [np.empty(0, np.int64)], 0
+    rows, labels, done = [np.empty((0, len(photos.classes)), np.float32)], [np.empty(0, np.int64)], 0
+    logits: list[np.ndarray] = []
     for images, batch_labels in photos_room.batches(photos, preprocess, batch_size) if len(photos) else ():
         answer = predict(images)
-        probabilities, behind = answer if isinstance(answer, tuple) else (answer, none)
+        probabilities, *behind = answer if isinstance(answer, tuple) else (answer,)
         rows.append(np.asarray(probabilities, dtype=np.float32))
-        logits.append(np.asarray(behind, dtype=np.float32))
+        logits += [np.asarray(values, dtype=np.float32) for values in behind]
         labels.append(batch_labels)
         done += len(images)
         if progress:
@@ -55,5 +55,5 @@ def score(
         classes=photos.classes,
         paths=photos.paths,
         left_out=tuple(broken),
-        logits=np.concatenate(logits) if sum(map(len, logits)) else None,
+        logits=np.concatenate(logits) if logits else None,
     )

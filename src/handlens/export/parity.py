@@ -182,13 +182,20 @@ def compare(
     """Ask both about each photo, each through its own pixel contract.
 
     `photos` are labelled in the reference's classes. With `views`, which makes several batches of uint8 (B, H, W, 3)
-    from one, each photo counts once a view. Raises HandlensError when the two do not name the same classes.
+    from one, each photo counts once a view. Raises HandlensError when the two do not name the same classes, and for
+    photos of other classes or none.
     """
     if set(exported.classes) != set(reference.classes):
         raise HandlensError(
             f"the exported file names the classes {', '.join(exported.classes)}, "
             f"the network {', '.join(reference.classes)}",
             "export it again",
+        )
+    if not len(photos) or photos.classes != reference.classes:
+        raise HandlensError(
+            f"there are {counted(len(photos), 'photo')} of the classes {', '.join(photos.classes)}, expected some of "
+            f"the network's, in its order: {', '.join(reference.classes)}",
+            "compare by photos of the classes that it was trained on",
         )
     order = [exported.classes.index(name) for name in reference.classes]
     expected: list[np.ndarray] = []

@@ -94,11 +94,12 @@ class Findings:
         names = [self.class_of[paths[0]] for paths in files]
         classes = np.unique(names, return_inverse=True)[1] if names else np.zeros(0, np.int64)
         asked = hashlib.sha256(thumbs.tobytes() + classes.tobytes()).digest()
-        if asked not in _FOUND:
-            if len(_FOUND) == 8:
+        found = _FOUND.get(asked)
+        if found is None:
+            found = near.alike(thumbs, classes, progress)
+            if len(_FOUND) >= 8:
                 _FOUND.clear()
-            _FOUND[asked] = near.alike(thumbs, classes, progress)
-        found = _FOUND[asked]
+            _FOUND[asked] = found
         groups = [[path for k in group for path in files[k]] for group in found.groups]
         return groups, [path for k in found.by_nature for path in files[k]]
 

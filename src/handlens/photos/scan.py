@@ -9,6 +9,7 @@ import difflib
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,9 @@ class Photos:
         are not among `classes`, and which were expected.
         """
         position = {name: i for i, name in enumerate(classes)}
-        if extra := [name for name in self.classes if name not in position]:
-            missing = [name for name in classes if name not in self.classes]
+        names = [spelled(name, position) for name in self.classes]
+        if extra := [name for name in names if name not in position]:
+            missing = [name for name in classes if name not in names]
             near = difflib.get_close_matches(extra[0], missing, 1)
             raise HandlensError(
                 f"{self.root} has classes that are not among the expected ones: {listed(extra)}",
@@ -97,7 +99,7 @@ class Photos:
                 if near
                 else f"those are {listed(classes)}: rename the folders, or train on these photos",
             )
-        to_new = np.array([position[name] for name in self.classes], dtype=np.int64)
+        to_new = np.array([position[name] for name in names], dtype=np.int64)
         return dataclasses.replace(self, labels=to_new[self.labels], classes=tuple(classes))
 
 
@@ -121,6 +123,8 @@ def scan(
     Raises HandlensError when there is no such source, no photos, an empty class, or a row that makes no sense.
     keep_empty: a class folder without photos to train on is among the classes then, and no error.
     """
+    if not os.fspath(source):
+        raise HandlensError("no photos were given", "name a folder of photos, or flower_photos")
     path = Path(source)
     if str(source) in PUBLISHED and not path.exists():
         path = fetch_published(str(source), progress)
@@ -164,6 +168,14 @@ def check_trainable(photos: Photos, duplicates: Iterable[Sequence[str]] = ()) ->
             f"no class of {photos.root} has three different photos, so none can be kept for validation and test",
             "add photos: some tens a class are a good start",
         )
+
+
+def spelled(name: str, known: Collection[str]) -> str:
+    """A class's name as it is among the known ones: macOS writes the letters of `ü` apart. Else as it is given."""
+    if name in known:
+        return name
+    whole = unicodedata.normalize("NFC", name)
+    return next((other for other in known if unicodedata.normalize("NFC", other) == whole), name)
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
@@ -210,8 +222,9 @@ def _scan_splits(root: Path, folders: list[str], keep_empty: bool) -> Photos:
         split = SPLIT_OF_FOLDER[folder.lower()]
         if loose := sum(_is_photo(entry.name) for entry in (root / folder).iterdir()):
             raise HandlensError(f"{root / folder} has {counted(loose, 'photo')} in no class folder", _LAYOUT)
-        for name in _subfolders(root / folder):
-            paths = photos_below(root, f"{folder}/{name}")
+        for found in _subfolders(root / folder):
+            paths = photos_below(root, f"{folder}/{found}")
+            name = found if split == "train" else spelled(found, by_class)
             if split == "train":
                 by_class[name] = paths
             elif paths and name not in by_class and keep_empty:

@@ -64,8 +64,10 @@ def folds(
 
     A ninth of a fold's other photos are its validation. Files with the same content, and the groups of paths in
     `duplicates`, of which the last that names a photo holds, stay together. Splits that the photos came with are not
-    heeded. Raises HandlensError for a class with too few different photos.
+    heeded. Raises HandlensError for fewer than two folds, and for a class with too few different photos.
     """
+    if count < 2:
+        raise HandlensError(f"the number of folds is {count}, expected 2 or more", "5 is usual")
     by_class: dict[int, list[list[int]]] = collections.defaultdict(list)
     for group in _groups(photos, np.arange(len(photos)), sha256, seed, duplicates):
         by_class[min(int(photos.labels[i]) for i in group)].append(group)

@@ -125,8 +125,12 @@ class Classifier:
         """What is said of each of many photos, in order; threads decode ahead of the network.
 
         A photo that cannot be read comes with its PhotoError in place of an answer. `progress` is called with (done,
-        total) after each batch.
+        total) after each batch. Raises HandlensError for one path in place of many.
         """
+        if isinstance(paths, str):
+            raise HandlensError(f"{paths!r} is one photo, expected a list of photos", "put it into a list")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         photos = [Path(path) for path in paths]
         batches = [photos[first : first + batch_size] for first in range(0, len(photos), batch_size)]
 
@@ -169,9 +173,10 @@ def load(path: str | os.PathLike[str], threads: int = 0, device: str = "") -> Cl
 
     device: of torch, for a run; by default the accelerator that torch finds, else the processor ("cpu").
 
-    Raises HandlensError when there is none, when it is damaged, and when its runtime (torch for a run) is missing.
+    Raises HandlensError when there is none, when it is damaged, when its runtime (torch for a run) is missing, and for
+    threads or a device that there cannot be.
     """
-    folder = Path(path)
+    folder = Path(os.path.expanduser(path))
     if not folder.exists():
         raise HandlensError(
             f"there is no run or bundle {folder}", "`handlens train PHOTOS` makes a run, `handlens export RUN` a bundle"

@@ -51,10 +51,21 @@ def quiet() -> Iterator[None]:
             os.close(nowhere)
 
 
-def check_size(photos: np.ndarray, height: int, width: int) -> None:
-    """Raise ValueError unless the photos are of that size: some runtimes answer others with what was there before."""
-    if photos.ndim != 4 or photos.dtype != np.uint8 or photos.shape[1:] != (height, width, 3):
-        raise ValueError(f"it takes photos of {height} x {width} px")
+def check_photos(photos: np.ndarray, height: int, width: int) -> None:
+    """Raise HandlensError unless they are uint8 (B, height, width, 3): some runtimes answer others, with nonsense."""
+    is_array = isinstance(photos, np.ndarray)
+    if not is_array or photos.dtype != np.uint8 or photos.shape[1:] != (height, width, 3):
+        given = f"{photos.dtype} {photos.shape}" if is_array else f"a {type(photos).__name__}"
+        raise HandlensError(
+            f"the network takes photos as a uint8 array (B, {height}, {width}, 3), these are {given}",
+            "stack what `preprocess.load` gives",
+        )
+
+
+def check_threads(threads: int) -> None:
+    """Raise HandlensError unless `threads` is a number that a runtime takes."""
+    if not isinstance(threads, int) or threads < 0:
+        raise HandlensError(f"threads is {threads!r}, expected 1 or more, or 0 for the runtime's choice")
 
 
 def brief(error: Exception) -> str:

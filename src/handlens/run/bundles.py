@@ -14,7 +14,7 @@ from handlens import bundle as bundle_room
 from handlens.bundle import Bundle, Golden
 from handlens.errors import HandlensError, NotHereError
 from handlens.evaluate.unknown import Rejection
-from handlens.run.artifact import Infer, brief, no_facts
+from handlens.run.artifact import Infer, brief, check_photos, check_threads, no_facts
 
 if TYPE_CHECKING:
     from handlens.run import Classifier
@@ -62,8 +62,10 @@ def start(path: str | os.PathLike[str], bundle: Bundle, threads: int = 0) -> Inf
     """A bundle's network as a function, on its runtime.
 
     Raises HandlensError when the runtime is missing or refuses the artifact, and when the artifact carries other facts
-    than the manifest; the function raises it when the artifact does not fit the bundle's photos and classes.
+    than the manifest; the function raises it for other photos than the bundle's, and when the artifact does not fit
+    the bundle's photos and classes.
     """
+    check_threads(threads)
     return _checked(path, bundle, *runtime_of(bundle.runtime).start(bundle.artifact, threads))
 
 
@@ -76,15 +78,17 @@ def _checked(path: str | os.PathLike[str], bundle: Bundle, infer: Infer, embedde
     if embedded is None:
         raise no_facts(f"the artifact in {path}")
     bundle_room.compare_facts(path, bundle, embedded)
-    num_classes = len(bundle.classes)
+    num_classes, px = len(bundle.classes), bundle.preprocess.image_px
 
     def checked(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        check_photos(photos, px, px)
         try:
             answers: tuple[np.ndarray, np.ndarray] = infer(photos)
         except Exception as error:  # each runtime has its own kinds
             size = "x".join(map(str, photos.shape))
             raise HandlensError(
-                f"the artifact in {path} cannot be run on photos of {size} ({brief(error)})", "export it again"
+                f"the artifact in {path} cannot be run on photos of {size} ({brief(error)})",
+                "where threads share it, let one call it at a time; else export it again",
             ) from error
         if any(rows.shape != (len(photos), num_classes) for rows in answers):
             shapes = " and ".join("x".join(map(str, rows.shape)) for rows in answers)

@@ -10,7 +10,7 @@ import numpy as np
 
 from handlens.bundle import FACTS_KEY
 from handlens.errors import missing_extra
-from handlens.run.artifact import Infer, cannot_load, check_size, quiet
+from handlens.run.artifact import Infer, cannot_load, check_photos, quiet
 
 FILE = "model.pte"
 
@@ -46,7 +46,7 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
         raise cannot_load("ExecuTorch", FILE, error) from error
 
     def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        check_size(photos, height, width)
+        check_photos(photos, height, width)
         forward: Any = program.load_method("forward")  # the one above; the program holds the file and must outlive it
         owned = torch.from_numpy(np.array(photos))  # a copy: Pillow's arrays are read-only, which torch warns of
         answers = [forward.execute([owned[first : first + largest]]) for first in range(0, len(owned), largest)]

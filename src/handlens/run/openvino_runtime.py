@@ -9,7 +9,7 @@ import numpy as np
 
 from handlens.bundle import FACTS_KEY
 from handlens.errors import missing_extra
-from handlens.run.artifact import Infer, cannot_load, check_size
+from handlens.run.artifact import Infer, cannot_load, check_photos
 
 FILE, WEIGHTS = "model.xml", "model.bin"
 
@@ -36,7 +36,7 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
         raise cannot_load(f"OpenVINO {openvino.__version__.partition('-')[0]}", FILE, error) from error
 
     def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        check_size(photos, height, width)
+        check_photos(photos, height, width)
         answers = request.infer({"photos": photos})
         return answers[outputs[0]].copy(), answers[outputs[1]].copy()  # the request's own memory, used again
 

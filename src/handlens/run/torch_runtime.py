@@ -8,11 +8,12 @@ import ctypes
 import numpy as np
 import torch
 
+from handlens.errors import HandlensError
 from handlens.nets import Net
 from handlens.nets.fold import fold_batch_norm
 from handlens.nets.pixels import FromPixels
 from handlens.preprocess import Preprocess
-from handlens.run.artifact import Infer
+from handlens.run.artifact import Infer, brief, check_photos, check_threads
 
 
 def predictor(net: Net, preprocess: Preprocess, device: str = "", threads: int = 0) -> Infer:
@@ -20,21 +21,36 @@ def predictor(net: Net, preprocess: Preprocess, device: str = "", threads: int =
 
     Batch norm is folded into the convolutions, which makes MobileNetV2 half as fast again on a CPU.
     `device` is one of torch's names; by default the accelerator torch finds, else the CPU. A number of `threads` holds
-    for all of the process; 0 leaves it as it is.
+    for all of the process; 0 leaves it as it is. Raises HandlensError for threads and a device that there cannot be;
+    the function raises it for other photos than the contract's.
     """
+    check_threads(threads)
+    place = _usable(device) if device else default_device()
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
-    place = torch.device(device) if device else default_device()
     wrapped = FromPixels(fold_batch_norm(net), preprocess).eval().to(place).to(memory_format=torch.channels_last)
+    px = preprocess.image_px
 
     def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        check_photos(photos, px, px)
         with torch.inference_mode():
             owned = torch.from_numpy(np.array(photos))  # a copy: Pillow's arrays are read-only, which torch warns of
             probabilities, logits = wrapped(owned.to(place))
             return probabilities.float().cpu().numpy(), logits.float().cpu().numpy()
 
     return infer
+
+
+def _usable(device: str) -> torch.device:
+    """The device of that name. Raises HandlensError when torch knows none, or cannot compute on it."""
+    try:
+        torch.zeros(1, device=device).cpu()
+        return torch.device(device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # asserted: that torch was built for it
+        raise HandlensError(
+            f"torch cannot compute on the device {device!r} ({brief(error)})", 'give "cpu", or leave it out'
+        ) from error
 
 
 def default_device() -> torch.device:

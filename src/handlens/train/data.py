@@ -17,7 +17,7 @@ from handlens import photos as photos_room
 from handlens.errors import HandlensError, counted
 from handlens.photos import Findings, Photos
 from handlens.photos.published import PUBLISHED
-from handlens.photos.scan import SPLITS, listed
+from handlens.photos.scan import SPLITS, listed, spelled
 from handlens.photos.split import contents
 from handlens.train.recipe import Recipe
 
@@ -96,7 +96,7 @@ def together(
     near = findings.near_duplicates(searching)
     asked = {name: len(photos) for name, photos in splits.items()}
     splits, moved = photos_room.keep_together(splits, [[path for path in group if path not in named] for group in near])
-    notes = _told("identical photos", findings.duplicates, splits)
+    notes = _identical(findings.duplicates, splits)
     notes += _told("near-duplicates", near, splits, len(moved))
     if usual := findings.alike_by_nature():
         notes.append(
@@ -124,6 +124,13 @@ def _told(what: str, groups: Sequence[Sequence[str]], splits: Mapping[str, Photo
     )
     kept += f", for which {counted(num_moved, 'photo')} changed sides" if num_moved else ""
     return [f"{found}, {kept}: `handlens examine PHOTOS` shows them"]
+
+
+def _identical(groups: Sequence[Sequence[str]], splits: Mapping[str, Photos]) -> list[str]:
+    """What is told of groups of identical photos, but those in two classes, of which `look` tells."""
+    label = {path: own for photos in splits.values() for path, own in zip(photos.paths, photos.labels, strict=True)}
+    groups = [group for group in groups if len({label[path] for path in group if path in label}) <= 1]
+    return _told("identical photos", groups, splits)
 
 
 def data_of(
@@ -168,8 +175,11 @@ def _data_of(
     if recipe.continue_run:
         return _continued(recipe, stored, progress, resumed, asked)
     if stored and recipe.photos not in PUBLISHED and not os.path.exists(recipe.photos):
+        run = stored.parent
+        while run.name == EARLIER and (run.parent / files.SPLIT).is_file():
+            run = run.parent
         raise HandlensError(
-            f"the photos of the run {stored.parent} are no longer in {recipe.photos}",
+            f"the photos of the run {run} are no longer in {recipe.photos}",
             "name where they are now (train PHOTOS --resume --out RUN, evaluate RUN PHOTOS --split test, export RUN "
             "--photos PHOTOS, train PHOTOS --continue RUN), or put them back",
         )
@@ -179,7 +189,7 @@ def _data_of(
         if later := len(whole) - sum(map(len, splits.values())):
             notes.append(f"{counted(later, 'photo')} of {whole.root} came later: in no split of {stored}")
         if resumed:
-            notes += _told("identical photos", findings.duplicates, splits)
+            notes += _identical(findings.duplicates, splits)
             notes += _told("near-duplicates", findings.near_duplicates(searching), splits)
     else:
         photos_room.check_trainable(whole, findings.duplicates)
@@ -239,7 +249,7 @@ def _continued(
         splits = _without_later_classes(photos_room.read_split(stored, everything, sha256, old.gone), len(known))
         if resumed:
             groups = [[_below(root, new.root, path) for path in group] for group in findings.duplicates]
-            notes += _told("identical photos", groups, splits)
+            notes += _identical(groups, splits)
     else:
         cut, more = _cut(new, findings, near, known, recipe.seed)
         notes += more
@@ -322,7 +332,7 @@ def _cut(
     cut, _ = photos_room.keep_together(cut, [[path for side, path in group if side] for group in near])
     learned = [path for group in near if not all(side for side, _ in group) for side, path in group if side]
     cut = _to_train(cut, learned)
-    notes = _told("identical photos", findings.duplicates, cut)
+    notes = _identical(findings.duplicates, cut)
     unseen = [index for index, name in enumerate(new.classes) if name not in known]
     if lacking := [new.classes[label] for label in unseen if not cut["train"].counts()[label]]:
         raise HandlensError(f"there is no photo to train on in {listed(lacking)}", "add photos or remove the class")
@@ -365,7 +375,8 @@ def _meant(photos: Photos, known: Sequence[str]) -> Photos:
     sorted_into = files.folder_names((*_SORTED_APART, *known))
     folders = {folder: name for name, folder in sorted_into.items() if name in known}
     folders |= {folder: name for name, folder in files.folder_names(known).items()}
-    names = [name if name in known else folders.get(name, name) for name in photos.classes]
+    names = [spelled(name, known) for name in photos.classes]
+    names = [name if name in known else folders.get(name, name) for name in names]
     classes = tuple(dict.fromkeys(names))
     labels = np.array([classes.index(name) for name in names], np.int64)[photos.labels]
     return dataclasses.replace(photos, labels=labels, classes=classes)

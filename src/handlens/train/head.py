@@ -94,7 +94,8 @@ def fit_head(
             right += int((logits.argmax(1) == torch.from_numpy(labels[indices])).sum())
         if not math.isfinite(total):
             raise HandlensError(
-                f"the loss became {total} in epoch {epoch + 1}", f"train with a lower --lr than {recipe.lr:g}"
+                f"the loss became {total} in epoch {epoch + 1}",
+                f"remove this run, or choose another --out, and train with a lower --lr than {recipe.lr:g}",
             )
         seconds = time.perf_counter() - start
         head.eval()

@@ -72,7 +72,13 @@ def fit(
     """
     watcher = watcher or Watcher()
     keep_freed_memory()
+    out = os.path.expanduser(out) if out else None
     folder = _interrupted(out) if resume else Path()
+    if resume and given:
+        raise HandlensError(
+            f"a run is gone on with as it was begun, and not with another {listed(given)}",
+            "give `out`, and at most where its photos are now",
+        )
     several = devices != 1 or num_nodes != 1
     if several:  # no trial: all processes must come to the same answer before they know of each other
         stored = Recipe.read(folder / files.RECIPE).precision if resume else given.get("precision", "auto")
@@ -90,15 +96,15 @@ def fit(
         _check_precision(recipe.precision, fabric.device.type)
         _check_there(folder, recipe)
         if moved := os.fspath(photos):
-            recipe = dataclasses.replace(recipe, photos=os.path.abspath(moved) if os.path.exists(moved) else moved)
+            recipe = dataclasses.replace(recipe, photos=absolute(moved))
         if recipe.unknown:
             unknown.check_halves(recipe.unknown, counter(watcher, "looking at unknown photos"))
     else:
+        given = settled({**given, "photos": os.fspath(photos)} if os.fspath(photos) else given, watcher)
         if given.get("continue_run"):
             if "mode" not in given:
                 watcher.note("mode full is chosen, as always where a run goes on from another; --mode head is quicker")
             given = start.defaults_from_run(given["continue_run"], given)
-        given = settled({**given, "photos": os.fspath(photos)} if os.fspath(photos) else given, watcher)
         if out and speaks and num_nodes == 1:
             _check_free(Path(out))
         draft = checked(given, watcher)
@@ -115,8 +121,6 @@ def fit(
     if resume:
         data = data_of(recipe, folder / files.SPLIT, looking, resumed=True, searching=searching)
         _check_classes(folder, data.classes)
-        if moved and speaks:
-            recipe.write(folder / files.RECIPE)
     else:
         data = data_of(draft, None, looking, searching=searching)
         counts = [int(count) for count in data.splits["train"].counts()]
@@ -145,10 +149,6 @@ def fit(
     takes = cut.shape(recipe.train_px or recipe.image_px) if cut else ()
     precision, step_s = trial.faster_precision(net, recipe, fabric.device, begun.teacher, takes)
     recipe = dataclasses.replace(recipe, precision=precision)
-    done = state.epochs_done(folder) if resume else None
-    watcher.note(plan.plan(recipe, data, begun, step_s, fabric, cut, done, None if resume else given))
-    if why_not:
-        watcher.note(why_not)
     if not resume:
         if fabric.global_rank == 0:
             folder = _begin(folder, recipe, data, named=bool(out))
@@ -158,10 +158,17 @@ def fit(
         if fabric.global_rank == 0:
             try:
                 held.enter_context(alone(folder))
+                _interrupted(folder)  # still: another process may have ended it while this one looked at the photos
+                if resume and moved:
+                    recipe.write(folder / files.RECIPE)
             except HandlensError as error:
                 refused = error.message, error.hint
         if refused := fabric.broadcast(refused):  # the others would wait for the first one
             raise HandlensError(*refused)
+        done = state.epochs_done(folder) if resume else None
+        watcher.note(plan.plan(recipe, data, begun, step_s, fabric, cut, done, None if resume else given))
+        if why_not:
+            watcher.note(why_not)
         watcher.started(folder)
         if not several:
             fabric = _fabric(device, devices, num_nodes, recipe.precision)
@@ -190,7 +197,7 @@ def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> 
     _check_precision(precision, accelerator)
     try:
         return Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, precision=precision)
-    except (ValueError, RuntimeError) as error:  # also MisconfigurationException
+    except (TypeError, ValueError, RuntimeError) as error:  # also MisconfigurationException
         first = str(error).splitlines()[0]
         raise HandlensError(
             f"device {device!r} x {devices} cannot be had here ({first})",
@@ -248,8 +255,7 @@ def settled(given: Mapping[str, Any], watcher: Watcher) -> dict[str, Any]:
     given = dict(given)
     for name in _PATHS:  # absolute: the run is used from anywhere
         if isinstance(value := given.get(name), (str, os.PathLike)) and value and value not in ("imagenet", "none"):
-            path = os.path.expanduser(value)
-            given[name] = os.path.abspath(path) if os.path.exists(path) else os.fspath(value)
+            given[name] = absolute(value)
     if given.get("mode") == "scratch":
         given.setdefault("weights", "none")
         if given["weights"] != "none":
@@ -263,12 +269,20 @@ def settled(given: Mapping[str, Any], watcher: Watcher) -> dict[str, Any]:
     return given
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Where something is; what is not there as it is given: it may be a published set's name."""
+    place = os.path.expanduser(path)
+    return os.path.abspath(place) if os.path.exists(place) else os.fspath(path)
+
+
 def checked(given: Mapping[str, Any], watcher: Watcher) -> Recipe:
     """What is given, checked before the photos are looked at: a draft of the recipe."""
     known = {field.name for field in dataclasses.fields(Recipe)}
     for name in given:
         if name not in known:
             raise HandlensError(f"a recipe has no {name!r}", f"it has {', '.join(sorted(known))}")
+    if given.get("add") and not given.get("continue_run"):
+        raise HandlensError("--add needs the run that it adds to", "handlens train --continue RUN --add PHOTOS")
     if given.get("prune") and not given.get("continue_run"):
         raise HandlensError("--prune makes a trained network smaller", "name its run: --continue RUN --prune 0.3")
     if not given.get("photos") and not given.get("continue_run"):

@@ -357,7 +357,8 @@ def fit(
                 value, num_right = torch.stack((loss.detach(), right)).tolist()
                 if not math.isfinite(value):
                     raise HandlensError(
-                        f"the loss became {value} in epoch {epoch + 1}", f"train with a lower --lr than {recipe.lr:g}"
+                        f"the loss became {value} in epoch {epoch + 1}",
+                        f"remove this run, or choose another --out, and train with a lower --lr than {recipe.lr:g}",
                     )
                 at["loss"] += value * len(images)
                 at["right"] += num_right

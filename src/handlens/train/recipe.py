@@ -178,7 +178,8 @@ class Recipe:
         with files.atomic(path, "w") as file:
             file.write("# handlens train --recipe THIS_FILE repeats the run\n")
             for name, value in dataclasses.asdict(self).items():
-                file.write(f"{name} = {json.dumps(value, ensure_ascii=False)}\n")
+                text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which TOML takes so only
+                file.write(f"{name} = {text}\n")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Recipe:

@@ -100,7 +100,7 @@ def moved(plan: Plan, photos: str) -> Plan:
             f"the folds in {plan.folder} name each photo by its place, which cannot be changed",
             f"put the photos back, and go on with: handlens train --resume --out {quoted(plan.folder)}",
         )
-    photos = os.path.abspath(photos) if os.path.exists(photos) else photos
+    photos = job.absolute(photos)
     plan = plan._replace(photos=photos, trainings=tuple(one._replace(photos=photos) for one in plan.trainings))
     _check_there(plan)
     _store(plan)
