@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from handlens.errors import HandlensError
+
 Observer = Literal["minmax", "percentile", "mse", "entropy"]
 OBSERVERS: tuple[Observer, ...] = ("minmax", "percentile", "mse", "entropy")
 BINS = 2048
@@ -25,6 +27,10 @@ Without an observer the weights alone are in eight bits, where the target can ex
 
 Plain = Callable[[], Mapping[str, bytes]]
 """() -> the float artifact that a quantiser begins with."""
+
+
+class CrashError(HandlensError):
+    """A target's runtime ends its whole process at a network's arithmetic in integers."""
 
 
 class Ranges:
