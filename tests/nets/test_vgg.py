@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +14,7 @@ from torch import nn
 from handlens import nets
 from handlens.cost import count_params
 from handlens.errors import HandlensError
-from handlens.nets.layers import LocalResponseNorm, init_weights
+from handlens.nets.layers import LocalResponseNorm, init_weights, pool_to
 
 NETS = {  # params, MACs at 224 px, layers with weights
     "vgg11": (132_863_336, 7_609_090_048, 11),
@@ -96,3 +98,18 @@ def test_pieces_begin_with_a_convolution_and_hold_every_parameter_once(name: str
     assert all(isinstance(next(piece.children()), nn.Conv2d) for piece in convs)
     owned = [id(parameter) for piece in net.blocks() for parameter in piece.parameters()]
     assert owned == [id(parameter) for parameter in net.parameters()]
+
+
+def test_pooling_to_a_size_that_does_not_divide_the_map_converts_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    """Frozen features are computed by a file of torch's older exporter, which prints its graph where it fails."""
+    pytest.importorskip("onnx", reason="onnx is not installed")
+
+    class Pooled(nn.Module):
+        def forward(self, maps: torch.Tensor) -> torch.Tensor:
+            return pool_to(maps, 7)
+
+    file = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(Pooled(), (torch.zeros(1, 2, 5, 9),), file, dynamo=False)
+    assert file.getvalue() and "graph" not in capfd.readouterr().out

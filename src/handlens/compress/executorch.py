@@ -10,7 +10,7 @@ import torch
 
 from handlens.compress.calls import inside
 from handlens.compress.observe import Observer, Quantize
-from handlens.errors import HandlensError, missing_extra
+from handlens.errors import HandlensError
 from handlens.export.converting import converting
 from handlens.export.executorch import FILE, LARGEST_BATCH, export, lower
 from handlens.nets import Net
@@ -29,11 +29,6 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray) 
     photos: uint8 (N, H, W, 3) to calibrate with. Activations are signed and asymmetric, weights symmetric with a scale
     for each output channel. Hard-swish and products stay float where XNNPACK's quantiser does not know them.
     """
-    try:
-        import executorch.exir  # noqa: F401
-        import torchao.quantization.pt2e  # noqa: F401
-    except ImportError:
-        raise missing_extra("export-executorch", "executorch and torchao") from None
 
     def quantize(observer: Observer | None, keep_float: Collection[str] = ()) -> dict[str, bytes]:
         if observer is None:

@@ -91,7 +91,7 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
 
 
 def _check_survived(model: bytes) -> None:
-    """Raise CrashError if LiteRT ends the process that computes the file: its XNNPACK does at convolutions of 8 groups.
+    """Raise CrashError if LiteRT ends the process that computes the file, as it did where a scale was infinite.
 
     Errors that can be caught are left to the runtime here.
     """

@@ -8,7 +8,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from handlens.bundle import FACTS_KEY
-from handlens.errors import missing_extra
 from handlens.export.converting import converting
 from handlens.nets import Net
 from handlens.nets.pixels import FromPixels
@@ -26,10 +25,6 @@ def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False)
     Raises HandlensError naming the operation that ExecuTorch cannot express. `float16` is refused before, by
     `check_target`.
     """
-    try:
-        import executorch.exir  # noqa: F401
-    except ImportError:
-        raise missing_extra("export-executorch", "executorch") from None
     with converting("executorch", net):
         return {FILE: lower(export(FromPixels(net, preprocess).eval(), preprocess), facts)}
 

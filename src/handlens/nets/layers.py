@@ -278,8 +278,9 @@ def pool_to(maps: Tensor, size: int) -> Tensor:
     if maps.shape[-2:] == (size, size):
         return maps
     # As linear layers, which every export target has and runs fast; Apple's MPS pools to divisors of the size only.
-    if torch.compiler.is_exporting() or maps.device.type == "mps":
-        height, width = (_averages(length, size).to(maps) for length in maps.shape[-2:])
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if torch.compiler.is_exporting() or tracing or maps.device.type == "mps":
+        height, width = (_averages(int(length), size).to(maps) for length in maps.shape[-2:])
         return F.linear(F.linear(maps, width).transpose(2, 3), height).transpose(2, 3)
     return F.adaptive_avg_pool2d(maps, size)
 

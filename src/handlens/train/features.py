@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import nn
 
 from handlens import files
 from handlens.errors import HandlensError
+from handlens.export.converting import converting
 from handlens.nets import Net
 from handlens.nets.fold import fold_batch_norm
 from handlens.nets.pixels import FromPixels
@@ -230,19 +230,15 @@ def _onnx_embedder(net: Net, preprocess: Preprocess) -> _Embedder:
     headless.familiar = None
     at_once, px = 8, preprocess.image_px  # more do not fit into the caches
     file = io.BytesIO()
-    try:
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                FromPixels(fold_batch_norm(headless), preprocess).eval(),
-                (torch.zeros(at_once, px, px, 3, dtype=torch.uint8),),
-                file,  # type: ignore[arg-type]
-                dynamo=False,
-                input_names=["photos"],
-                output_names=["probabilities", "logits"],
-            )
-    except Exception as error:  # the exporter raises many kinds
-        raise HandlensError(f"ONNX cannot express {type(net).__name__}") from error
+    with converting("onnx", net), torch.inference_mode():
+        torch.onnx.export(
+            FromPixels(fold_batch_norm(headless), preprocess).eval(),
+            (torch.zeros(at_once, px, px, 3, dtype=torch.uint8),),
+            file,  # type: ignore[arg-type]
+            dynamo=False,
+            input_names=["photos"],
+            output_names=["probabilities", "logits"],
+        )
     infer = onnx_runtime.start({onnx_runtime.FILE: file.getvalue()}, threads=1)[0]
 
     def embed(images: np.ndarray) -> np.ndarray:
