@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from handlens.errors import HandlensError
 from handlens.evaluate import Scores
@@ -157,3 +158,9 @@ def test_students_interval_by_hand() -> None:
 def test_refusals(table: np.ndarray, labels: list[int], sentence: str) -> None:
     with pytest.raises(HandlensError, match=sentence):
         scores(table, labels)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (0, 292), (276, 292), (2, 3)])
+def test_wilsons_interval_is_scipys(successes: int, trials: int) -> None:
+    expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    assert wilson(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-12)

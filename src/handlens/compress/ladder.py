@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from handlens import photos as photos_room
-from handlens.compress.observe import CrashError, Observer, Quantize
+from handlens.compress.observe import Observer, Quantize
 from handlens.errors import HandlensError, NotHereError
 from handlens.evaluate.metrics import wilson
 from handlens.export import folded, job, parity
@@ -131,7 +131,7 @@ def climb(
         except NotHereError:
             raise
         except HandlensError as error:
-            if best is None and (weights_only or not isinstance(error, CrashError)):
+            if best is None:
                 raise
             rung = Rung(
                 name=name,
@@ -147,18 +147,6 @@ def climb(
             )
             done.append(rung)
             tried(rung)
-            if best is None:  # arithmetic in integers ends the runtime's process: the weights alone are left
-                return climb(
-                    source,
-                    to,
-                    calibration,
-                    max_drop,
-                    num_calibration=num_calibration,
-                    weights_only=True,
-                    threads=threads,
-                    tried=tried,
-                    progress=progress,
-                )
             continue
         exported = job.classifier(source, artifact, to, "int8", threads)
         assert exported is not None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 from handlens import export
 from handlens.compress import observe
 from handlens.compress.calls import inside
-from handlens.compress.observe import CrashError, Observer, Plain, Quantize, Ranges
+from handlens.compress.observe import Observer, Plain, Quantize, Ranges
 from handlens.errors import missing_extra
 from handlens.export.converting import converting
 from handlens.export.litert import FILE, OUTPUTS
@@ -39,13 +37,6 @@ _WEIGHTS = {
     "explicit_dequantize": True,
 }
 _WITH_WEIGHTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-_COMPUTE = """
-import sys
-from ai_edge_litert.interpreter import Interpreter
-interpreter = Interpreter(model_content=sys.stdin.buffer.read())
-interpreter.allocate_tensors()
-interpreter.invoke()
-"""
 _PIXELS = r"handlens\.nets\.pixels\.FromPixels;\d+"  # the scaling of pixels, before the network
 
 
@@ -84,19 +75,9 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
             }
             made = maker.quantize(values, enable_progress_report=False).quantized_model
             made = _tidied(bytes(made))
-        _check_survived(made)
         return {FILE: made}
 
     return quantize
-
-
-def _check_survived(model: bytes) -> None:
-    """Raise CrashError if LiteRT ends the process that computes the file, as it did where a scale was infinite.
-
-    Errors that can be caught are left to the runtime here.
-    """
-    if subprocess.run([sys.executable, "-c", _COMPUTE], input=model, capture_output=True).returncode < 0:
-        raise CrashError("LiteRT crashes on this network's INT8 file", "use --weights-only, another --to, or --float16")
 
 
 def _tidied(model: bytes) -> bytes:
@@ -187,7 +168,11 @@ def _signature(model: bytes) -> str:
 
 
 def activations(model: bytes, photos: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """The values of every float tensor that depends on the photo, a photo at a time."""
+    """The values of every float tensor that depends on the photo, a photo at a time.
+
+    Without minus infinity, with which max pools are padded: in a range it makes a scale infinite, and LiteRT ends the
+    process that computes such a file.
+    """
     import warnings
 
     with warnings.catch_warnings():
@@ -203,4 +188,5 @@ def activations(model: bytes, photos: np.ndarray) -> Iterator[dict[str, np.ndarr
     for photo in photos:
         interpreter.set_tensor(place, photo[None])
         interpreter.invoke()
-        yield {name: interpreter.get_tensor(index) for name, index in wanted}
+        values = {name: interpreter.get_tensor(index) for name, index in wanted}
+        yield {name: each[each > -np.inf] if each.min() == -np.inf else each for name, each in values.items()}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal
 
 import numpy as np
-
-from handlens.errors import HandlensError
 
 Observer = Literal["minmax", "percentile", "mse", "entropy"]
 OBSERVERS: tuple[Observer, ...] = ("minmax", "percentile", "mse", "entropy")
@@ -29,10 +27,6 @@ Plain = Callable[[], Mapping[str, bytes]]
 """() -> the float artifact that a quantiser begins with."""
 
 
-class CrashError(HandlensError):
-    """A target's runtime ends its whole process at a network's arithmetic in integers."""
-
-
 class Ranges:
     """The ranges of tensors by each observer, from one run of the photos for the extremes and one for histograms."""
 
@@ -50,14 +44,14 @@ class Ranges:
         """
         if not self._extremes:
             for batch in self._activations():
-                for name, values in _finite(batch):
+                for name, values in batch.items():
                     low, high = self._extremes.get(name, (0.0, 0.0))
                     self._extremes[name] = min(low, float(values.min())), max(high, float(values.max()))
         if observer == "minmax":
             return dict(self._extremes)
         if not self._histograms:
             for batch in self._activations():
-                for name, values in _finite(batch):
+                for name, values in batch.items():
                     counts = np.histogram(values, BINS, self._extremes[name])[0]
                     self._histograms[name] = self._histograms.get(name, np.zeros(BINS)) + counts
         choose = {"percentile": _percentile, "mse": _mse, "entropy": _entropy}[observer]
@@ -119,9 +113,3 @@ def _least(low: float, high: float, cost: Callable[[float, float], float]) -> tu
     best_high = high * float(shares[np.argmin([cost(low, high * share) for share in shares])]) if high > 0 else high
     best_low = low * float(shares[np.argmin([cost(low * share, best_high) for share in shares])]) if low < 0 else low
     return best_low, best_high
-
-
-def _finite(batch: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors without minus infinity, which LiteRT's max pools are padded with."""
-    for name, values in batch.items():
-        yield name, values[np.isfinite(values)] if np.isneginf(values.min()) else values

@@ -197,7 +197,7 @@ class Scores:
 
 
 def wilson(successes: float, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, both ends within [0, 1]; a trial may succeed in part."""
+    """Wilson's 95 % interval of a share, both ends within [0, 1]; a trial may succeed in part, unlike in scipy's."""
     z = statistics.NormalDist().inv_cdf(0.975)
 
     def low(hits: float) -> float:
