@@ -268,7 +268,7 @@ def halves(found: photos.Photos) -> tuple[list[str], list[str]]:
 
 def look(root: Path) -> tuple[photos.Photos, list[Any], photos.Findings]:
     found = photos.scan(root)
-    findings = photos.examine(found)
+    findings = photos.examine(found, with_quality=True)
     return found, diagnose(found, findings, findings.near_duplicates()), findings
 
 
@@ -371,7 +371,7 @@ def whole_runs(source: Path) -> list[dict[str, Any]]:
 
         def work(some: photos.Photos = some) -> None:
             _FOUND.clear()  # as a new process has it
-            findings = photos.examine(some)
+            findings = photos.examine(some, with_quality=True)
             diagnose(some, findings, findings.near_duplicates())
 
         rows.append({"photos": len(some), **timed(work)})

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from sklearn.metrics import precision_recall_fscore_support
 
 from handlens.errors import HandlensError
 from handlens.evaluate import Scores
@@ -71,6 +72,10 @@ def test_random_answers_against_sums_written_out() -> None:
         assert line["precision"] == pytest.approx(hit / predicted.count(k))
         assert line["recall"] == pytest.approx(hit / (labels == k).sum())
         assert line["f1"] == pytest.approx(2 * hit / (predicted.count(k) + (labels == k).sum()))
+    figures = precision_recall_fscore_support(labels, found.predicted, labels=range(8))
+    assert [[line[name] for line in found.per_class] for name in ("precision", "recall", "f1", "support")] == [
+        pytest.approx(figure) for figure in figures
+    ]
     assert found.confusion.sum() == 300
     assert found.confusion.trace() == round(300 * found.top1)
 

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from handlens.errors import HandlensError
-from handlens.photos import Photos, clean, drawn, examine, scan
+from handlens.photos import Photos, clean, drawn, examine, quality, scan
 from handlens.photos.clean import leave_out, write_copy, write_list
 from handlens.photos.diagnose import KINDS, Finding, diagnose, sides, statistics
+from handlens.preprocess import open_photo
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 def found_in(folder: Path, splits: dict[str, str] | None = None) -> tuple[Photos, Any, list[Finding]]:
     photos = scan(folder)
-    findings = examine(photos)
+    findings = examine(photos, with_quality=True)
     return photos, findings, diagnose(photos, findings, findings.near_duplicates(), splits)
 
 
@@ -63,8 +64,8 @@ def test_many_copies_of_one_photo_are_told(folder: Path, other: str) -> None:
         for name in ("daisy", "tulips"):
             drawn.picture(name, number)[0].save(folder / name / f"{number}.jpg")
     whole = drawn.picture("daisy", 99)[0]
-    for quality in range(50, 100, 5):
-        whole.save(folder / ("daisy" if quality > 50 else other) / f"quality-{quality}.jpg", quality=quality)
+    for percent in range(50, 100, 5):
+        whole.save(folder / ("daisy" if percent > 50 else other) / f"quality-{percent}.jpg", quality=percent)
     photos, findings, listed = found_in(folder)
     ((kind, paths, _),) = [finding for finding in listed if len(finding.photos) > 1]
     assert kind == ("near-duplicates" if other == "daisy" else "label-conflict")
@@ -304,9 +305,25 @@ def test_lists(tmp_path: Path) -> None:
 
 
 def test_what_is_measured_is_cached_by_content(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = examine(scan(folder)).facts["daisy/0.jpg"]
+    first = examine(scan(folder), with_quality=True).facts["daisy/0.jpg"]
     (folder / "daisy" / "0.jpg").rename(folder / "daisy" / "moved.jpg")
     monkeypatch.setattr("handlens.photos.quality.measure", lambda photo: pytest.fail("decoded again"))
+    assert examine(scan(folder), with_quality=True).facts["daisy/moved.jpg"] == first
     assert examine(scan(folder)).facts["daisy/moved.jpg"] == first
     assert first.width == 128
     assert np.frombuffer(first.thumbnail, np.uint8).size == 1024
+
+
+def test_quality_is_measured_only_where_it_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[object] = []
+    measure = quality.measure
+    monkeypatch.setattr("handlens.photos.quality.measure", lambda photo: measured.append(photo) or measure(photo))
+    photos = scan(folder)
+    without = examine(photos).facts
+    assert not measured and {one.quality for one in without.values()} == {None}
+    assert not [one for one in diagnose(photos, examine(photos)) if one.kind in ("dark", "bright", "blurred")]
+    added = examine(photos, with_quality=True).facts  # photos that were seen without are looked at once more
+    assert len(measured) == len(photos)
+    assert {path: one._replace(quality=None) for path, one in added.items()} == without
+    assert all(one.quality == measure(open_photo(folder / path)) for path, one in added.items())
+    assert examine(photos).facts == added and len(measured) == len(photos)

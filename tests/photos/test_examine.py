@@ -120,9 +120,11 @@ DAMAGE = {
     "text": lambda cache: cache.write_text("not JSON"),
     "list": lambda cache: cache.write_text("[]"),
     "entries": lambda cache: cache.write_text(
-        json.dumps({"pillow": ROOM.PIL.__version__, "photos": {"a/000.png": [1, 2]}})
+        json.dumps(json.loads(cache.read_text()) | {"photos": {"a/000.png": [1, 2]}})
     ),
-    "kinds": lambda cache: cache.write_text(json.dumps({"pillow": ROOM.PIL.__version__, "photos": {"a/000.png": 7}})),
+    "kinds": lambda cache: cache.write_text(json.dumps(json.loads(cache.read_text()) | {"photos": {"a/000.png": 7}})),
+    "quality": lambda cache: cache.write_text(cache.read_text().replace(", null]", ", [0.5]]")),
+    "version": lambda cache: cache.write_text(json.dumps(json.loads(cache.read_text()) | {"version": 3})),
     "another Pillow": lambda cache: cache.write_text(cache.read_text().replace(ROOM.PIL.__version__, "0.0")),
 }
 

@@ -95,7 +95,7 @@ def examine(
                 raise
             not_looked_for = str(error)
     with screen.progress("looking at photos", len(found)) as update:
-        findings = room.examine(found, update)
+        findings = room.examine(found, update, with_quality=True)
     if not findings.facts:
         path, reason = findings.broken[0]
         raise HandlensError(f"none of the photos of {found.root} can be read (the first: {path} {reason})")

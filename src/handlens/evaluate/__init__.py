@@ -17,7 +17,7 @@ __all__ = ["Scores", "check_installed", "score"]
 
 def check_installed(report: bool = False) -> None:
     """Raise NotHereError unless what computes the figures is installed, and with `report` what draws and writes it."""
-    need("evaluate", {"scipy": "scipy", "scikit-learn": "sklearn"})
+    need("evaluate", {"scipy": "scipy"})
     if report:
         need("evaluate", {"matplotlib": "matplotlib", "jinja2": "jinja2"})
 

@@ -119,24 +119,18 @@ class Scores:
         precision_ci95 and recall_ci95 are Wilson's 95 % intervals. A figure that nothing defines is None: recall of a
         class without photos, precision of one never predicted, F1 where both are so.
         """
-        try:
-            from sklearn.metrics import precision_recall_fscore_support
-        except ImportError:
-            raise missing_extra("evaluate", "scikit-learn") from None
-        indices = range(len(self.classes))
-        right, given = np.diag(self.confusion).tolist(), self.confusion.sum(0).tolist()
-        figures = precision_recall_fscore_support(self.labels, self.predicted, labels=indices, zero_division=np.nan)
+        counts = zip(np.diag(self.confusion).tolist(), self.confusion.sum(0).tolist(), self.confusion.sum(1).tolist())
         return [
             {
                 "name": name,
-                "precision": _defined(precision),
-                "recall": _defined(recall),
-                "f1": _defined(f1),
-                "support": int(support),
-                "precision_ci95": list(wilson(right[index], given[index])) if given[index] else None,
-                "recall_ci95": list(wilson(right[index], int(support))) if support else None,
+                "precision": right / given if given else None,
+                "recall": right / support if support else None,
+                "f1": 2 * right / (given + support) if given or support else None,
+                "support": support,
+                "precision_ci95": list(wilson(right, given)) if given else None,
+                "recall_ci95": list(wilson(right, support)) if support else None,
             }
-            for index, (name, precision, recall, f1, support) in enumerate(zip(self.classes, *figures, strict=True))
+            for name, (right, given, support) in zip(self.classes, counts, strict=True)
         ]
 
     def confusions(self, most: int = 5) -> list[dict[str, Any]]:
@@ -216,7 +210,3 @@ def students(values: Sequence[float]) -> tuple[float, float]:
     half = float(t.ppf(0.975, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     mean = float(np.mean(values))
     return max(0.0, mean - half), min(1.0, mean + half)
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

@@ -83,7 +83,9 @@ def diagnose(
 ) -> list[Finding]:
     """All that is to be said of photos, in the order of KINDS. Duplicates in two classes are label conflicts only.
 
-    near: `findings.near_duplicates()`. splits: the side of each photo by path, by default the photos' own.
+    findings: of `examine` with `with_quality`: without it nothing is said of grey, nearly empty, dark, bright and
+    blurred photos. near: `findings.near_duplicates()`. splits: the side of each photo by path, by default the photos'
+    own.
     """
     label = dict(zip(photos.paths, (photos.classes[k] for k in photos.labels), strict=True))
     if splits is None:
@@ -205,7 +207,7 @@ def _single(root: Path, facts: Mapping[str, Facts]) -> list[Finding]:
     pixels = np.array([one.width * one.height for one in facts.values()], np.float64)
     length = np.array([max(one.width, one.height) / min(one.width, one.height) for one in facts.values()])
     usual_px, usual_length = np.median(np.sqrt(pixels)), np.median(length)
-    colourless = sum(one.grey for one in facts.values()) < len(facts) / 2
+    colourless = sum(one.quality.grey for one in facts.values() if one.quality) < len(facts) / 2
     opaque = sum(not one.alpha for one in facts.values()) > len(facts) / 2
     for (path, one), area, long in zip(facts.items(), pixels, length, strict=True):
 
@@ -220,16 +222,18 @@ def _single(root: Path, facts: Mapping[str, Facts]) -> list[Finding]:
         add("wrong-extension", wrong, f"is {one.format}")
         add("animated", one.animated, f"an animated {one.format}")
         add("rotated", one.orientation > 1, f"EXIF orientation {one.orientation}")
-        add("grey", one.grey and colourless, "no colour")
+        add("grey", one.quality and one.quality.grey and colourless, "no colour")
         add("alpha", one.alpha and opaque, f"{one.format} with alpha")
         side = np.sqrt(area)
         add("odd-size", side < usual_px / 4 or side > usual_px * 4, f"{size}, most are about {usual_px:.0f} px a side")
         add("odd-shape", long > max(2.5, 2 * usual_length), f"{size}")
-        empty = one.contrast < quality.EMPTY
-        add("nearly-empty", empty, f"contrast {one.contrast:.1f} grey levels")
-        add("dark", one.dark < quality.DARK, f"95 % of it below grey level {one.dark} of 255")
-        add("bright", one.bright > quality.BRIGHT, f"95 % of it above grey level {one.bright} of 255")
-        add("blurred", one.sharpness < quality.BLURRED and not empty, f"sharpness {one.sharpness:.2f}")
+        if not (seen := one.quality):
+            continue
+        empty = seen.contrast < quality.EMPTY
+        add("nearly-empty", empty, f"contrast {seen.contrast:.1f} grey levels")
+        add("dark", seen.dark < quality.DARK, f"95 % of it below grey level {seen.dark} of 255")
+        add("bright", seen.bright > quality.BRIGHT, f"95 % of it above grey level {seen.bright} of 255")
+        add("blurred", seen.sharpness < quality.BLURRED and not empty, f"sharpness {seen.sharpness:.2f}")
     return found
 
 

@@ -21,20 +21,20 @@ from handlens.errors import HandlensError, PhotoError
 from handlens.files import atomic, cache_folder
 from handlens.photos import near, quality
 from handlens.photos.batches import in_threads
+from handlens.photos.quality import Quality
 from handlens.photos.scan import Photos, listed
 from handlens.preprocess import NEEDS_PACKAGE, open_photo
 
 _FOUND: dict[bytes, near.Alike] = {}  # by a hash of what was compared: folds and repeats ask for the same again
-_VERSION = 3  # of what is kept of a photo; since 3 floats up to 1 are not black
+_VERSION = 4  # of what is kept of a photo; since 3 floats up to 1 are not black, since 4 quality may be left out
 
 
 class Facts(NamedTuple):
     """What is kept of a whole photo.
 
     width, height: of the upright photo. format: Pillow's name of the file's, such as "JPEG". orientation: EXIF's, 1 to
-    8, 0 where there is none. animated: more than one picture. grey: no colour in it. alpha: has an alpha channel.
-    dark, bright: grey level that 95 % of its pixels are below or above. contrast: standard deviation in grey levels.
-    sharpness: how sharp its sharpest part is, see `quality`. thumbnail: 32 x 32 grey pixels, see `near`.
+    8, 0 where there is none. animated: more than one picture. alpha: has an alpha channel. thumbnail: 32 x 32 grey
+    pixels, see `near`. quality: what `quality.measure` says, where it was asked for by now.
     """
 
     width: int
@@ -42,13 +42,9 @@ class Facts(NamedTuple):
     format: str
     orientation: int
     animated: bool
-    grey: bool
     alpha: bool
-    dark: int
-    bright: int
-    contrast: float
-    sharpness: float
     thumbnail: bytes
+    quality: Quality | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +110,13 @@ class Findings:
         return files, np.frombuffer(thumbs, np.uint8).reshape(shape)
 
 
-def examine(photos: Photos, progress: Callable[[int, int], None] | None = None) -> Findings:
+def examine(
+    photos: Photos, progress: Callable[[int, int], None] | None = None, *, with_quality: bool = False
+) -> Findings:
     """Decode every photo once, on all cores; broken files are listed, never raised.
+
+    with_quality: measure how dark, flat and sharp each one is too, which takes as long as all the rest, and which
+    `diagnose` needs.
 
     What was seen of whole photos is cached by path, size, modification time and content, so that a second look at the
     same folder reads only what is new, and decodes none that was only moved. `progress` is called with photos (done,
@@ -125,13 +126,18 @@ def examine(photos: Photos, progress: Callable[[int, int], None] | None = None) 
     known = _read_cache(cache)
     by_content = {entry[2]: entry[3:] for entry in known.values()}
     stamps = {path: _stamp(photos.root / path) for path in photos.paths}
-    new = [path for path in photos.paths if not stamps[path] or known.get(path, [])[:2] != stamps[path]]
+    new = [
+        path
+        for path in photos.paths
+        if not stamps[path] or known.get(path, [])[:2] != stamps[path] or (with_quality and not known[path][-1])
+    ]
     sha256, reasons = {}, {}
     done = len(photos) - len(new)
     if progress:
         progress(done, len(photos))
     try:
-        with contextlib.closing(in_threads(lambda path: _look(photos.root / path, by_content), new, ahead=64)) as looks:
+        looks = in_threads(lambda path: _look(photos.root / path, by_content, with_quality), new, ahead=64)
+        with contextlib.closing(looks):
             for path, (file_hash, seen, reason) in zip(new, looks, strict=True):
                 if reason:  # not cached: a package installed later may be able to read it
                     known.pop(path, None)
@@ -151,7 +157,8 @@ def examine(photos: Photos, progress: Callable[[int, int], None] | None = None) 
     for path in dict.fromkeys(photos.paths):
         if path not in reasons:
             sha256[path], pixels[path] = known[path][2:4]
-            facts[path] = Facts._make([*known[path][4:-1], base64.b64decode(known[path][-1])])
+            *seen, thumbnail, measured = known[path][4:]
+            facts[path] = Facts._make([*seen, base64.b64decode(thumbnail), Quality(*measured) if measured else None])
             groups[pixels[path]].append(path)
     return Findings(
         broken=list(reasons.items()),
@@ -189,26 +196,26 @@ def usable(photos: Photos, findings: Findings) -> Photos:
     return whole
 
 
-def _look(path: Path, by_content: dict[str, list[Any]]) -> tuple[str, list[Any], str]:
+def _look(path: Path, by_content: dict[str, list[Any]], with_quality: bool) -> tuple[str, list[Any], str]:
     """(hash of the file, hash of the pixels with what else is kept, why it is broken); what does not apply is empty."""
     try:
         data = path.read_bytes()
     except OSError as error:
         return "", [], f"cannot be read ({error.strerror})"
     file_hash = hashlib.sha256(data).hexdigest()
-    if file_hash in by_content:
-        return file_hash, by_content[file_hash], ""
+    known = by_content.get(file_hash)
+    if known and (known[-1] or not with_quality):
+        return file_hash, known, ""
     try:
         photo = open_photo(data)
     except PhotoError as error:
         install = f": {error.hint}" if NEEDS_PACKAGE in error.message else ""
         return file_hash, [], error.message.removeprefix("the photo ") + install
     pixel_hash = hashlib.sha256(f"{photo.size}".encode() + photo.tobytes()).hexdigest()
-    measured = quality.measure(photo)
+    measured = quality.measure(photo) if with_quality else None
     thumbnail = base64.b64encode(near.thumbnail(photo).tobytes()).decode()
     format_, orientation, animated, alpha = _header(data)
-    facts = [*photo.size, format_, orientation, animated, measured.grey, alpha, *measured[1:], thumbnail]
-    return file_hash, [pixel_hash, *facts], ""
+    return file_hash, [pixel_hash, *photo.size, format_, orientation, animated, alpha, thumbnail, measured], ""
 
 
 def _header(data: bytes) -> tuple[str, int, bool, bool]:
@@ -231,7 +238,8 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-_KINDS = (int, int, str, str, int, int, str, int, bool, bool, bool, int, int, float, float, str)
+_KINDS = (int, int, str, str, int, int, str, int, bool, bool, str)
+_QUALITY_KINDS = (bool, int, int, float, float)
 
 
 def _read_cache(cache: Path) -> dict[str, list[Any]]:
@@ -244,7 +252,9 @@ def _read_cache(cache: Path) -> dict[str, list[Any]]:
         return {
             path: entry
             for path, entry in value["photos"].items()
-            if tuple(map(type, entry)) == _KINDS and len(entry[-1]) == whole
+            if tuple(map(type, entry[:-1])) == _KINDS
+            and len(entry[-2]) == whole
+            and (entry[-1] is None or tuple(map(type, entry[-1])) == _QUALITY_KINDS)
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

@@ -36,7 +36,7 @@ def fit(
 
 def centres(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Unit vectors (C, F) in whose directions the vectors (N, F) of each class lie: by k-means, of unit vectors."""
-    from sklearn.cluster import KMeans
+    from scipy.cluster.vq import kmeans2  # scikit-learn's takes as long to import as a run's ten epochs
 
     classes = np.unique(labels)
     each = max(1, min(CENTRES_A_CLASS, CENTRES // len(classes)))
@@ -45,8 +45,7 @@ def centres(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
     for label in classes:
         own = unit[labels == label]
         distinct = len({row.tobytes() for row in own})  # the same photo may be there several times
-        means = KMeans(min(each, distinct), n_init=1, max_iter=50, random_state=0).fit(own)
-        found.append(means.cluster_centers_)
+        found.append(kmeans2(own, min(each, distinct), iter=50, minit="++", seed=0)[0])
     return _unit(np.concatenate(found))
 
 

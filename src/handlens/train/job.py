@@ -32,7 +32,7 @@ from handlens.train.recipe import Recipe, choose, mode_for, unused
 from handlens.train.watcher import Watcher, counter
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-NEEDED = {"tensorboard": "tensorboard", "scikit-learn": "sklearn", "matplotlib": "matplotlib", "jinja2": "jinja2"}
+NEEDED = {"tensorboard": "tensorboard", "scipy": "scipy", "matplotlib": "matplotlib", "jinja2": "jinja2"}
 _PATHS = ("photos", "weights", "continue_run", "add", "teacher", "unknown")
 
 
