@@ -15,7 +15,7 @@ from PIL import Image
 
 from handlens.errors import HandlensError
 from handlens.files import cache_folder
-from handlens.photos import examine, scan, usable
+from handlens.photos import drawn, examine, scan, usable
 
 Make = Callable[..., Path]
 ROOM = sys.modules["handlens.photos.examine"]
@@ -167,12 +167,44 @@ def test_progress_and_ctrl_c(make_folder: Make, opened: list[int]) -> None:
 
 
 def test_another_thread_may_clear_what_was_found(make_folder: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Cleared(dict[bytes, object]):
+    class Cleared(dict[str, object]):
         def __setitem__(self, *_: object) -> None:
             self.clear()
 
     monkeypatch.setattr(ROOM, "_FOUND", Cleared())
     assert examine(scan(make_folder({"a": 2}))).near_duplicates() == []
+
+
+TORN = {
+    "not JSON": lambda value: "[",
+    "no groups": lambda value: json.dumps({"version": value["version"]}),
+    "a list": lambda value: json.dumps([value]),
+    "other photos": lambda value: json.dumps({**value, "groups": [[0, 99]]}),
+    "another version": lambda value: json.dumps({**value, "version": 0}),
+}
+
+
+@pytest.mark.parametrize("torn", TORN)
+def test_near_duplicates_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: str) -> None:
+    folder = tmp_path / "photos" / "daisy"
+    folder.mkdir(parents=True)
+    for index in range(12):
+        drawn.picture("daisy", index)[0].save(folder / f"{index}.jpg", quality=90)
+    drawn.picture("daisy", 0)[0].save(folder / "again.jpg", quality=50)
+
+    def groups() -> list[list[str]]:
+        monkeypatch.setattr(ROOM, "_FOUND", {})  # as a new process has it
+        return examine(scan(tmp_path / "photos")).near_duplicates()
+
+    expected, searched = [["daisy/0.jpg", "daisy/again.jpg"]], []
+    assert groups() == expected
+    alike = ROOM.near.alike
+    monkeypatch.setattr(ROOM.near, "alike", lambda *given: searched.append(1) or alike(*given))
+    assert groups() == expected and not searched
+    (kept,) = (cache_folder() / "alike").iterdir()
+    kept.write_text(TORN[torn](json.loads(kept.read_text())))
+    assert groups() == expected and len(searched) == 1
+    assert groups() == expected and len(searched) == 1
 
 
 def test_the_shared_photos(shared: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,8 +111,14 @@ def train(
 
         given = _beside(_of_file(read_toml(recipe), bool(continue_run)), given) | given
     in_recipe = given.pop("photos", "")
+    source = photos or in_recipe
     import handlens
 
+    if devices == num_nodes == 1 and "torch" not in sys.modules:
+        from handlens.photos.ahead import looking_ahead
+
+        with looking_ahead(source):
+            import handlens.train
     if repeats > 1 or folds or begun:
         if devices > 1 or num_nodes > 1:
             raise HandlensError(
@@ -124,12 +131,12 @@ def train(
             assert out
             carry_out(moved(read(out), photos) if photos else read(out), json, device)
         else:
-            several(photos or in_recipe, repeats, folds, out, given, json, device)
+            several(source, repeats, folds, out, given, json, device)
         return
     fabric: dict[str, Any] = {"device": device, "devices": devices, "num_nodes": num_nodes}
     with watcher() as watching:
         try:
-            run = handlens.fit(photos or in_recipe, out=out, resume=resume, watcher=watching, **fabric, **given)
+            run = handlens.fit(source, out=out, resume=resume, watcher=watching, **fabric, **given)
         except KeyboardInterrupt:
             screen.note(f"\n{to_resume(watching.folder or (out if resume else None), **fabric)}")
             raise typer.Exit(130) from None

@@ -119,7 +119,7 @@ class Scores:
         precision_ci95 and recall_ci95 are Wilson's 95 % intervals. A figure that nothing defines is None: recall of a
         class without photos, precision of one never predicted, F1 where both are so.
         """
-        counts = zip(np.diag(self.confusion).tolist(), self.confusion.sum(0).tolist(), self.confusion.sum(1).tolist())
+        counts = np.stack([np.diag(self.confusion), self.confusion.sum(0), self.confusion.sum(1)], 1).tolist()
         return [
             {
                 "name": name,

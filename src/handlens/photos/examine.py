@@ -25,7 +25,7 @@ from handlens.photos.quality import Quality
 from handlens.photos.scan import Photos, listed
 from handlens.preprocess import NEEDS_PACKAGE, open_photo
 
-_FOUND: dict[bytes, near.Alike] = {}  # by a hash of what was compared: folds and repeats ask for the same again
+_FOUND: dict[str, near.Alike] = {}  # by a hash of what was compared: folds and repeats ask for the same again
 _VERSION = 4  # of what is kept of a photo; since 3 floats up to 1 are not black, since 4 quality may be left out
 
 
@@ -89,13 +89,15 @@ class Findings:
         files, thumbs = self._thumbnails(self.pixels)
         names = [self.class_of[paths[0]] for paths in files]
         classes = np.unique(names, return_inverse=True)[1] if names else np.zeros(0, np.int64)
-        asked = hashlib.sha256(thumbs.tobytes() + classes.tobytes()).digest()
-        found = _FOUND.get(asked)
+        asked = hashlib.sha256(thumbs.tobytes() + classes.tobytes()).hexdigest()[:32]
+        kept = cache_folder() / "alike" / f"{asked}.json"
+        found = _FOUND.get(asked) or _read_alike(kept, len(files))
         if found is None:
             found = near.alike(thumbs, classes, progress)
-            if len(_FOUND) >= 8:
-                _FOUND.clear()
-            _FOUND[asked] = found
+            _write_cache(kept, {"version": near.VERSION, **found._asdict()})
+        if len(_FOUND) >= 8:
+            _FOUND.clear()
+        _FOUND[asked] = found
         groups = [[path for k in group for path in files[k]] for group in found.groups]
         return groups, [path for k in found.by_nature for path in files[k]]
 
@@ -151,7 +153,8 @@ def examine(
                     progress(done, len(photos))
     finally:
         if new:
-            _write_cache(cache, known)  # after Ctrl-C too: decoding thousands of large photos takes long
+            # After Ctrl-C too: decoding thousands of large photos takes long.
+            _write_cache(cache, {"version": _VERSION, "pillow": PIL.__version__, "photos": known})
     pixels, facts = {}, {}
     groups = collections.defaultdict(list)
     for path in dict.fromkeys(photos.paths):
@@ -260,7 +263,18 @@ def _read_cache(cache: Path) -> dict[str, list[Any]]:
         return {}
 
 
-def _write_cache(cache: Path, known: dict[str, list[Any]]) -> None:
+def _read_alike(cache: Path, count: int) -> near.Alike | None:
+    """What was found among `count` thumbnails, if it can be trusted."""
+    try:
+        value = json.loads(cache.read_text(encoding="utf-8"))
+        found = near.Alike(value["groups"], value["by_nature"])
+        named = [k for group in (*found.groups, found.by_nature) for k in group]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if value["version"] == near.VERSION and {*named} <= {*range(count)} else None
+
+
+def _write_cache(cache: Path, value: dict[str, Any]) -> None:
     # A full disk costs the next run some time, and this one nothing.
     with contextlib.suppress(HandlensError), atomic(cache, "w") as file:
-        file.write(json.dumps({"version": _VERSION, "pillow": PIL.__version__, "photos": known}))
+        file.write(json.dumps(value))

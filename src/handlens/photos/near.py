@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+VERSION = 1  # of what is found: another one where any of this file's numbers or ways change
 THUMB_PX = 32
 LEAST_SCORE = 0.87  # chosen on one half of 2,934 flower photos, see benchmarks/planted_faults.py
 LEAST_CONTRAST = 3.0  # standard deviation in grey levels: below it a thumbnail is noise

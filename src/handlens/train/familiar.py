@@ -45,7 +45,7 @@ def centres(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
     for label in classes:
         own = unit[labels == label]
         distinct = len({row.tobytes() for row in own})  # the same photo may be there several times
-        found.append(kmeans2(own, min(each, distinct), iter=50, minit="++", seed=0)[0])
+        found.append(kmeans2(own, min(each, distinct), iter=20, minit="++", seed=0)[0])
     return _unit(np.concatenate(found))
 
 
