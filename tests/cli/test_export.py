@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from handlens import bundle
 from handlens.cli import app
-from handlens.cli.export import show, slower, tell
+from handlens.cli.export import drawbacks, show, tell
 from handlens.compress import ladder
 from handlens.export import job
 from handlens.run import Classifier
@@ -106,7 +106,11 @@ def test_an_int8_bundle_tells_of_its_rungs_and_that_it_is_slower(
         "slower than float: 3.50 ms a photo in INT8, 3.00 ms in float32, on onnx here; for speed leave out --int8"
     )
     assert sentence in " ".join(stdout.split())
-    assert not slower({**made.card, "latency": {"median_ms": 2.5}}, "onnx")
+    faster = {**made.card, "latency": {"median_ms": 2.5}}
+    assert drawbacks(faster, "onnx") == [] == drawbacks({**made.card, "latency": {"median_ms": 3.0}}, "onnx")
+    (larger,) = drawbacks({**faster, "size_bytes": 2_000_000}, "onnx")
+    plain_mb = made.card["float32"]["size_bytes"] / 1e6
+    assert larger.startswith(f"larger than float: 2.00 MB in INT8, {plain_mb:.2f} MB in float32")
     photo = next(tiny_photos.rglob("*.jpg"))
     assert CliRunner().invoke(app, ["predict", str(out), str(photo)]).exit_code == 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -192,6 +193,24 @@ def test_when_none_is_good_the_best_is_named(source: Source, stage: Stage) -> No
     best = caught.value.best
     assert best.rung.kept == stage.kept[3] and len(best.rungs) == 10
     assert best.artifact == {"what": b"minmax 2" * 10}
+
+
+def test_the_best_is_what_agrees_most_of_those_that_lose_no_more_than_is_allowed(
+    source: Source, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has chance on its side gains points by other answers."""
+    found = iter([(0.02, 0.9), (-0.05, 0.5), (0.0, 0.8), (0.3, 0.95), *[(0.0, 0.7)] * 9])
+
+    def compare(*_: object, **__: object) -> SimpleNamespace:
+        drop, agreement = next(found)
+        return SimpleNamespace(top1=0.5, drop=drop, agreement=agreement, divergence=1.0)
+
+    monkeypatch.setattr(ladder.parity, "compare", compare)
+    with pytest.raises(ladder.NoRungError, match=r"loses 2\.00 points and agrees on 90\.0%"):
+        climb(source)
+    found = iter([(-0.05, 0.8), *[(0.0, 0.7)] * 12])
+    with pytest.raises(ladder.NoRungError, match=r"gains 5\.00 points and agrees on 80\.0%"):
+        climb(source)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,16 @@ def test_the_threshold_lets_95_percent_of_such_photos_pass(count: int) -> None:
     assert 0.945 < np.mean(passed) < 0.95 + 1 / count + 0.005
 
 
+@pytest.mark.parametrize("count", [10, 19, 20, 39, 40, 293])
+def test_no_photo_lies_on_the_threshold(count: int) -> None:
+    """What another runtime's rounding does to its score must not decide."""
+    known = np.random.default_rng(count).random(count)
+    threshold = unknown.threshold_of(known)
+    assert np.abs(known - threshold).min() > 1e-4
+    assert (known >= threshold).mean() >= 0.95
+    assert unknown.threshold_of(np.ones(count)) == 1
+
+
 def test_without_unknown_photos_the_default_score() -> None:
     probabilities, logits = answers(200, 4)
     found = unknown.fit(probabilities, logits)

@@ -93,7 +93,7 @@ def compare_runs(
     screen.table("", ("", "run", "top-1", "95 % interval", "only this one right"), rows)
     low, high = result["difference_ci95"]
     screen.say(
-        f"B minus A: {100 * result['difference']:+.1f} points (95 % interval {100 * low:+.1f} to {100 * high:+.1f}) "
+        f"B minus A: {100 * result['difference']:+z.1f} points (95 % interval {100 * low:+z.1f} to {100 * high:+z.1f}) "
         f"by {counted(result['num_photos'], 'photo')}; {how}"
     )
     screen.say(result["verdict"])

@@ -184,14 +184,13 @@ def _told(int8: dict[str, Any] | None, why_not: str) -> str:
     """A line on the INT8 bundle."""
     if int8 is None:
         return f"no INT8 bundle was made: {why_not}"
-    from handlens.cli.export import slower
+    from handlens.cli.export import drawbacks
 
     exported, parity = int8["test"]["exported"], int8["parity"]
-    warning = slower(int8, "onnxruntime")
-    return (
+    line = (
         f"its INT8 bundle, on onnxruntime   {exported['top1']:.1%} ({_interval(exported['top1_ci95'])}), the same "
         f"answer on {parity['agreement']:.1%}; "
         f"{int8['size_bytes'] / 1e6:.1f} MB in place of {int8['weights_float32_bytes'] / 1e6:.1f}, "
         f"{int8['latency']['median_ms']:.2f} ms a photo in place of {int8['float32']['latency']['median_ms']:.2f}"
-        + (f"\n{warning}" if warning else "")
     )
+    return "\n".join([line, *drawbacks(int8, "onnxruntime")])

@@ -244,21 +244,27 @@ def show(made: Exported, of_a_site: bool = False) -> None:
         return
     share = card["size_bytes"] / card["weights_float32_bytes"]
     screen.say(f"{made.path}: {card['size_bytes'] / 1e6:.2f} MB, {share:.0%} of the float32 weights")
-    if warning := slower(card, made.bundle.runtime):
-        screen.say(warning)
+    for drawback in drawbacks(card, made.bundle.runtime):
+        screen.say(drawback)
     path = quoted(made.path)
     predict = f"\n        handlens predict {path} PHOTO" if made.parity else ""
     screen.say(f"\nnext    handlens check {path}{predict}")
 
 
-def slower(card: dict[str, Any], runtime: str) -> str:
-    """What is to be said of an INT8 file that is slower than its float one on this machine, or nothing."""
-    from handlens.export import job
-
-    if not job.slower(card):
-        return ""
-    return (
-        f"slower than float: {card['latency']['median_ms']:.2f} ms a photo in INT8, "
-        f"{card['float32']['latency']['median_ms']:.2f} ms in float32, on {runtime} here; "
-        "for speed leave out --int8 or try another --to"
-    )
+def drawbacks(card: dict[str, Any], runtime: str) -> list[str]:
+    """What an INT8 file has in which it is no better than its float one: that it is slower here, or larger."""
+    if "float32" not in card:
+        return []
+    plain, found = card["float32"], []
+    if card["latency"]["median_ms"] > plain["latency"]["median_ms"]:
+        found.append(
+            f"slower than float: {card['latency']['median_ms']:.2f} ms a photo in INT8, "
+            f"{plain['latency']['median_ms']:.2f} ms in float32, on {runtime} here; "
+            "for speed leave out --int8 or try another --to"
+        )
+    if card["size_bytes"] > plain["size_bytes"]:
+        found.append(
+            f"larger than float: {card['size_bytes'] / 1e6:.2f} MB in INT8, {plain['size_bytes'] / 1e6:.2f} MB in "
+            "float32, as what eight bits add weighs more than they save in so small a network; leave out --int8"
+        )
+    return found

@@ -79,7 +79,10 @@ class Climbed:
 
 
 class NoRungError(HandlensError):
-    """No rung of the ladder was good; `best` is what lost least, as `climb` would have given it."""
+    """No rung of the ladder was good; `best` is what came nearest, as `climb` would have given it.
+
+    Nearest is what loses least, and of those that lose no more than is allowed what agrees most.
+    """
 
     def __init__(self, message: str, hint: str, best: Climbed) -> None:
         super().__init__(message, hint)
@@ -120,6 +123,10 @@ def climb(
     answers = len(views(images[:1])) * max(1, len(validation))
     sure, least = (min(share, 1 - 1 / answers) for share in (SURE_AGREEMENT, MIN_AGREEMENT))
     allowed = max(max_drop, 1 / answers) if max_drop else 0.0
+
+    def lacking(rung: Rung) -> tuple[float, float]:
+        return max(rung.drop, allowed), -rung.agreement
+
     done: list[Rung] = []
     best: Climbed | None = None
     enough: Climbed | None = None
@@ -167,7 +174,7 @@ def climb(
         done.append(rung)
         tried(rung)
         climbed = Climbed(rung=rung, artifact=artifact, net=net, rungs=done)
-        if best is None or _best(done) == len(done) - 1:
+        if best is None or lacking(rung) < lacking(best.rung):
             best = climbed
         if rung.good(allowed, sure):
             return climbed
@@ -184,10 +191,11 @@ def climb(
         "use another --to" if to == "executorch" else "use --float16",
     ]
     one = f" (one answer of {answers})" if allowed > max_drop else ""
+    moved = f"{'gains' if best.rung.drop < 0 else 'loses'} {100 * abs(best.rung.drop):.2f} points"
     raise NoRungError(
         f"no way to INT8 for {to} stayed within {round(100 * allowed, 2):g} points of top-1{one} with "
-        f"{100 * least:.3g}% of the answers the same; the best, {best.rung.name!r}, loses "
-        f"{100 * best.rung.drop:z.2f} points and agrees on {best.rung.agreement:.1%}",
+        f"{100 * least:.3g}% of the answers the same; the best, {best.rung.name!r}, {moved} and agrees on "
+        f"{best.rung.agreement:.1%}",
         f"{', '.join(ways[:-1])}, or {ways[-1]}",
         best,
     )
@@ -328,7 +336,12 @@ def _rungs(
     )
     after = quantizer(trained)
     yield f"quantisation-aware training, {observer}", trained, (), functools.partial(after, observer)
-    yield f"the same, {len(kept)} layers in float", trained, kept, functools.partial(after, observer, kept)
+    yield (
+        f"quantisation-aware training, {len(kept)} layers in float, {observer}",
+        trained,
+        kept,
+        functools.partial(after, observer, kept),
+    )
     yield last
 
 

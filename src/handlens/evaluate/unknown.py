@@ -92,9 +92,15 @@ def fit(
 
 
 def threshold_of(known: np.ndarray, true_accept: float = TRUE_ACCEPT) -> float:
-    """The score that at least a share `true_accept` of photos like the (N,) `known` ones reaches (conformal)."""
+    """A score that at least a share `true_accept` of photos like the (N,) `known` ones reaches (conformal).
+
+    It lies between two photos' scores, not on one: another runtime's may differ in the last digit.
+    """
     rank = int((1 - true_accept) * (len(known) + 1) + 1e-9)
-    return float(np.sort(known)[max(0, rank - 1)])
+    least, *_, most = (ordered := np.sort(known))
+    passing = ordered[max(0, rank - 1)]
+    lower = ordered[ordered < passing]
+    return float((passing + lower[-1]) / 2 if len(lower) else least - 1e-3 * (most - least))
 
 
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:

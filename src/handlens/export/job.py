@@ -360,8 +360,3 @@ def beside_float(source: Source, exported: Classifier, threads: int) -> dict[str
         sorted(each, key=lambda turn: float(turn["median_ms"]))[TURNS // 2] for each in zip(*turns, strict=True)
     )
     return {"latency": own, "float32": {"size_bytes": sum(map(len, artifact.values())), "latency": other}}
-
-
-def slower(card: Mapping[str, Any]) -> bool:
-    """Whether the card is of an INT8 file that was slower than its float one where it was made."""
-    return "float32" in card and bool(card["latency"]["median_ms"] > card["float32"]["latency"]["median_ms"])
