@@ -54,10 +54,11 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("policy", ["", "active"])
-def test_waiting_threads_of_torch_spin_a_little(command: Run, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+def test_waiting_threads_spin_a_little(command: Run, monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
     monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": policy} if policy else {})
     command("--version")
     assert os.environ.get("GOMP_SPINCOUNT") == (None if policy else "1000")
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "20"
 
 
 def test_import_loads_nothing_heavy() -> None:

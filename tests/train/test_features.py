@@ -101,6 +101,17 @@ def test_a_second_call_computes_nothing(net: Net, few: photos.Photos, computed: 
     assert np.array_equal(first, again)
 
 
+def test_what_is_lacking_is_known_before(net: Net, few: photos.Photos, computed: list[int]) -> None:
+    sha256 = photos.examine(few).sha256
+    frozen = room.Frozen(net, PREPROCESS, **SETTINGS)
+    assert frozen.num_lacking(few, sha256, 2) == 6
+    features(net, few.select([0, 1]), views=2)
+    features(net, few.select([2]), views=0)
+    assert (frozen.num_lacking(few, sha256), frozen.num_lacking(few, sha256, 2)) == (3, 4)
+    assert frozen.num_lacking(few.select([0, 1]), sha256, 2) == 0
+    assert computed == [2, 1]
+
+
 def test_photos_are_known_by_their_content(net: Net, few: photos.Photos, computed: list[int]) -> None:
     first = features(net, few)
     (few.root / "blue sky" / "00.jpg").rename(few.root / "花朵" / "moved.jpg")

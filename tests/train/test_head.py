@@ -18,7 +18,8 @@ from handlens import nets, photos
 from handlens.errors import HandlensError
 from handlens.nets import Net
 from handlens.preprocess import Preprocess
-from handlens.train import Recipe, modes, start
+from handlens.train import Recipe, modes, start, trial
+from handlens.train.features import Frozen
 from handlens.train.head import epoch_s, fit_head, seconds_of_head
 
 Side = tuple[np.ndarray, np.ndarray]
@@ -155,14 +156,17 @@ def test_the_time_of_an_epoch_is_that_of_its_steps() -> None:
 def test_the_time_told_before_counts_decoding_and_what_comes_after(
     tiny_photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cpu = torch.device("cpu")
     found = photos.scan(tiny_photos)
     splits = {"train": found, "validation": found.select([]), "test": found.select([])}
+    frozen = Frozen(small(), Preprocess(image_px=32, resize_px=36))
 
-    def seconds(step_s: float, views: int = 2) -> float:
+    def seconds(step_s: float, views: int = 2, lacking: int = 36) -> float:
         recipe = Recipe(mode="head", batch_size=16, head_views=views)
-        return seconds_of_head(recipe, splits, Preprocess(image_px=32, resize_px=36), step_s, cpu)
+        monkeypatch.setattr(trial, "pass_s", lambda *_: step_s)
+        return seconds_of_head(recipe, splits, frozen, {"train": lacking, "validation": 0, "test": 0})
 
+    assert seconds(1e9, lacking=0) == 4  # all features are in the cache
+    assert seconds(1.6, lacking=18) - seconds(1e-4, lacking=18) == pytest.approx(18 * 3 * 0.1, rel=0.05)
     assert 3 < seconds(1e-4) < 6  # nothing to compute: the report and all that is left
     assert seconds(1.6) - seconds(1e-4) == pytest.approx(36 * 3 * 0.1, rel=0.05)  # by torch: few images
     by_torch = 36 * 10 * 0.1 * torch.get_num_threads() / (os.cpu_count() or 1)

@@ -95,7 +95,10 @@ def main() -> None:
     # 25 times slower. Sleeping at once made it half as fast on an idle machine; so they spin a little, and then sleep.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    gc.set_threshold(20_000)  # from 700: torch's import makes half a million objects that stay, in a tenth less time
+    # numpy's (OpenBLAS's) spin for 2 ** 26 cycles, 25 ms, after each product of matrices: what torch computes in these
+    # took twice as long on two cores. Of 2 ** 20 nothing is seen.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
+    gc.set_threshold(100_000)  # from 700: torch's import makes half a million objects that stay, in a tenth less time
     atexit.register(gc.freeze)  # which are not looked through once more at the end: a second less
     try:
         sys.exit(app(prog_name="handlens", standalone_mode=False) or 0)

@@ -123,6 +123,15 @@ class Frozen:
                         row[place] = computed[view][name]
         return found
 
+    def num_lacking(self, photos: Photos, sha256: dict[str, str], views: int = 0) -> int:
+        """How many of the photos `features` would have to compute anything of."""
+        lacking: set[str] = set()
+        for view in range(1 + views):
+            lacking |= {sha256[path] for path in photos.paths}.difference(
+                _read(self._path(view), self.shape, self.dtype)
+            )
+        return sum(sha256[path] in lacking for path in photos.paths)
+
     def _path(self, view: int) -> Path:
         area = self.min_area if self.min_area < 1 else "whole"  # which earlier versions drew a shape for
         cut = [view, area, self.flip] if view else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -18,8 +19,8 @@ from torch import nn
 from handlens.errors import HandlensError
 from handlens.nets import Net
 from handlens.photos import Photos
-from handlens.preprocess import Preprocess
-from handlens.train.features import by_onnxruntime
+from handlens.train import trial
+from handlens.train.features import Frozen, by_onnxruntime
 from handlens.train.loop import (
     Kept,
     batches_of,
@@ -142,22 +143,23 @@ def epoch_s(net: Net, num_frozen: int, num_photos: int, recipe: Recipe) -> float
 
 
 def seconds_of_head(
-    recipe: Recipe, splits: Mapping[str, Photos], preprocess: Preprocess, step_s: float, device: torch.device
+    recipe: Recipe, splits: Mapping[str, Photos], frozen: Frozen, num_lacking: Mapping[str, int]
 ) -> float:
-    """About how long a run in mode head takes beside its epochs, where no features are cached.
+    """About how long a run in mode head takes beside its epochs.
 
-    step_s: of a batch's pass forward in torch.
-
-    Each photo is decoded once, which is timed on four of them, and each of its views is passed forward once.
+    num_lacking: how many photos of each split have no features in the cache. Each of them is decoded once, which is
+    timed on four of them, and each of its views is passed forward once, which is timed in torch.
     """
     train, cores = splits["train"], os.cpu_count() or 1
-    num_photos = sum(map(len, splits.values()))
+    if not (num_photos := sum(num_lacking.values())):
+        return _REST_S
     few = range(0, len(train), max(1, len(train) // 4))[:4]
     start = time.perf_counter()
     for index in few:
-        preprocess.load(train.path(index))
+        frozen.preprocess.load(train.path(index))
     decoding_s = num_photos * (time.perf_counter() - start) / len(few) / cores
-    passing_s = (num_photos + len(train) * recipe.head_views) * step_s / recipe.batch_size
-    if by_onnxruntime(device, len(train) * (1 + recipe.head_views)):
+    step_s = trial.pass_s(copy.deepcopy(frozen.net).to(frozen.device).eval(), recipe, frozen.device)
+    passing_s = (num_photos + num_lacking["train"] * recipe.head_views) * step_s / recipe.batch_size
+    if by_onnxruntime(frozen.device, len(train) * (1 + recipe.head_views)):
         passing_s *= torch.get_num_threads() / cores / _ONNX_FASTER
     return _REST_S + decoding_s + passing_s

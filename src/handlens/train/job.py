@@ -145,10 +145,16 @@ def fit(
     if recipe.mode != "head":  # a head's extra layer comes after the features are computed
         begun = modes.with_hidden(recipe, begun)
     cut, why_not = last.cut_for(begun.net, recipe, *modes.learned_and_judged(data), begun.teacher, fabric.world_size)
-    net = cut.tail if cut else loop.prepare(begun.net, recipe)
-    takes = cut.shape(recipe.train_px or recipe.image_px) if cut else ()
-    precision, step_s = trial.faster_precision(net, recipe, fabric.device, begun.teacher, takes)
-    recipe = dataclasses.replace(recipe, precision=precision)
+    frozen, step_s = None, 0.0
+    if recipe.mode == "head":
+        if recipe.precision == "auto":
+            recipe = dataclasses.replace(recipe, precision=trial.usual_precision(fabric.device.type))
+        frozen = modes.frozen_of(recipe, begun, fabric.device)
+    else:
+        net = cut.tail if cut else loop.prepare(begun.net, recipe)
+        takes = cut.shape(recipe.train_px or recipe.image_px) if cut else ()
+        precision, step_s = trial.faster_precision(net, recipe, fabric.device, begun.teacher, takes)
+        recipe = dataclasses.replace(recipe, precision=precision)
     if not resume:
         if fabric.global_rank == 0:
             folder = _begin(folder, recipe, data, named=bool(out))
@@ -166,7 +172,8 @@ def fit(
         if refused := fabric.broadcast(refused):  # the others would wait for the first one
             raise HandlensError(*refused)
         done = state.epochs_done(folder) if resume else None
-        watcher.note(plan.plan(recipe, data, begun, step_s, fabric, cut, done, None if resume else given))
+        named = None if resume else given
+        watcher.note(plan.plan(recipe, data, begun, step_s, fabric, cut, frozen, done, named))
         if why_not:
             watcher.note(why_not)
         watcher.started(folder)
@@ -174,7 +181,9 @@ def fit(
             fabric = _fabric(device, devices, num_nodes, recipe.precision)
         fabric.barrier()
         since = time.monotonic() - state.spent_s(folder)
-        train = modes.fit_frozen if recipe.mode == "head" else functools.partial(modes.fit_whole, cut=cut)
+        train = functools.partial(modes.fit_whole, cut=cut)
+        if frozen:
+            train = functools.partial(modes.fit_frozen, frozen=frozen)
         trained = train(recipe, data, begun, folder, fabric, watcher)
         metrics: dict[str, Any] = {"seconds": round(time.monotonic() - since, 1), "epochs": len(trained.log)}
         metrics["kept_epoch"] = loop.Kept(len(modes.learned_and_judged(data)[1]), trained.log).epoch

@@ -98,19 +98,23 @@ def with_hidden(recipe: Recipe, begun: start.Start) -> start.Start:
     return dataclasses.replace(begun, net=net, arguments={**begun.arguments, "head_hidden": recipe.head_hidden})
 
 
-def fit_frozen(
-    recipe: Recipe, data: Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher
-) -> Trained:
-    """A new head on features of the frozen network."""
-    frozen = Frozen(
+def frozen_of(recipe: Recipe, begun: start.Start, device: torch.device) -> Frozen:
+    """The network of a run in mode head, before it has an extra layer."""
+    return Frozen(
         copy.deepcopy(begun.net),
         begun.preprocess,
         # Recipes of earlier versions say "trivial" and less than the half that heads were given all the same.
         min_area=max(0.5, recipe.crop_min_area) if recipe.augment == "trivial" else recipe.crop_min_area,
         flip=recipe.flip,
         precision=recipe.precision,
-        device=fabric.device,
+        device=device,
     )
+
+
+def fit_frozen(
+    recipe: Recipe, data: Data, begun: start.Start, folder: Path, fabric: Fabric, watcher: Watcher, *, frozen: Frozen
+) -> Trained:
+    """A new head on features of the frozen network."""
 
     def features(name: str, views: int) -> np.ndarray:
         counting = counter(watcher, f"features of {name} photos")

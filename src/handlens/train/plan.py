@@ -16,6 +16,7 @@ from handlens.photos.scan import listed
 from handlens.train import last, loop, modes, start
 from handlens.train.cut import Cut
 from handlens.train.data import Data
+from handlens.train.features import Frozen
 from handlens.train.head import epoch_s, seconds_of_head
 from handlens.train.recipe import FEW_A_CLASS, Recipe
 
@@ -29,17 +30,24 @@ def plan(
     step_s: float,
     fabric: Fabric,
     cut: Cut | None = None,
+    frozen: Frozen | None = None,
     done: int | None = None,
     given: Collection[str] | None = None,
 ) -> str:
     """What will be done, and about how long it takes.
 
-    done: epochs of a run that goes on, None for a new one. given: the fields of its recipe that were, where known.
+    step_s: seconds a step, in all modes but head. cut, frozen: of modes last and head, where there is one. done: epochs
+    of a run that goes on, None for a new one. given: the fields of its recipe that were, where known.
     """
     sizes = ", ".join(f"{len(photos)} {name}" for name, photos in data.splits.items())
     photos = len(data.splits["train"])
-    if recipe.mode == "head":
-        seconds = seconds_of_head(recipe, data.splits, begun.preprocess, step_s, fabric.device)
+    cached = ""
+    if frozen:
+        views = {"train": recipe.head_views}
+        lacking = {k: frozen.num_lacking(v, data.sha256, views.get(k, 0)) for k, v in data.splits.items()}
+        seconds = seconds_of_head(recipe, data.splits, frozen, lacking)
+        if known := sum(map(len, data.splits.values())) - sum(lacking.values()):
+            cached = f", as the features of {counted(known, 'photo')} are in the cache"
         first = len(begun.net.classifier) - 1
         tried = modes.with_hidden(recipe, dataclasses.replace(begun, net=copy.deepcopy(begun.net))).net
         seconds += recipe.epochs * epoch_s(tried, first, photos, recipe)
@@ -59,8 +67,7 @@ def plan(
         f"{recipe.net}{default} at {recipe.image_px} px, mode {recipe.mode} ({why}), {begun.note}; "
         f"{len(data.classes)} classes, {sizes}; {counted(recipe.epochs, 'epoch')} of "
         f"{recipe.batch_size} a batch in {recipe.precision} on {device_name(fabric.device)}: "
-        f"about {_duration(seconds)}{' for what is left' if done else ''}"
-        + (", less if the features of these photos are in the cache" if recipe.mode == "head" else "")
+        f"about {_duration(seconds)}{' for what is left' if done else ''}" + cached
     )
 
 

@@ -31,7 +31,7 @@ def faster_precision(
     teacher: Teacher | None = None,
     takes: tuple[int, ...] = (),
 ) -> tuple[Precision, float]:
-    """The precision to train in, and its seconds a step (of mode "head": a pass forward), from trials on this device.
+    """The precision to train in, and its seconds a step, from trials on this device.
 
     takes: the shape of what the network takes of a photo, where that is no photo.
 
@@ -40,9 +40,7 @@ def faster_precision(
     ten times as long. Elsewhere, or with a precision given, only the time is measured.
     """
     candidates: list[Precision] = [recipe.precision]
-    if recipe.precision == "auto" and recipe.mode == "head":
-        candidates = ["32-true"] if device.type == "cpu" else [usual_precision(device.type)]
-    elif recipe.precision == "auto":
+    if recipe.precision == "auto":
         candidates = ["32-true", "bf16-mixed"] if device.type == "cpu" else [usual_precision(device.type)]
     seconds: dict[Precision, float] = {}
     for precision in candidates:
@@ -61,13 +59,11 @@ def step_s(
     takes: tuple[int, ...] = (),
     enough_s: float = math.inf,
 ) -> float:
-    """Seconds of a step of training, or in mode "head" of a pass forward of a batch; the network stays as it is.
+    """Seconds of a step of training; the network stays as it is.
 
     enough_s: after a step that takes longer no other is tried.
     """
     tried = copy.deepcopy(net).to(device)
-    if recipe.mode == "head":
-        return pass_s(tried.eval(), recipe, device)
     if teacher:
         teacher.to(device)
     loop.training_mode(tried, recipe)
