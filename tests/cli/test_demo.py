@@ -83,6 +83,7 @@ def test_a_folder_that_exists_is_not_touched(
         ("--seed", 4294967296, "seed is 4294967296, expected 0 to 4294967295"),
         ("--epochs", 100_001, "epochs is 100001, expected 1 to 100000"),
         ("", "", "this needs tensorboard, which is not installed"),
+        ("sklearn", "", "this needs scikit-learn, which is not installed"),
     ],
 )
 def test_what_cannot_be_trained_is_told_before_flowers_are_drawn(
@@ -94,7 +95,10 @@ def test_what_cannot_be_trained_is_told_before_flowers_are_drawn(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(drawn, "draw", lambda *_, **__: pytest.fail("drew flowers"))
-    if not option:
+    if option == "sklearn":
+        monkeypatch.setitem(sys.modules, option, None)
+        option = ""
+    elif not option:
         monkeypatch.setitem(job.NEEDED, "tensorboard", "not_there")
     code, out, err = run(monkeypatch, capsys, "--out", tmp_path / "demo", *([option, value] if option else []))
     assert (code, out) == (2, "")

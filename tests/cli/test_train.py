@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
@@ -58,6 +59,24 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(train, "fit", fit)
     return calls
+
+
+@pytest.mark.parametrize(("options", "begun"), [([], True), (["--repeats", "2"], True), (["--devices", "2"], False)])
+def test_photos_are_looked_at_while_torch_is_imported(
+    call: Train, asked: list[Any], monkeypatch: pytest.MonkeyPatch, options: list[str], begun: bool
+) -> None:
+    looked: list[str] = []
+
+    def looking_ahead(folder: str) -> Any:
+        looked.append(folder)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("handlens.photos.ahead.looking_ahead", looking_ahead)
+    call("photos", *options)
+    assert not looked  # it is imported by now
+    monkeypatch.delitem(sys.modules, "torch")
+    call("photos", *options)
+    assert looked == ["photos"] * begun
 
 
 @pytest.fixture(scope="module")

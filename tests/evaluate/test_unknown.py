@@ -60,9 +60,19 @@ def test_no_photo_lies_on_the_threshold(count: int) -> None:
     """What another runtime's rounding does to its score must not decide."""
     known = np.random.default_rng(count).random(count)
     threshold = unknown.threshold_of(known)
-    assert np.abs(known - threshold).min() > 1e-4
+    assert np.abs(known - threshold).min() > 1e-6
     assert (known >= threshold).mean() >= 0.95
     assert unknown.threshold_of(np.ones(count)) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 38, 39, 50, 58])
+def test_a_validation_photo_that_is_unlike_all_others_does_not_void_the_threshold(count: int) -> None:
+    """From 39 photos on one may be below it, by however much."""
+    known = np.random.default_rng(0).normal(8, 1, count)
+    known[0] = -10
+    threshold = unknown.threshold_of(known)
+    assert threshold == pytest.approx(np.sort(known)[int(count > 38)], abs=0.02)
+    assert (known >= threshold).sum() == count - (count > 38)
 
 
 def test_without_unknown_photos_the_default_score() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from handlens import cores
 from handlens.files import cache_folder
-from handlens.photos import examine, scan
+from handlens.photos import Findings, ahead, examine, scan
 from handlens.photos.ahead import looking_ahead
 
 Make = Callable[..., Path]
@@ -58,14 +61,73 @@ def test_what_it_has_seen_is_not_looked_at_again(
     assert opened == [b"no photo"] and len(findings.pixels) == 6 and len(findings.broken) == 1
 
 
-def test_it_stops_at_once_and_keeps_what_it_has_seen(make_folder: Make, begun: list[subprocess.Popen[bytes]]) -> None:
+def test_it_stops_at_once(make_folder: Make, begun: list[subprocess.Popen[bytes]]) -> None:
     folder = make_folder({"a": 400, "b": 2})
     with looking_ahead(folder):
         assert begun[0].poll() is None
     assert begun[0].returncode == 0
-    seen = [len(json.loads(cache.read_text())["photos"]) for cache in (cache_folder() / "examined").glob("*")]
-    assert sum(seen) < 402
     assert len(examine(scan(folder)).pixels) == 402
+
+
+class Stopped:
+    """Stands for `os` where the standard input ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.told, self.gone = threading.Event(), threading.Event()
+        self.codes: list[int] = []
+
+    def read(self, file: int, count: int) -> bytes:
+        assert self.told.wait(60)
+        return b""
+
+    def _exit(self, code: int) -> None:
+        self.codes.append(code)
+        self.gone.set()
+
+
+def test_what_it_has_seen_by_then_is_kept(make_folder: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped, opened, real = Stopped(), [], ROOM.open_photo
+
+    def open_photo(data: bytes) -> object:
+        opened.append(data)
+        if len(opened) >= 10:
+            stopped.told.set()
+            time.sleep(0.05)
+        return real(data)
+
+    monkeypatch.setattr(ahead, "os", stopped)
+    monkeypatch.setattr(ROOM, "open_photo", open_photo)
+    ahead._look(str(make_folder({"a": 400, "b": 2})))
+    (cache,) = (cache_folder() / "examined").iterdir()
+    assert 5 <= len(json.loads(cache.read_text())["photos"]) < 300
+    assert not stopped.codes
+
+
+@pytest.mark.parametrize("busy", ["scan", "near_duplicates"])
+def test_no_one_waits_for_what_would_not_be_kept(make_folder: Make, monkeypatch: pytest.MonkeyPatch, busy: str) -> None:
+    """A folder on a slow drive, or a long search."""
+    stopped, real = Stopped(), scan
+
+    def slow(*_: object) -> Any:
+        stopped.told.set()
+        assert stopped.gone.wait(60)  # there the process has ended
+        return real(folder)
+
+    folder = make_folder({"a": 4, "b": 2})
+    monkeypatch.setattr(ahead, "os", stopped)
+    monkeypatch.setattr(ahead if busy == "scan" else Findings, busy, slow)
+    ahead._look(str(folder))
+    assert stopped.codes == [0]
+
+
+def test_modules_that_lie_in_the_current_folder_are_not_run(
+    make_folder: Make, begun: list[subprocess.Popen[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random.py").write_text("open('run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    with looking_ahead(make_folder({"a": 2})):
+        begun[0].wait(60)
+    assert not (tmp_path / "run").exists() and (cache_folder() / "examined").exists()
 
 
 @pytest.mark.parametrize("what", ["nothing there", "one core", "no second process"])

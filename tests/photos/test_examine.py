@@ -180,6 +180,9 @@ TORN = {
     "no groups": lambda value: json.dumps({"version": value["version"]}),
     "a list": lambda value: json.dumps([value]),
     "other photos": lambda value: json.dumps({**value, "groups": [[0, 99]]}),
+    "no version": lambda value: json.dumps({"groups": [], "by_nature": []}),
+    "no numbers": lambda value: json.dumps({**value, "groups": [[True, False]]}),
+    "deeper": lambda value: json.dumps({**value, "groups": [[[0]]]}),
     "another version": lambda value: json.dumps({**value, "version": 0}),
 }
 

@@ -46,6 +46,15 @@ def test_identical_photos_have_one_centre() -> None:
     assert len(familiar.centres(np.repeat(vectors, 20, axis=0), np.repeat(labels, 20))) == 9
 
 
+def test_photos_that_hardly_differ_are_no_cause_for_a_warning() -> None:
+    random = np.random.default_rng(0)
+    vectors = np.abs(random.normal(size=(1, 256))) + 1e-4 * random.normal(size=(90, 256))
+    vectors[:3] = np.zeros((3, 256)) * np.array([[1], [-1], [1]])  # zero, with both signs
+    warnings.simplefilter("error")
+    middles = familiar.centres(vectors.astype(np.float32), np.arange(90) % 3)
+    assert np.isfinite(middles).all() and len(middles) == 3 * 16
+
+
 def test_many_classes_share_the_centres_and_each_has_one() -> None:
     vectors = np.random.default_rng(0).random((200, 4), np.float32)
     assert len(familiar.centres(vectors, np.arange(200) % 20)) == familiar.CENTRES

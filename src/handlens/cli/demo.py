@@ -56,7 +56,7 @@ def demo(
     from handlens import evaluate, files, photos
     from handlens.cli import screen
     from handlens.cli.train import to_resume, watcher
-    from handlens.errors import HandlensError, quoted
+    from handlens.errors import HandlensError, need, quoted
     from handlens.evaluate.baseline import linear_baseline
     from handlens.photos.drawn import draw
     from handlens.train import Watcher, job
@@ -67,6 +67,7 @@ def demo(
         raise HandlensError(f"{out} exists already", "choose another --out or remove it")
     given = {**RECIPE, "epochs": epochs, "warmup_epochs": 0.3 * epochs, "seed": seed}
     job.checked({**given, "photos": str(out / "photos")}, Watcher())  # before flowers are drawn, which takes long
+    need("evaluate", {"scikit-learn": "sklearn"})  # for the linear model
     start = time.monotonic()
     files.make_folder(out.parent)
     try:
@@ -171,7 +172,7 @@ def _int8(run: Path, out: Path, photos: list[Path]) -> tuple[dict[str, Any] | No
             made = compress.export(run, "onnx", "int8", out=out, tried=tell, progress=progress)
     except HandlensError as error:  # without the extra, or no rung of the ladder was good
         return None, str(error)
-    asked = [sys.executable, "-m", "handlens", "predict", str(out), *map(str, photos), "--top", "1", "--json"]
+    asked = [sys.executable, "-P", "-m", "handlens", "predict", str(out), *map(str, photos), "--top", "1", "--json"]
     answers = json.loads(subprocess.run(asked, stdout=subprocess.PIPE, check=True).stdout)
     return {**made.to_dict(), "guesses": [answer["guesses"][0] for answer in answers]}, ""
 

@@ -94,13 +94,13 @@ def fit(
 def threshold_of(known: np.ndarray, true_accept: float = TRUE_ACCEPT) -> float:
     """A score that at least a share `true_accept` of photos like the (N,) `known` ones reaches (conformal).
 
-    It lies between two photos' scores, not on one: another runtime's may differ in the last digit.
+    It lies a hair below a photo's score, not on it: another runtime's may differ in the last digit.
     """
     rank = int((1 - true_accept) * (len(known) + 1) + 1e-9)
-    least, *_, most = (ordered := np.sort(known))
+    ordered = np.sort(known)
     passing = ordered[max(0, rank - 1)]
-    lower = ordered[ordered < passing]
-    return float((passing + lower[-1]) / 2 if len(lower) else least - 1e-3 * (most - least))
+    below = [1e-3 * (ordered[-1] - passing), *(passing - ordered[ordered < passing][-1:]) / 2]
+    return float(passing - min(below))
 
 
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:

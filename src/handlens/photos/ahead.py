@@ -27,10 +27,11 @@ def looking_ahead(folder: str | os.PathLike[str]) -> Iterator[None]:
     what goes wrong there, as it comes up again when the photos are looked at.
     """
     other = None
-    if os.path.isdir(folder) and cores.available() > 1:
+    if os.path.isdir(folder) and cores.available() > 1 and sys.executable:
         with contextlib.suppress(OSError):
             other = subprocess.Popen(
-                [sys.executable, "-m", "handlens.photos.ahead", os.fspath(folder)],
+                # -P: not the modules that may lie in the current folder
+                [sys.executable, "-P", "-m", "handlens.photos.ahead", os.fspath(folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -44,20 +45,25 @@ def looking_ahead(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 def _look(folder: str) -> None:
     """Look at photos until the standard input ends, as it does too when the process that began this one is gone."""
-    stopped = threading.Event()
+    decoding, stopped = threading.Event(), threading.Event()
 
     def wait() -> None:
         os.read(0, 1)  # not by `sys.stdin`, which is locked meanwhile, and could not be closed at the end
         stopped.set()
+        if not decoding.is_set():  # nothing would be kept: no one is to wait for a slow drive, or a long search
+            os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
 
     def progress(done: int, total: int) -> None:
+        decoding.set()
         if stopped.is_set():
             raise _StoppedError
 
     with contextlib.suppress(_StoppedError, HandlensError):
-        examine(scan(folder), progress).near_duplicates(progress)
+        findings = examine(scan(folder), progress)
+        decoding.clear()
+        findings.near_duplicates(progress)
 
 
 if __name__ == "__main__":

@@ -384,7 +384,7 @@ def _draw_all(
     try:
         for share in range(processes):
             arguments = [str(value) for value in (folder, photos_per_class, image_px, seed, share, processes)]
-            command = [sys.executable, "-c", _WORKER, *arguments]
+            command = [sys.executable, "-P", "-c", _WORKER, *arguments]
             workers.append(
                 subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=ticks_out, stderr=subprocess.DEVNULL)
             )

@@ -269,9 +269,10 @@ def _read_alike(cache: Path, count: int) -> near.Alike | None:
         value = json.loads(cache.read_text(encoding="utf-8"))
         found = near.Alike(value["groups"], value["by_nature"])
         named = [k for group in (*found.groups, found.by_nature) for k in group]
+        trusted = value["version"] == near.VERSION and all(type(k) is int and 0 <= k < count for k in named)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found if value["version"] == near.VERSION and {*named} <= {*range(count)} else None
+    return found if trusted else None
 
 
 def _write_cache(cache: Path, value: dict[str, Any]) -> None:

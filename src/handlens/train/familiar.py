@@ -44,8 +44,9 @@ def centres(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
     found = []
     for label in classes:
         own = unit[labels == label]
-        distinct = len({row.tobytes() for row in own})  # the same photo may be there several times
-        found.append(kmeans2(own, min(each, distinct), iter=20, minit="++", seed=0)[0])
+        distinct = len({row.tobytes() for row in own + 0.0})  # the same photo may be there several times; -0 is 0
+        # In float32 vectors closer than a thousandth have distances of nothing but rounding.
+        found.append(kmeans2(own.astype(np.float64), min(each, distinct), iter=20, minit="++", seed=0)[0])
     return _unit(np.concatenate(found))
 
 
