@@ -163,7 +163,7 @@ def test_no_such_folder(tmp_path: Path) -> None:
     [
         (
             "garden.jpg",
-            "is neither a run's folder nor a bundle; a run comes before photos: `handlens predict RUN PHOTO`",
+            "is neither a run's folder nor a bundle; a run comes before photos: name the run first",
         ),
         ("b.zip", "is a file, no run folder; name the run it was made from"),
     ],

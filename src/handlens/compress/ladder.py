@@ -133,6 +133,8 @@ def climb(
     for name, net, kept, make in _rungs(source, to, images, weights_only, reduce_range, progress, done):
         if name == WEIGHTS_ONLY and enough is not None:  # which computes in integers
             break
+        if progress:  # converting takes seconds, before anything can be counted
+            progress(name, 0, len(validation))
         try:
             artifact = make()
         except NotHereError:

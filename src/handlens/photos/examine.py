@@ -277,5 +277,5 @@ def _read_alike(cache: Path, count: int) -> near.Alike | None:
 
 def _write_cache(cache: Path, value: dict[str, Any]) -> None:
     # A full disk costs the next run some time, and this one nothing.
-    with contextlib.suppress(HandlensError), atomic(cache, "w") as file:
+    with contextlib.suppress(OSError, HandlensError), atomic(cache, "w") as file:
         file.write(json.dumps(value))

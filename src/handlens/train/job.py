@@ -153,7 +153,8 @@ def fit(
     else:
         net = cut.tail if cut else loop.prepare(begun.net, recipe)
         takes = cut.shape(recipe.train_px or recipe.image_px) if cut else ()
-        precision, step_s = trial.faster_precision(net, recipe, fabric.device, begun.teacher, takes)
+        trying = counter(watcher, "timing a step of training")
+        precision, step_s = trial.faster_precision(net, recipe, fabric.device, begun.teacher, takes, trying)
         recipe = dataclasses.replace(recipe, precision=precision)
     if not resume:
         if fabric.global_rank == 0:
@@ -171,12 +172,12 @@ def fit(
                 refused = error.message, error.hint
         if refused := fabric.broadcast(refused):  # the others would wait for the first one
             raise HandlensError(*refused)
+        watcher.started(folder)
         done = state.epochs_done(folder) if resume else None
         named = None if resume else given
         watcher.note(plan.plan(recipe, data, begun, step_s, fabric, cut, frozen, done, named))
         if why_not:
             watcher.note(why_not)
-        watcher.started(folder)
         if not several:
             fabric = _fabric(device, devices, num_nodes, recipe.precision)
         fabric.barrier()

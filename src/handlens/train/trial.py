@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -14,6 +15,7 @@ from handlens.train.depthwise import FasterDepthwise
 from handlens.train.distil import Teacher
 from handlens.train.recipe import Precision, Recipe
 
+_STEPS = 4  # of each precision, without the first of which the quickest counts
 _FIRST_S = 1.0  # what a first step may take longer than others
 
 
@@ -30,10 +32,12 @@ def faster_precision(
     device: torch.device,
     teacher: Teacher | None = None,
     takes: tuple[int, ...] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Precision, float]:
     """The precision to train in, and its seconds a step, from trials on this device.
 
-    takes: the shape of what the network takes of a photo, where that is no photo.
+    takes: the shape of what the network takes of a photo, where that is no photo. progress: called with steps (done,
+    total).
 
     On the CPU "auto" tries float32 and bfloat16, for which is faster differs by network and processor; mixed
     precision has to win by a tenth, and its trial ends early where it is far behind: a processor without it may take
@@ -43,9 +47,14 @@ def faster_precision(
     if recipe.precision == "auto":
         candidates = ["32-true", "bf16-mixed"] if device.type == "cpu" else [usual_precision(device.type)]
     seconds: dict[Precision, float] = {}
-    for precision in candidates:
+    for number, precision in enumerate(candidates):
         enough_s = 2 * seconds["32-true"] + _FIRST_S if seconds else math.inf
-        seconds[precision] = step_s(net, recipe, precision, device, teacher, takes, enough_s)
+
+        def tick(done: int, number: int = number) -> None:
+            progress(_STEPS * number + done, _STEPS * len(candidates))
+
+        seconds[precision] = step_s(net, recipe, precision, device, teacher, takes, enough_s, tick)
+        tick(_STEPS)
     best = min(seconds, key=lambda precision: seconds[precision] * (1.0 if precision == "32-true" else 1.1))
     return best, seconds[best]
 
@@ -58,10 +67,11 @@ def step_s(
     teacher: Teacher | None = None,
     takes: tuple[int, ...] = (),
     enough_s: float = math.inf,
+    tick: Callable[[int], None] = lambda done: None,
 ) -> float:
     """Seconds of a step of training; the network stays as it is.
 
-    enough_s: after a step that takes longer no other is tried.
+    enough_s: after a step that takes longer no other is tried. tick: called with the number of steps before each.
     """
     tried = copy.deepcopy(net).to(device)
     if teacher:
@@ -75,7 +85,8 @@ def step_s(
     targets = torch.full((recipe.batch_size, net.num_classes), 1 / net.num_classes, device=device)
     dtype = torch.float16 if precision.startswith("16") else torch.bfloat16
     times = []
-    for _ in range(4):
+    for number in range(_STEPS):
+        tick(number)
         start = time.perf_counter()
         with torch.autocast(device.type, dtype, enabled=precision != "32-true"), FasterDepthwise():
             loss, logits = loop.loss_of(tried, images, targets, None)
