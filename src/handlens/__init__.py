@@ -6,9 +6,16 @@ The public names are loaded when they are first used: `import handlens` loads ne
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# onnxruntime and OpenVINO report their use to their makers unless they are kept from it before they are imported. The
+# second one has no switch for it, and goes without where its package cannot be imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 _PUBLIC = {  # name: module that defines it
     "HandlensError": "handlens.errors",

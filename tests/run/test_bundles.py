@@ -235,6 +235,22 @@ def test_an_artifact_of_fewer_classes(tiny: ModuleType, tmp_path: Path) -> None:
         run.load(tmp_path / "b").predict(tiny.photo(0))
 
 
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_nothing_is_reported_home(tiny: ModuleType, runtime: str, tmp_path: Path) -> None:
+    """By default both leave a number here that their makers know this machine by."""
+    pytest.importorskip(PACKAGES[runtime])
+    bundle.write(tmp_path / "b", tiny.bundle(runtime=runtime))
+    (home := tmp_path / "home").mkdir()
+    own = {name: str(home) for name in ("HOME", "USERPROFILE", "LOCALAPPDATA", "TMPDIR", "TEMP", "TMP")}
+    own |= {"https_proxy": "http://127.0.0.1:9", "HANDLENS_CACHE": str(tmp_path / "cache")}
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
+    }
+    code = "import sys, handlens; handlens.load(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "b"], env=kept | own, check=True)
+    assert not [*home.rglob("*")]
+
+
 # ---- without torch ---------------------------------------------------------------------------------------------------
 NO_TORCH = """
 import sys

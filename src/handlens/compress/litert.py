@@ -13,6 +13,7 @@ from handlens.compress import observe
 from handlens.compress.calls import inside
 from handlens.compress.observe import Observer, Plain, Quantize, Ranges
 from handlens.errors import missing_extra
+from handlens.export import litert
 from handlens.export.converting import converting
 from handlens.export.litert import FILE, OUTPUTS
 from handlens.nets import Net
@@ -87,7 +88,6 @@ def _tidied(model: bytes) -> bytes:
     for each output channel twice, were 12 % of a MobileNetV2.
     """
     import flatbuffers
-    from ai_edge_litert.tools import flatbuffer_utils
 
     class Sharing(flatbuffers.Builder):  # type: ignore[misc]
         def __init__(self, size: int) -> None:
@@ -100,7 +100,7 @@ def _tidied(model: bytes) -> bytes:
                 self.written[key] = super().CreateNumpyVector(values)
             return self.written[key]
 
-    read = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    read = litert.read(model)
     graph, (signature,) = read.subgraphs[0], read.signatureDefs
     for number, tensor in enumerate(graph.tensors):
         if number not in graph.inputs:

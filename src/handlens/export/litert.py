@@ -58,12 +58,23 @@ def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False)
         if float16:
             quantizer = Quantizer(bytearray(made), [_HALVES])
             made = bytes(quantizer.quantize().quantized_model)
-        model = flatbuffer_utils.read_model_from_bytearray(bytearray(made))
+        model = read(made)
         _describe(model, facts)
         fixed = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
         _free_batch(model)
         free = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
         return {FILE: free if _any_batch(free, shape) else fixed}
+
+
+def read(content: bytes) -> Any:
+    """A file's model. What the quantiser has made is read as bytes, which would be written one by one: for minutes."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    for buffer in model.buffers:
+        if isinstance(buffer.data, (bytes, bytearray)):
+            buffer.data = np.frombuffer(buffer.data, np.uint8)
+    return model
 
 
 class _ByMeans(TorchFunctionMode):

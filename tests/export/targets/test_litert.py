@@ -106,6 +106,14 @@ def test_halves(settled: Any, halved: Any, differences: Any, facts: str) -> None
     assert [x["name"] for x in Interpreter(model_content=half).get_output_details()] == ["probabilities", "logits"]
 
 
+def test_what_the_quantiser_has_made_is_read_as_arrays(settled: Any, facts: str) -> None:
+    """Bytes would be written one by one, for minutes."""
+    net, preprocess = settled("mobilenet_v2", 64, width=0.1)
+    half = litert.convert(net, preprocess, facts, float16=True)["model.tflite"]
+    buffers = litert.read(half).buffers
+    assert {type(buffer.data) for buffer in buffers} == {np.ndarray, type(None)}
+
+
 def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:
     with pytest.raises(HandlensError, match=r"litert cannot express aten\.special_bessel_j0.*MobileNetV1"):
         litert.convert(*odd, facts)
