@@ -14,6 +14,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ def test_photos_are_looked_at_while_torch_is_imported(
     monkeypatch.setattr("handlens.photos.ahead.looking_ahead", looking_ahead)
     call("photos", *options)
     assert not looked  # it is imported by now
-    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(command, "sys", SimpleNamespace(modules={}))  # as in a new process
     call("photos", *options)
     assert looked == ["photos"] * begun
 
