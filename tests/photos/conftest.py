@@ -14,6 +14,12 @@ MakePhotos = Callable[..., Path]
 
 
 @pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
 def make_photo() -> Callable[..., Path]:
     """Write a small photo whose pixels depend on its path (or on `content`); the suffix says in which format."""
 

@@ -20,11 +20,7 @@ from handlens.photos.ahead import looking_ahead
 
 Make = Callable[..., Path]
 ROOM = sys.modules["handlens.photos.examine"]
-
-
-@pytest.fixture(autouse=True)
-def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HANDLENS_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 @pytest.fixture
