@@ -95,7 +95,7 @@ def test_what_it_has_seen_by_then_is_kept(make_folder: Make, monkeypatch: pytest
     monkeypatch.setattr(ROOM, "open_photo", open_photo)
     ahead._look(str(make_folder({"a": 400, "b": 2})))
     (cache,) = (cache_folder() / "examined").iterdir()
-    assert 5 <= len(json.loads(cache.read_text())["photos"]) < 300
+    assert 0 < len(json.loads(cache.read_text())["photos"]) < 300
     assert not stopped.codes
 
 
