@@ -8,7 +8,8 @@ from torch import nn
 
 from handlens import nets
 from handlens.nets.fold import fold_batch_norm
-from handlens.nets.layers import modules_of
+from handlens.nets.layers import Net, modules_of
+from handlens.nets.vit_hybrid import Bottleneck, StdConv2d
 
 SMALL = {
     "mobilenet_v1": {"width": 0.25},
@@ -52,3 +53,29 @@ def test_a_batch_norm_without_a_convolution_stays() -> None:
     net.set_submodule(where, nn.Sequential(nn.ReLU(), norm))
     folded = fold_batch_norm(net)
     assert len(list(modules_of(folded, nn.BatchNorm2d))) == 1
+
+
+def test_standardised_filters_are_stored_as_they_are_used() -> None:
+    """The files of the hybrid hold what its convolutions compute with; INT8 rounds it channel by channel."""
+
+    class Small(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(StdConv2d(3, 32, 7, 2), Bottleneck(32, 32, 2))
+            self.classifier = nn.Sequential(nn.Linear(128, 2))
+
+        def forward(self, images: torch.Tensor, depth: int | None = None) -> torch.Tensor:
+            logits: torch.Tensor = self.classifier(self.block(images).mean((2, 3)))
+            return logits
+
+    torch.manual_seed(0)
+    net, images = Small().eval(), torch.randn(2, 3, 75, 64)
+    folded = fold_batch_norm(net)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), net(images), rtol=1e-4, atol=1e-5)
+    kinds = [type(module) for module in folded.modules()]
+    assert StdConv2d not in kinds and len(list(modules_of(folded, nn.Conv2d))) == 5
+    assert folded.state_dict().keys() == net.state_dict().keys()
+    first = folded.get_parameter("block.0.weight")
+    assert first.mean((1, 2, 3)).abs().max() < 1e-6 and (first.var((1, 2, 3), correction=0) - 1).abs().max() < 1e-4
+    assert isinstance(net.get_submodule("block.0"), StdConv2d)

@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it: the same function with fewer operations."""
+"""Batch norm folded into the convolution before it, filters computed once: the same function, fewer operations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from handlens.nets.layers import Net
+from handlens.nets.vit_hybrid import StdConv2d
 
 SQUARE_PX = 64  # of the photo that is pushed through to see which layer feeds which; enlarged where the net needs more
 
@@ -17,9 +18,13 @@ def fold_batch_norm(net: Net) -> Net:
 
     w' = w * gamma / sqrt(var + eps),  b' = (b - mean) * gamma / sqrt(var + eps) + beta  (Jacob et al. 2018, eq. 14).
     The batch norm's place is taken by nn.Identity, and the convolution gets a bias; names stay. Batch norms that do
-    not follow a convolution, or one whose output something else reads too, are left as they are.
+    not follow a convolution, or one whose output something else reads too, are left as they are. A convolution that
+    standardises its filters as it runs is replaced by one that has them so, whose weights are to be stored and rounded.
     """
     folded = copy.deepcopy(net).eval()
+    for name, module in list(folded.named_modules()):
+        if isinstance(module, StdConv2d):
+            folded.set_submodule(name, module.plain())
     names = {module: name for name, module in folded.named_modules()}
     for conv, norm in pairs(folded):
         assert norm.running_mean is not None and norm.running_var is not None

@@ -46,6 +46,13 @@ class StdConv2d(Conv2d):
         variance = centred.square().mean((1, 2, 3), keepdim=True)  # var_mean is not known to every export
         return centred * torch.rsqrt(variance + 1e-8)
 
+    def plain(self) -> Conv2d:
+        """A convolution that has these filters as its own: the same function where they no longer change."""
+        assert isinstance(self.kernel_size, tuple) and isinstance(self.stride, tuple)
+        conv = Conv2d(self.in_channels, self.out_channels, self.kernel_size[0], self.stride[0], padding="tensorflow")
+        conv.weight = nn.Parameter(self.filters().detach())
+        return conv
+
     def forward(self, images: Tensor) -> Tensor:
         weight = self.filters()
         if self.same:
