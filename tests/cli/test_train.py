@@ -64,7 +64,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("options", "begun"), [([], True), (["--repeats", "2"], True), (["--devices", "2"], False)])
 def test_photos_are_looked_at_while_torch_is_imported(
-    call: Train, asked: list[Any], monkeypatch: pytest.MonkeyPatch, options: list[str], begun: bool
+    call: Train, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], begun: bool
 ) -> None:
     looked: list[str] = []
 
@@ -73,11 +73,33 @@ def test_photos_are_looked_at_while_torch_is_imported(
         return contextlib.nullcontext()
 
     monkeypatch.setattr("handlens.photos.ahead.looking_ahead", looking_ahead)
-    call("photos", *options)
+    call(tmp_path, *options)
     assert not looked  # it is imported by now
     monkeypatch.setattr(command, "sys", SimpleNamespace(modules={}))  # as in a new process
-    call("photos", *options)
-    assert looked == ["photos"] * begun
+    call(tmp_path, *options)
+    assert looked == [str(tmp_path)] * begun
+
+
+@pytest.mark.parametrize("photos", ["nowhere", "~/nowhere", "file.txt"])
+def test_photos_that_are_not_there_are_refused_before_torch_is_imported(
+    call: Train, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("file.txt").write_text("no photos")
+    monkeypatch.setattr(command, "sys", SimpleNamespace(modules={}))
+    monkeypatch.setattr("handlens.photos.ahead.looking_ahead", lambda _: pytest.fail("torch is imported"))
+    code, out, err = call(photos)
+    assert (code, out, err.count("\n")) == (2, "", 1) and Path(photos).name in err
+    assert not asked
+
+
+def test_a_published_set_of_photos_need_not_be_there(
+    call: Train, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "sys", SimpleNamespace(modules={}))
+    call("flower_photos")
+    assert [fit["photos"] for fit in asked] == ["flower_photos"]
 
 
 @pytest.fixture(scope="module")
