@@ -151,6 +151,12 @@ def test_nan_in_a_card_is_refused(tiny: ModuleType, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_manifest_longer_than_one_that_is_read_is_not_written(tiny: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(HandlensError, match="more than"):
+        bundle.write(tmp_path / "b", tiny.bundle(card={"note": " " * bundle.MANIFEST_LIMIT_BYTES}))
+    assert not list(tmp_path.iterdir())
+
+
 # ---- facts -----------------------------------------------------------------------------------------------------------
 def test_facts_are_plain_json_in_ascii(tiny: ModuleType) -> None:
     text = bundle.facts("tiny", tiny.CLASSES, tiny.PREPROCESS)

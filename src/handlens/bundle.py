@@ -185,6 +185,7 @@ def write(path: str | os.PathLike[str], bundle: Bundle) -> None:
     }
     manifest["manifest_sha256"] = _manifest_sha256(manifest)
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    _check_length(path, len(text))
     _checked(path, text)
     members = {MANIFEST: text, **members}
     if path.suffix.lower() == ".zip":
@@ -225,8 +226,7 @@ def read(path: str | os.PathLike[str]) -> Bundle:
         with _members(path) as (sizes, open_member):
             if MANIFEST not in sizes:
                 raise _refusal(path, f"is no bundle: it has no {MANIFEST}", "`handlens export` makes one")
-            if sizes[MANIFEST] > MANIFEST_LIMIT_BYTES:
-                raise _refusal(path, f"has a {MANIFEST} of more than {MANIFEST_LIMIT_BYTES:,} bytes")
+            _check_length(path, sizes[MANIFEST])
             manifest = _checked(path, _content(path, open_member, MANIFEST, sizes[MANIFEST]))
             listed: dict[str, dict[str, Any]] = manifest["files"]
             for name in sorted(listed.keys() - sizes.keys()):
@@ -478,6 +478,11 @@ def _canonical(value: Any) -> str:
 
 def _wrong(path: str | os.PathLike[str], name: str, what: str) -> HandlensError:
     return _refusal(path, f"has a {MANIFEST} whose {name[:40]!r} is {what}")
+
+
+def _check_length(path: str | os.PathLike[str], length: int) -> None:
+    if length > MANIFEST_LIMIT_BYTES:
+        raise _refusal(path, f"has a {MANIFEST} of more than {MANIFEST_LIMIT_BYTES:,} bytes")
 
 
 def _refusal(path: str | os.PathLike[str], what: str, hint: str = "copy it again, or export again") -> HandlensError:

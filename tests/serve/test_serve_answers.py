@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import re
 from pathlib import Path
 from types import ModuleType
@@ -65,6 +66,17 @@ def test_many_photos_in_their_order_and_one_that_cannot_be_read(client: TestClie
     assert second.keys() == {"photo", "error", "hint"}
     assert second["error"] == "the photo is not a photo that can be read"
     assert "/" not in second["photo"] and "\n" not in second["photo"]
+
+
+@pytest.mark.parametrize(("broken", "whole"), [(1, 0), (2, 0), (1, 2), (0, 2)])
+def test_the_log_counts_what_cannot_be_read(
+    client: TestClient, tiny: ModuleType, caplog: pytest.LogCaptureFixture, broken: int, whole: int
+) -> None:
+    photos = [b"no photo"] * broken + [tiny.photo(0)] * whole
+    with caplog.at_level(logging.INFO, "handlens.serve"):
+        client.post("/v1/predict", files=[("photos", (f"{at}.png", photo)) for at, photo in enumerate(photos)])
+    (line,) = [vars(record) for record in caplog.records if "photos" in vars(record)]
+    assert (line["photos"], line["unreadable"]) == (broken + whole, broken)
 
 
 def test_top_in_the_address_and_in_the_json(client: TestClient, tiny: ModuleType) -> None:

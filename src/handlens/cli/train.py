@@ -116,7 +116,8 @@ def train(
 
     if devices == num_nodes == 1 and "torch" not in sys.modules:
         from handlens.photos.ahead import looking_ahead
-        from handlens.photos.scan import PUBLISHED, scan
+        from handlens.photos.published import PUBLISHED
+        from handlens.photos.scan import scan
 
         if source and source not in PUBLISHED and not Path(source).expanduser().is_dir():
             scan(Path(source).expanduser())  # says what is wrong with it before torch is imported

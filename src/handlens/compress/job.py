@@ -44,7 +44,8 @@ def export(
     """Make a bundle of a trained run for "onnx", "litert", "executorch", "openvino" or "coreml".
 
     precision: "float32", "float16" or "int8". photos: labelled photos to calibrate INT8 with, or the run's own at a
-    new place; by default the run's validation split. max_drop: the fraction of top-1 that INT8 may lose on the
+    new place; by default the run's validation split, and
+    training photos of classes that have none there. max_drop: the fraction of top-1 that INT8 may lose on the
     validation split, of few photos one answer if it is not 0. weights_only: INT8 by the weights alone, see
     `ladder.climb`. The bundle is written only if its file answers the run's test photos as the network does (float), or
     loses no more than `max_drop` or 1.96 paired standard errors, whichever is larger (INT8). note: is told where the

@@ -26,8 +26,8 @@ class Latency(NamedTuple):
 def measure(call: Callable[[], object], threads: int, runs: int = 50, longest_s: float = 10.0) -> Latency:
     """Time `call()` `runs` times one after another, after a tenth as many (at least two) that do not count.
 
-    After `longest_s` seconds no new run begins; at least three are made. What the call returns is dropped after its
-    time is taken. Errors of the call pass through.
+    Either ends when it has taken `longest_s` seconds, these after one call at least, those after three. What the call
+    returns is dropped after its time is taken. Errors of the call pass through.
     """
     end = time.perf_counter() + longest_s
     for _ in range(max(2, runs // 10)):

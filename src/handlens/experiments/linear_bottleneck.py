@@ -1,4 +1,4 @@
-"""The linear bottleneck left out: Sandler et al. 2018, arXiv 1801.04381, section 6.2 and Figure 6a."""
+"""The linear bottleneck left out: Sandler et al. 2018, arXiv 1801.04381, section 6.4 and Figure 6a."""
 
 from __future__ import annotations
 

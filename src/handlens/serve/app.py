@@ -175,9 +175,9 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
             with service.room_for(len(uploads)):
                 work = (service.answer(served, upload, index, top) for index, upload in enumerate(uploads))
                 answers = await service.in_time(asyncio.gather(*work))
+        told["unreadable"] = sum("error" in answer for answer in answers)
         if len(answers) == 1 and "error" in answers[0]:
             raise RefusedError(422, answers[0]["error"], answers[0]["hint"])
-        told["unreadable"] = sum("error" in answer for answer in answers)
         return JSONResponse(
             {
                 "model": served.model.name,
