@@ -297,6 +297,37 @@ def test_four_views_of_each_photo(source: Source, stage: Stage) -> None:
     assert sum(count for count in asked if count > 1) == (1 + 2) * 4 * len(source.splits["validation"])
 
 
+def test_where_left_and_right_matter_no_photo_is_mirrored(
+    source: Source, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mirrored arrow is of another class: what INT8 loses on it would count as a gain."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
+    own, down_left, down_right, up_left = ladder.views(images, mirrors=False)
+    assert np.array_equal(own, images)
+    assert np.array_equal(down_left[:, 2:, :-3], images[:, :-2, 3:])
+    assert np.array_equal(down_right[:, 2:, 3:], images[:, :-2, :-3])
+    assert np.array_equal(up_left[:, :-2, :-3], images[:, 2:, 3:])
+    assert {view.shape for view in (down_left, down_right, up_left)} == {images.shape}
+    asked, real = [], ladder.views
+    told: dict[str, Any] = {}
+    from handlens.compress import qat
+
+    def views(images: np.ndarray, mirrors: bool = True) -> list[np.ndarray]:
+        asked.append(mirrors)
+        return real(images, mirrors)
+
+    monkeypatch.setattr(ladder, "views", views)
+    monkeypatch.setattr(qat, "train", lambda net, *more, **options: told.update(options) or net)
+    stage.wrong = {"else": 3}
+    for flip in (True, False):
+        recipe = {**source.checkpoint.recipe, "flip": flip}
+        arrows = dataclasses.replace(source, checkpoint=dataclasses.replace(source.checkpoint, recipe=recipe))
+        with pytest.raises(ladder.NoRungError):
+            climb(arrows)
+        assert {*asked} == {flip} and told["flip"] is flip
+        asked.clear()
+
+
 def test_a_rung_that_cannot_be_made_is_told_and_left(source: Source, stage: Stage) -> None:
     stage.wrong, stage.fails = {1: 3, "else": 0}, 2
     told: list[ladder.Rung] = []

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlens import bundle
+from handlens import bundle, photos
 from handlens.errors import HandlensError
 from handlens.evaluate import Scores, unknown
 from handlens.evaluate.calibration import softmax
 from handlens.evaluate.unknown import Rejection
+from handlens.photos import drawn
 from handlens.preprocess import Preprocess
 
 
@@ -129,6 +130,37 @@ def test_what_is_judged() -> None:
     assert found["num_outside"] == 60
     assert found["auroc"] > 0.9
     assert found["false_accept_ci95"][0] <= found["false_accept"] < 0.2
+
+
+def test_photos_that_are_nearly_the_same_are_in_one_half(tmp_path: Path) -> None:
+    """Else the half that judges would hold what has chosen."""
+    for index in range(20):
+        photo = drawn.picture("daisy", index)[0]
+        photo.save(tmp_path / f"{index}.png")
+        photo.resize((80, 80)).save(tmp_path / f"{index}-small.png")
+    found = unknown.answers(lambda images: (images.mean((1, 2)),) * 2, Preprocess(image_px=8, resize_px=8), tmp_path)
+    sha256 = unknown.look(tmp_path).sha256
+    halves = [{path for path, content in sha256.items() if content in found.half(second).contents} for second in (0, 1)]
+    assert all(len({path.partition("-")[0].removesuffix(".png") for path in half}) == 10 for half in halves)
+    assert all(len(half) == 20 for half in halves)
+    (tmp_path / "same").mkdir()
+    for level in (0, 5, 9):
+        drawn.picture("daisy", 3)[0].save(tmp_path / "same" / f"{level}.png", compress_level=level)
+    with pytest.raises(HandlensError, match="photos that are all nearly the same, which cannot be cut in two halves"):
+        unknown.check_halves(tmp_path / "same")
+
+
+def test_a_copy_of_a_photo_of_the_classes_is_none_of_the_unknown(tmp_path: Path) -> None:
+    """Saved in another file, with the same pixels."""
+    for index in range(3):
+        (tmp_path / "unknown").mkdir(exist_ok=True)
+        drawn.picture("daisy", index)[0].save(tmp_path / "unknown" / f"{index}.png", compress_level=9)
+    (tmp_path / "photos" / "daisy").mkdir(parents=True)
+    drawn.picture("daisy", 1)[0].save(tmp_path / "photos" / "daisy" / "1.png", compress_level=0)
+    seen = photos.examine(photos.scan(tmp_path / "photos", keep_empty=True))
+    unknown.check_halves(tmp_path / "unknown", known={*seen.sha256.values()})
+    with pytest.raises(HandlensError, match=r"has 1 photo that is also among those of the classes \(1.png\)"):
+        unknown.check_halves(tmp_path / "unknown", known={*seen.sha256.values(), *seen.pixels.values()})
 
 
 def test_photos_below_a_folder(tmp_path: Path) -> None:

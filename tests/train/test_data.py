@@ -18,6 +18,7 @@ from handlens.preprocess import Preprocess
 from handlens.train import learned, several
 from handlens.train.data import Data, _meant, _to_train, data_of, keep_earlier
 from handlens.train.recipe import choose
+from handlens.train.watcher import Watcher
 
 
 @pytest.fixture
@@ -232,6 +233,78 @@ def test_weights_that_have_seen_copies_of_the_photos(
         with pytest.raises(HandlensError, match="was trained on 18 of these photos, saved anew or nearly the same"):
             several.begin(again["photos"], tmp_path / "runs", {"net": "mobilenet_v2", **given}, **more)
     learned.check_unseen(dataclasses.replace(recipe, photos=str(folder), seed=0), data(folder))
+
+
+@pytest.mark.parametrize("px", [0, 80])
+def test_weights_that_have_seen_what_chooses(px: int, folder: Path, run: Path, tmp_path: Path) -> None:
+    """The test is named, and so the same, but with another seed validation photos are learned by the weights."""
+    places = {
+        path: tmp_path / "again" / ("test" if path in data(folder).splits["test"].paths else "train") / path
+        for path in photos.scan(folder).paths
+    }
+    for place in places.values():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        photo = drawn.picture(place.parent.name, int(place.stem))[0]
+        (photo.resize((px, px)) if px else photo).save(place)
+    weights, teacher = {"weights": str(run / files.WEIGHTS)}, {"teacher": str(run), "weights": "none"}
+    recipe = choose([10, 10], {"net": "mobilenet_v2", "photos": str(tmp_path / "again"), **weights})
+    chosen = {Path(path).parts[-2:] for path in data(folder).splits["validation"].paths}
+    seed, made = next(
+        (seed, made)
+        for seed in range(1, 9)
+        if (made := data_of(dataclasses.replace(recipe, seed=seed), None))
+        and not chosen & {Path(path).parts[-2:] for path in made.splits["validation"].paths}
+    )
+    how = r", saved anew or nearly the same \(.*\)" if px else ""
+    told = rf"was trained on 2 of the 2 validation photos of this one{how}, by which its epoch.*: --seed 0 made that"
+    with pytest.raises(HandlensError, match=told):
+        learned.check_unseen(dataclasses.replace(recipe, seed=seed), made)
+    learned.check_unseen(dataclasses.replace(recipe, seed=seed, **teacher), made)  # learns from train alone
+    with pytest.raises(HandlensError, match="a validation split of each seed's own needs weights"):
+        several.begin(recipe.photos, tmp_path / "runs", {"net": "mobilenet_v2", **weights}, repeats=2)
+    several.begin(recipe.photos, tmp_path / "runs", {"net": "mobilenet_v2", **teacher}, repeats=2)
+
+
+def test_test_photos_that_runs_behind_a_continued_one_have_learned_are_told(
+    folder: Path, run: Path, tmp_path: Path
+) -> None:
+    """A new class of the added photos is not new to the weights that the continued run began from."""
+    facts = files.read_json(run / files.FACTS)
+    shutil.copytree(run, tmp_path / "behind")
+    for index in range(10):
+        small(tmp_path / "more" / "roses" / f"{index}.png", "roses", index, 96)
+    roses = photos.examine(photos.scan(tmp_path / "more", keep_empty=True)).sha256
+    split = {"train": roses, "validation": {}, "test": {}, "seed": 0}
+    files.write_json(tmp_path / "behind" / files.SPLIT, {**files.read_json(run / files.SPLIT), **split})
+    recipe = {**facts["recipe"], "weights": str(tmp_path / "behind" / files.WEIGHTS)}
+    files.write_json(run / files.FACTS, {**facts, "recipe": recipe})
+    told: list[str] = []
+    watcher = Watcher()
+    watcher.note = told.append  # type: ignore[method-assign]
+    onward = choose([10, 10], {"net": "mobilenet_v2", "continue_run": str(run), "add": str(tmp_path / "more")})
+    made = added(run, tmp_path / "more")
+    learned.check_unseen(onward, made, watcher)
+    number = sum("roses" in path for path in made.splits["test"].paths)
+    (note,) = [note for note in told if "flatter" in note]
+    assert number and f"was trained on {number} of the {len(made.splits['test'])} test photos" in note
+
+
+@pytest.mark.parametrize(("named", "cut"), [("test", "validation"), ("val", "test")])
+def test_copies_of_named_photos_are_not_drawn_to_the_other_side(
+    named: str, cut: str, folder: Path, tmp_path: Path
+) -> None:
+    """Else a test would hold what chose, or what judges would choose."""
+    (inner := tmp_path / "inner").mkdir()
+    folder.rename(inner / "train")
+    small(inner / named / "daisy" / "40.png", "daisy", 40)
+    drawn_before = data(inner).splits[cut].paths
+    assert len(drawn_before) == 2
+    small(inner / named / Path(drawn_before[0]).parent.name / "nearly.png", Path(drawn_before[0]).parent.name,
+          int(Path(drawn_before[0]).stem))  # fmt: skip
+    (same := inner / named / Path(drawn_before[1]).parent.name / "same.png").parent.mkdir(exist_ok=True)
+    shutil.copy(inner / drawn_before[1], same)
+    splits = data(inner).splits
+    assert {*drawn_before} <= {*splits["train"].paths} and len(splits[cut]) == 2
 
 
 def test_how_the_test_photos_came_to_be_those(folder: Path, tmp_path: Path) -> None:

@@ -348,6 +348,37 @@ def continued(
     return run, watcher
 
 
+def test_whether_photos_are_mirrored_is_taken_over(full_run: Run, tmp_path: Path) -> None:
+    """Arrows to the left and right would spoil the network that tells them apart."""
+    run = shutil.copytree(full_run.folder, tmp_path / "run")
+    facts = files.read_json(run / files.FACTS)
+    for flip in (False, True):
+        files.write_json(run / files.FACTS, {**facts, "recipe": {**facts["recipe"], "flip": flip}})
+        assert start.defaults_from_run(str(run), {})["flip"] is flip
+        assert start.defaults_from_run(str(run), {"flip": not flip})["flip"] is not flip
+    earlier = {name: value for name, value in facts["recipe"].items() if name != "flip"}
+    files.write_json(run / files.FACTS, {**facts, "recipe": earlier})
+    assert start.defaults_from_run(str(run), {})["flip"] is True
+
+
+def test_the_recipe_is_the_last_that_a_run_that_begins_writes(
+    tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: dict[str, Any]
+) -> None:
+    """With it a run that is killed then can be gone on with; without it nothing takes the folder for a run."""
+    there: list[set[str]] = []
+    real = Recipe.write
+
+    def write(self: Recipe, path: Path) -> None:
+        there.append({found.name for found in path.parent.iterdir()})
+        real(self, path)
+
+    monkeypatch.setattr(Recipe, "write", write)
+    monkeypatch.setattr(job.modes, "fit_whole", lambda *_, **__: pytest.fail("it goes on"))
+    with pytest.raises(pytest.fail.Exception):
+        handlens.fit(tiny_photos, out=tmp_path / "run", net=NET, width=0.35, weights="none", **quick)
+    assert there and files.SPLIT in there[0]
+
+
 def test_continued_the_old_test_photos_stay(full_run: Run, continued: tuple[Run, Listens], more_photos: Path) -> None:
     run, watcher = continued
     assert run.classes == (*full_run.classes, "a new one")

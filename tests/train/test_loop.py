@@ -180,6 +180,21 @@ def test_soft_cross_entropy_is_torchs() -> None:
     assert loop.soft_cross_entropy(logits.bfloat16(), soft).dtype == torch.float32
 
 
+def test_class_weights_do_not_change_what_smoothing_asks_for() -> None:
+    """Of a common photo, too, the rare class gets smoothing's share alone."""
+    targets = torch.eye(2)[[0] * 100 + [1] * 10] * 0.9 + 0.1 / 2
+    weights = loop.class_weights_of(targets.argmax(1).numpy(), 2)
+    logits = torch.log(targets)  # where each photo's loss is least
+    logits.requires_grad_()
+    loop.soft_cross_entropy(logits, targets, weights).backward()
+    assert logits.grad is not None and logits.grad.abs().max() < 1e-7
+    others = torch.randn((110, 2), generator=torch.Generator().manual_seed(0))
+    alone = torch.stack([loop.soft_cross_entropy(others[at : at + 1], targets[at : at + 1]) for at in range(110)])
+    counts = targets @ weights
+    expected = (alone * counts).sum() / counts.sum()
+    assert loop.soft_cross_entropy(others, targets, weights).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_auxiliary_classifiers_count_at_their_weight() -> None:
     torch.manual_seed(0)
     net = nets.create("googlenet", 3)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from handlens.cli.labelled import SPLITS, labelled, own_split, runs_split, scan
+from handlens.cli.labelled import CHOSE_NOTHING, SPLITS, labelled, own_split, runs_split, scan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +103,8 @@ def evaluate(
         chosen, how, left_out, relabelled = labelled(run, photos, split)
     chosen = chosen.as_classes(classifier.classes)
     if unknown and others:
-        known = set(photos_room.examine(chosen).sha256.values())
+        seen = photos_room.examine(chosen)
+        known = {*seen.sha256.values(), *seen.pixels.values()}
         known |= set() if kind == "weights" else contents(Path(run, files.SPLIT))
         unknown_room.check_apart(unknown, others, known)
     if classifier.note:
@@ -115,6 +116,7 @@ def evaluate(
         from handlens.train.seen import judged
 
         num_seen, caution = judged(Path(run), chosen, split, screen.progress, screen.note)
+        how = how.removesuffix(CHOSE_NOTHING) if num_seen else how
     if caution:
         screen.note(caution)
     caution = "; ".join(filter(None, (caution, relabelled)))  # of which a note has told

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 FEW = 3  # photos left out that are named each
+CHOSE_NOTHING = "; it chose nothing"  # the end of what is told of a test split
 
 
 class Chosen(NamedTuple):
@@ -62,7 +63,7 @@ def runs_split(run: str, source: str = "", split: str = "", tell: bool = True) -
     if tell:
         _tell(data, facts["metrics"].get("notes") or ())
     sizes = ", ".join(f"{len(data.splits[name])} {name}" for name in SPLITS)
-    how = f"the run's own {split} split ({sizes})" + ("; it chose nothing" if split == "test" else "")
+    how = f"the run's own {split} split ({sizes})" + (CHOSE_NOTHING if split == "test" else "")
     own = {*data.splits[split].paths}
     relabelled = [path for path in data.relabelled if path in own]
     caution = other_class(relabelled, f"the {split} split") if relabelled else ""

@@ -119,8 +119,9 @@ def climb(
     images = calibration_images(calibration, source, num_calibration)
     reference = dataclasses.replace(source.reference, infer=_remembered(source.reference.infer))
     validation = source.splits["validation"]
+    asked = functools.partial(views, mirrors=_mirrors(source))
     # Of few photos one answer is more than a hundredth: one may always differ, and be lost where any may.
-    answers = len(views(images[:1])) * max(1, len(validation))
+    answers = len(asked(images[:1])) * max(1, len(validation))
     sure, least = (min(share, 1 - 1 / answers) for share in (SURE_AGREEMENT, MIN_AGREEMENT))
     allowed = max(max_drop, 1 / answers) if max_drop else 0.0
 
@@ -159,7 +160,7 @@ def climb(
             continue
         exported = job.classifier(source, artifact, to, "int8", threads)
         assert exported is not None
-        found = parity.compare(reference, exported, validation, named(progress, name), views=views)
+        found = parity.compare(reference, exported, validation, named(progress, name), views=asked)
         rung = Rung(
             name=name,
             top1=found.top1,
@@ -216,18 +217,29 @@ def check_target(to: str, weights_only: bool = False) -> None:
         )
 
 
-def views(images: np.ndarray) -> list[np.ndarray]:
+def views(images: np.ndarray, mirrors: bool = True) -> list[np.ndarray]:
     """Of uint8 (B, H, W, 3): as they are, mirrored, and each of these moved a little, edges reflected.
 
-    A rung changes few of the answers, and a split has few photos: with four times as many questions the luck of single
-    photos decides less. Which label is right is not changed by them.
+    Without `mirrors`, where left and right matter: as they are, and moved three ways. A rung changes few of the
+    answers, and a split has few photos: with four times as many questions the luck of single photos decides less. Which
+    label is right is not changed by them.
     """
-    mirrored = images[:, :, ::-1]
     height, width = images.shape[1:3]
     down, right = max(1, height // 16), max(1, width // 16)
-    moved = np.pad(images, ((0, 0), (down, 0), (right, 0), (0, 0)), mode="reflect")[:, :height, :width]
-    back = np.pad(mirrored, ((0, 0), (0, down), (0, right), (0, 0)), mode="reflect")[:, down:, right:]
-    return [np.ascontiguousarray(view) for view in (images, mirrored, moved, back)]
+
+    def moved(photos: np.ndarray, down: int, right: int) -> np.ndarray:
+        edges = (max(down, 0), max(-down, 0)), (max(right, 0), max(-right, 0))
+        padded = np.pad(photos, ((0, 0), *edges, (0, 0)), mode="reflect")
+        return padded[:, edges[0][1] :, edges[1][1] :][:, :height, :width]
+
+    other = images[:, :, ::-1] if mirrors else moved(images, down, -right)
+    last = moved(other if mirrors else images, -down, -right)
+    return [np.ascontiguousarray(view) for view in (images, other, moved(images, down, right), last)]
+
+
+def _mirrors(source: Source) -> bool:
+    """Whether a mirrored photo has the class of the photo: what the training took it for."""
+    return bool(source.checkpoint.recipe.get("flip", True))
 
 
 def _remembered(infer: Infer) -> Infer:
@@ -333,6 +345,7 @@ def _rungs(
             parts["validation"],
             contract,
             epochs=QAT_EPOCHS,
+            flip=_mirrors(source),
             progress=named(progress, "quantisation-aware training"),
         )
     )

@@ -41,16 +41,17 @@ def train(
     lr: float = 1e-4,
     seed: int = 0,
     cache_mb: int = 2048,
+    flip: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Net:
     """A copy of `net`, batch norm not folded, trained on `photos` so that its answers survive rounding to int8.
 
     It computes rounded (`fake.Rounded`) while it learns, on the device it lies on, and is judged so on validation
     after each epoch; kept is the epoch of the best top-1, by likeness to the float answers where there are several.
-    The result is an ordinary network with the same names: fold it, export it, quantise it. Raises HandlensError when
-    the loss is no longer a number.
+    flip: whether half of the photos are mirrored. The result is an ordinary network with the same names: fold it,
+    export it, quantise it. Raises HandlensError when the loss is no longer a number.
     """
-    recipe = _recipe(net, len(photos), preprocess, epochs, lr, seed, cache_mb)
+    recipe = _recipe(net, len(photos), preprocess, epochs, lr, seed, cache_mb, flip)
     device = next(net.parameters()).device
     teacher = copy.deepcopy(net).eval().requires_grad_(False)
     student = loop.prepare(copy.deepcopy(net), recipe)
@@ -108,7 +109,7 @@ def loss_of(logits: Tensor, expected: Tensor, targets: Tensor) -> Tensor:
 
 
 def _recipe(
-    net: Net, num_photos: int, preprocess: Preprocess, epochs: int, lr: float, seed: int, cache_mb: int
+    net: Net, num_photos: int, preprocess: Preprocess, epochs: int, lr: float, seed: int, cache_mb: int, flip: bool
 ) -> Recipe:
     """Mild: what has been learned stays, and only finds weights that round well."""
     px = preprocess.image_px
@@ -128,6 +129,7 @@ def _recipe(
         warmup_epochs=0.0,
         weight_decay=0.0,
         augment="light",
+        flip=flip,
         label_smoothing=0.0,
         dropout=0.0,
         cache_mb=cache_mb,

@@ -160,13 +160,14 @@ def judge(
 class Outside(NamedTuple):
     """A classifier's answers to photos of none of its classes.
 
-    probabilities, logits: (N, K).  contents: the SHA-256 of each photo.  left_out: (path, reason) of those that cannot
-    be read, and of those that are another one's copy.
+    probabilities, logits: (N, K).  contents: the SHA-256 of each photo.  groups: one for photos that are nearly the
+    same.  left_out: (path, reason) of those that cannot be read, and of those that are another one's copy.
     """
 
     probabilities: np.ndarray
     logits: np.ndarray
     contents: list[str]
+    groups: list[str]
     left_out: list[tuple[str, str]]
 
     @property
@@ -177,22 +178,28 @@ class Outside(NamedTuple):
     def select(self, indices: Sequence[int] | np.ndarray) -> Outside:
         """The answers to these photos."""
         chosen = np.asarray(indices, dtype=np.int64)
-        contents = [self.contents[index] for index in chosen]
-        return self._replace(probabilities=self.probabilities[chosen], logits=self.logits[chosen], contents=contents)
+        contents, groups = ([each[index] for index in chosen] for each in (self.contents, self.groups))
+        return self._replace(
+            probabilities=self.probabilities[chosen], logits=self.logits[chosen], contents=contents, groups=groups
+        )
 
     def half(self, second: bool) -> Outside:
-        """The half that chooses a threshold, or the one that judges it: by content."""
-        return self.select(np.argsort(self.contents, kind="stable")[int(second) :: 2])
+        """The half that chooses a threshold, or the one that judges it: by content, groups whole."""
+        chosen = set(sorted(set(self.groups))[int(second) :: 2])
+        return self.select([index for index, group in enumerate(self.groups) if group in chosen])
 
 
 class Others(NamedTuple):
     """Photos of none of the classes, each content once.
 
-    sha256: by path, of what was looked at.  left_out: (path, reason) of those that cannot be read, and of copies.
+    sha256, pixels: by path, of the file and of its pixels.  groups: by path, the least SHA-256 of the photos that are
+    nearly the same.  left_out: (path, reason) of those that cannot be read, and of copies.
     """
 
     photos: Photos
     sha256: dict[str, str]
+    pixels: dict[str, str]
+    groups: dict[str, str]
     left_out: list[tuple[str, str]]
 
 
@@ -213,7 +220,10 @@ def look(folder: str | os.PathLike[str], progress: Callable[[int, int], None] | 
     found = found.without([path for path, _ in left_out])
     if not len(found):
         raise HandlensError(f"{folder} has no photo that can be read", "name a folder of photos of other things")
-    return Others(found, findings.sha256, left_out)
+    groups = {path: findings.sha256[path] for path in found.paths}
+    for alike in (*findings.duplicates, *findings.near_duplicates()):
+        groups |= dict.fromkeys(alike, min(findings.sha256[path] for path in alike))
+    return Others(found, findings.sha256, findings.pixels, groups, left_out)
 
 
 def check_halves(
@@ -223,22 +233,21 @@ def check_halves(
 ) -> None:
     """Raises HandlensError unless the photos in a folder can be cut into two halves, one to choose, one to judge.
 
-    Also where one of them is among the photos of the classes, whose SHA-256 are `known`.
+    Also where one of them is among the photos of the classes, whose SHA-256, or their pixels', are `known`.
     """
     found = look(folder, progress)
-    if len(found.photos) < 2:
-        raise HandlensError(
-            f"{folder} has one photo that can be read, which cannot be cut in two halves", "give some tens"
-        )
+    if len({found.groups[path] for path in found.photos.paths}) < 2:
+        one = "one photo that can be read" if len(found.photos) == 1 else "photos that are all nearly the same"
+        raise HandlensError(f"{folder} has {one}, which cannot be cut in two halves", "give some tens")
     check_apart(folder, found, known)
 
 
 def check_apart(folder: str | os.PathLike[str], found: Others, known: Collection[str]) -> None:
     """Raise HandlensError where one of the photos found in a folder is among those of the classes.
 
-    known: the SHA-256 of these.
+    known: the SHA-256 of these, or of their pixels.
     """
-    if same := [path for path in found.photos.paths if found.sha256[path] in known]:
+    if same := [path for path in found.photos.paths if not {found.sha256[path], found.pixels[path]}.isdisjoint(known)]:
         raise HandlensError(
             f"{folder} has {counted(len(same), 'photo')} that {'are' if len(same) > 1 else 'is'} also among those of "
             f"the classes ({same[0]})",
@@ -256,14 +265,16 @@ def answers(
 
     Raises HandlensError when there is none that can.
     """
-    found, sha256, left_out = look(folder)
+    others = look(folder)
+    found = others.photos
     pairs = []
     for images, _ in photos_room.batches(found, preprocess, 32):
         pairs.append(infer(images))
         if progress:
             progress(sum(len(logits) for _, logits in pairs), len(found))
     probabilities, logits = (np.concatenate(rows) for rows in zip(*pairs, strict=True))
-    return Outside(probabilities, logits, [sha256[path] for path in found.paths], left_out)
+    contents, groups = ([by[path] for path in found.paths] for by in (others.sha256, others.groups))
+    return Outside(probabilities, logits, contents, groups, others.left_out)
 
 
 def _between(known: np.ndarray, unknown: np.ndarray) -> float:

@@ -25,13 +25,15 @@ def split(
     seed: int = 0,
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
     duplicates: Iterable[Sequence[str]] = (),
+    stay: Collection[str] = (),
 ) -> dict[str, Photos]:
     """Cut the photos into "train", "validation" and "test", class by class.
 
     Files with the same content, and the groups of paths in `duplicates`, stay on one side. Each class has at least one
     photo in train and, with three or more different ones, in each split whose fraction is not zero. The order is drawn
     from the seed and each photo's content, so it is the same on every machine, and adding a photo moves hardly any
-    other. Splits that the photos came with are kept; one that is missing is cut from train.
+    other. Splits that the photos came with are kept; one that is missing is cut from train, without the paths that
+    `stay` there.
     """
     if len(fractions) != 3 or min(fractions) < 0 or fractions[0] <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise HandlensError(
@@ -40,7 +42,8 @@ def split(
     side = np.array(photos.splits or ("train",) * len(photos), dtype=f"U{max(map(len, SPLITS))}")
     missing = {name: part for name, part in zip(SPLITS, fractions, strict=True) if name not in side and part > 0}
     shares = {name: part / (fractions[0] + sum(missing.values())) for name, part in missing.items()}
-    pool = np.flatnonzero(side == "train")
+    staying = set(stay)
+    pool = np.array([i for i in np.flatnonzero(side == "train") if photos.paths[i] not in staying], np.int64)
     groups = _groups(photos, pool, sha256, seed, duplicates)
     by_class: dict[int, list[list[int]]] = collections.defaultdict(list)
     for group in groups:  # in drawn order; a photo that lies in two classes counts in the first of them

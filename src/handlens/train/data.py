@@ -193,12 +193,15 @@ def _data_of(
             notes += _told("near-duplicates", findings.near_duplicates(searching), splits)
     else:
         photos_room.check_trainable(whole, findings.duplicates)
-        splits = photos_room.split(whole, findings.sha256, recipe.seed, duplicates=findings.duplicates)
         sides = zip(whole.paths, whole.splits or (), strict=bool(whole.splits))
-        splits, more = together(splits, findings, {path for path, side in sides if side != "train"}, searching)
+        named = {path for path, side in sides if side != "train"}
+        # A copy of a photo that chooses is not drawn to judge, nor one of a photo that judges to choose.
+        groups = [*findings.duplicates, *findings.near_duplicates(searching)] if named else []
+        staying = {path for group in groups if not named.isdisjoint(group) for path in group}
+        splits = photos_room.split(whole, findings.sha256, recipe.seed, duplicates=findings.duplicates, stay=staying)
+        splits, more = together(splits, findings, named, searching)
         notes += more
-    named = "test" in (whole.splits or ())
-    test_is = "named as such by the photos" if named else f"cut with seed {recipe.seed}"
+    test_is = "named as such by the photos" if "test" in (whole.splits or ()) else f"cut with seed {recipe.seed}"
     return Data(splits, findings.sha256, findings.pixels, tuple(notes), tuple(findings.broken), test_is)
 
 

@@ -139,7 +139,8 @@ def fit(
     if not resume:
         learned.check_unseen(recipe, data, watcher)
     if recipe.unknown:
-        own = {data.sha256[path] for photos in data.splits.values() for path in photos.paths}
+        paths = [path for photos in data.splits.values() for path in photos.paths]
+        own = {by[path] for path in paths for by in (data.sha256, data.pixels)}
         unknown.check_halves(recipe.unknown, known=own)
     begun = start.start_of(recipe, data.classes)
     if recipe.mode != "head":  # a head's extra layer comes after the features are computed
@@ -242,10 +243,10 @@ def _begin(folder: Path, recipe: Recipe, data: Data, named: bool) -> Path:
         except OSError as error:
             raise files.disk_error(error, folder) from error
     try:
-        recipe.write(folder / files.RECIPE)
         write_split(folder / files.SPLIT, data.splits, data.sha256, recipe.seed)
         if recipe.continue_run:
             keep_earlier(folder, Path(recipe.continue_run))
+        recipe.write(folder / files.RECIPE)  # the last: with it a run that was killed can be resumed
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -27,19 +27,39 @@ LEARNED = ("train", "validation")  # the splits that a run learns from or is cho
 def check_unseen(recipe: Recipe, data: Data, watcher: Watcher | None = None) -> None:
     """That no run which this one learns from, as a teacher or by its weights, was trained on its test photos.
 
-    Raises HandlensError with how many they are, or copies of them: such a test would flatter.
+    Nor may weights have been trained on its validation photos, which choose its epoch, temperature and threshold.
+    Raises HandlensError with how many they are, or copies of them: such a test would flatter, and such a validation
+    take the network for surer than it is. Of the runs behind one that is gone on with, whose test photos are kept, a
+    note tells.
     """
-    own = {data.sha256[path] for name in LEARNED for path in data.splits[name].paths}
-    test = data.splits["test"]
-    for what, folder, number, how in _known(recipe, test, own, watcher or Watcher()):
-        seed = files.read_json(folder / files.SPLIT).get("seed")
-        cut = data.test_is.startswith("cut")
+    watcher = watcher or Watcher()
+    train, chosen = ({data.sha256[path] for path in data.splits[name].paths} for name in LEARNED)
+    test, validation = data.splits["test"], data.splits["validation"]
+    for what, folder, number, how in _known(learned_by(recipe.teacher, recipe.weights), test, train | chosen, watcher):
         raise HandlensError(
             f"the run {folder} ({what}) was trained on {number} of the {len(test)} test photos of this one{how}, whose "
             "figures would flatter",
-            f"train both on the same {'photos and ' if how else ''}split"
-            + (f": --seed {seed} made that one's" if cut and seed != recipe.seed else ""),
+            _same_split(folder, recipe.seed if data.test_is.startswith("cut") else None, how),
         )
+    began_from = learned_by("", recipe.weights, splits=LEARNED[:1])
+    for what, folder, number, how in _known(began_from, validation, train, Watcher()):
+        raise HandlensError(
+            f"the run {folder} ({what}) was trained on {number} of the {len(validation)} validation photos of this "
+            f"one{how}, by which its epoch, temperature and threshold would be chosen",
+            _same_split(folder, recipe.seed, how),
+        )
+    for _, folder, number, how in _known(learned_by("", "", recipe.continue_run), test, train | chosen, watcher):
+        watcher.note(
+            f"the run {folder}, from which {recipe.continue_run} learned, was trained on {number} of the {len(test)} "
+            f"test photos{how}: the figures flatter"
+        )
+
+
+def _same_split(folder: Path, seed: int | None, how: str) -> str:
+    """What to do where a run has learned what judges or chooses; `seed` is this one's where it decides that."""
+    other = files.read_json(folder / files.SPLIT).get("seed")
+    hint = f"train both on the same {'photos and ' if how else ''}split"
+    return hint if seed in (None, other) else f"{hint}: --seed {other} made that one's"
 
 
 def check_unlearned(recipe: Recipe, photos: Photos, what_for: str, watcher: Watcher | None = None) -> None:
@@ -47,7 +67,8 @@ def check_unlearned(recipe: Recipe, photos: Photos, what_for: str, watcher: Watc
 
     Raises HandlensError: `what_for` cannot be had with it.
     """
-    for what, folder, number, how in _known(recipe, photos, set(), watcher or Watcher()):
+    behind = learned_by(recipe.teacher, recipe.weights)
+    for what, folder, number, how in _known(behind, photos, set(), watcher or Watcher()):
         raise HandlensError(
             f"the run {folder} ({what}) was trained on {number} of these photos{how}, and {what_for} needs weights "
             "that have not seen them",
@@ -55,17 +76,21 @@ def check_unlearned(recipe: Recipe, photos: Photos, what_for: str, watcher: Watc
         )
 
 
-def _known(recipe: Recipe, photos: Photos, apart: set[str], watcher: Watcher) -> Iterator[tuple[str, Path, int, str]]:
-    """Of each run behind a recipe that has learned some of the photos: what it is, its folder, how many, and how.
+def _known(
+    behind: Iterable[tuple[str, Path, set[str]]], photos: Photos, apart: set[str], watcher: Watcher
+) -> Iterator[tuple[str, Path, int, str]]:
+    """Of each run `behind` this one that has learned some of the photos: what it is, its folder, how many, and how.
 
     how: empty for the very files, else that they are copies. apart: SHA-256 of photos of which none of these is a copy.
     """
-    if not (behind := [*learned_by(recipe.teacher, recipe.weights)]):
+    if not (behind := [*behind]):
         return
     found = photos_room.examine(photos, counter(watcher, "looking at photos"))
     for what, folder, learned in behind:
         if same := sum(content in learned for content in found.sha256.values()):
             yield what, folder, same, ""
+            apart = apart | learned
+            continue
         where = places(found, [folder], learned - apart, _shown(watcher), watcher.note)
         again = copies(found, [*found.facts], where, _shown(watcher))
         apart = apart | learned
@@ -78,12 +103,14 @@ def _shown(watcher: Watcher) -> Progress:
     return lambda what, _total=0: contextlib.nullcontext(counter(watcher, what))
 
 
-def learned_by(teacher: str, weights: str, continue_run: str = "") -> Iterator[tuple[str, Path, set[str]]]:
+def learned_by(
+    teacher: str, weights: str, continue_run: str = "", splits: Sequence[str] = LEARNED
+) -> Iterator[tuple[str, Path, set[str]]]:
     """What has been learned by the runs that one learns from, and by those that these have learned from.
 
-    Gives (whether by "teacher" or "weights", folder, hashes of its training and validation photos) of each that is
-    still there. Of a run that is continued, whose split is kept, these are those behind it. What cannot be read is
-    passed over, but of the runs that are given.
+    Gives (whether by "teacher" or "weights", folder, hashes of its photos in `splits`) of each that is still there. Of
+    a run that is continued, whose split is kept, these are those behind it. What cannot be read is passed over, but of
+    the runs that are given.
     """
     given = _sources({"teacher": teacher, "weights": weights, "continue_run": continue_run})
     waiting, known = [*given], set[tuple[str, str]]()
@@ -94,7 +121,7 @@ def learned_by(teacher: str, weights: str, continue_run: str = "") -> Iterator[t
             continue
         known.add(place)
         try:
-            learned = contents(folder / files.SPLIT, LEARNED)
+            learned = contents(folder / files.SPLIT, splits)
         except (HandlensError, OSError):
             if (what, folder) in given:
                 raise

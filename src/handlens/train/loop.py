@@ -174,11 +174,16 @@ class Batches:
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy (a scalar) of logits (B, K) with target probabilities (B, K), classes weighted if given."""
-    log_p = F.log_softmax(logits.float(), dim=1)
+    """Cross-entropy (a scalar) of logits (B, K) with target probabilities (B, K), classes weighted (K,) if given.
+
+    A photo counts by the weights of its own classes. Weights within its sum over classes, as torch's cross_entropy has
+    them, would raise what smoothing leaves to a rare class on every photo of a common one, up to ten times.
+    """
+    losses = -(targets * F.log_softmax(logits.float(), dim=1)).sum(1)
     if class_weights is None:
-        return -(targets * log_p).sum(1).mean()
-    return -(targets * log_p * class_weights).sum() / (targets * class_weights).sum()
+        return losses.mean()
+    counts = targets @ class_weights
+    return (losses * counts).sum() / counts.sum()
 
 
 def class_weights_of(labels: np.ndarray, num_classes: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -70,8 +71,11 @@ def begin(
         trainings = [Training(f"fold-{number}", f"fold-{number}.csv", first) for number in range(1, folds + 1)]
     else:
         found = photos_room.scan(source)
-        if not (found.splits and "test" in found.splits):
+        if "test" not in (found.splits or ()):
             learned.check_unlearned(draft, found, "a test split of each seed's own", watcher)
+        elif "validation" not in (found.splits or ()):
+            alone = dataclasses.replace(draft, teacher="")  # which may have learned what chooses
+            learned.check_unlearned(alone, found, "a validation split of each seed's own", watcher)
         trainings = [Training(f"seed-{seed}", source, seed) for seed in range(first, first + repeats)]
     kind: Literal["folds", "repeats"] = "folds" if folds else "repeats"
     plan = Plan(out, kind, source, given, tuple(trainings))

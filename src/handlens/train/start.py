@@ -114,7 +114,10 @@ def _from_run(recipe: Recipe, classes: Sequence[str]) -> Start:
 
 
 def defaults_from_run(run: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a continued run takes over from the earlier one: its network, head, size and normalisation cannot change."""
+    """What a continued run takes over from the earlier one: its network, head, size and normalisation cannot change.
+
+    Whether photos are mirrored is taken over, too, unless it is given.
+    """
     facts = checkpoint.read_facts(run)
     fixed = {
         "net": facts["net"],
@@ -133,4 +136,5 @@ def defaults_from_run(run: str, given: Mapping[str, Any]) -> dict[str, Any]:
             )
     if given.get("mode") == "scratch":
         raise HandlensError("a continued run does not start from scratch", "use --mode full, last or head")
-    return {"mode": "full", **given, **fixed}
+    # Whether left and right matter is the photos' own.
+    return {"mode": "full", "flip": facts["recipe"].get("flip", True), **given, **fixed}
