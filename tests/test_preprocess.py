@@ -339,6 +339,83 @@ def test_a_senseless_orientation_is_no_error() -> None:
     assert open_photo(encoded(picture(20, 10), "JPEG", exif=exif)).size == (20, 10)
 
 
+@pytest.mark.parametrize("tag", [ExifTags.Base.XResolution, ExifTags.Base.ImageWidth, ExifTags.Base.YCbCrPositioning])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_odd_metadata_is_no_matter(tag: int, orientation: int) -> None:
+    """A tag of another type than its own, as some phones' programs leave behind: Pillow cannot write it anew."""
+    entries = sorted([(0x112, 3, struct.pack("<HH", orientation, 0)), (tag, 2, b"abc\0")])
+    rows = b"".join(struct.pack("<HHI", at, kind, 1 if kind == 3 else 4) + value for at, kind, value in entries)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + rows + bytes(4)
+    assert open_photo(encoded(picture(20, 10), "JPEG", exif=exif)).size == ((10, 20) if orientation == 6 else (20, 10))
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0no exif at all", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+def test_damaged_metadata_is_no_matter(exif: bytes) -> None:
+    assert open_photo(encoded(picture(20, 10), "JPEG", exif=exif)).size == (20, 10)
+
+
+def test_orientation_is_that_of_exif_alone() -> None:
+    """As browsers have it: XMP's is a second opinion."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    assert open_photo(encoded(picture(20, 10), "JPEG", xmp=xmp)).size == (20, 10)
+
+
+def tiff(entries: list[tuple[int, int, bytes]], after: bytes = b"", big: bool = False) -> bytes:
+    """A TIFF with these tags (tag, type, values), each longer than what fits beside it, or one number."""
+    sizes, word = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8}, 8 if big else 4
+    wide, head = (
+        ("Q", struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16)) if big else ("I", struct.pack("<2sHI", b"II", 42, 8))
+    )
+    rows, blob = b"", b""
+    begin = len(head) + (8 if big else 2) + len(entries) * (4 + 2 * word) + word
+    for tag, kind, values in sorted(entries):
+        rows += struct.pack(f"<HH{wide}", tag, kind, len(values) // sizes[kind])
+        if len(values) <= word:
+            rows += values.ljust(word, b"\0")
+        else:
+            rows += struct.pack(f"<{wide}", begin + len(blob))
+            blob += values
+    count = struct.pack("<Q" if big else "<H", len(entries))
+    return head + count + rows + bytes(word) + blob + after
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("what", ["tiles", "strips", "rationals"])
+def test_tiffs_that_would_take_long_are_refused_where_pixels_are_bounded(what: str, big: bool) -> None:
+    """Their size by the header is 64 x 64."""
+    four = struct.Struct("<I").pack
+    tags = [(256, 4, four(64)), (257, 4, four(64)), (258, 3, struct.pack("<H", 8)), (259, 3, struct.pack("<H", 1)),
+            (262, 3, struct.pack("<H", 1)), (277, 3, struct.pack("<H", 1)), (278, 4, four(64))]  # fmt: skip
+    tags += {
+        "tiles": [(322, 4, four(26_000)), (323, 4, four(26_000)), (324, 4, four(8)), (325, 4, four(4096))],
+        "strips": [(273, 4, four(8) * 100_000), (279, 4, four(64))],
+        "rationals": [(273, 4, four(8)), (279, 4, four(4096)), (282, 5, four(1) * 200_000)],
+    }[what]
+    with pytest.raises(PhotoError, match=r"TIFF .* save it anew"):
+        open_photo(tiff(tags, bytes(5000), big), most_pixels=50_000_000)
+    open_photo(encoded(picture(20, 10), "TIFF"), most_pixels=50_000_000)
+    for cut in range(0, 200, 7):  # damaged ones are left to Pillow
+        with pytest.raises(PhotoError):
+            open_photo(tiff(tags, b"", big)[: 9 + cut], most_pixels=50_000_000)
+
+
+@pytest.mark.parametrize(("marker", "count"), [(b"\xff\xe1", 20), (b"\xff\xfe", 2_100)])
+def test_jpegs_of_many_segments_are_refused_where_pixels_are_bounded(marker: bytes, count: int) -> None:
+    """Pillow joins them one by one, which takes minutes for some megabytes."""
+    photo = encoded(picture(20, 10), "JPEG")
+    segment = marker + struct.pack(">H", 18) + b"Exif\0\0" + bytes(10)
+    with pytest.raises(PhotoError, match="JPEG of too many segments; save it anew"):
+        open_photo(photo[:2] + count * segment + photo[2:], most_pixels=50_000_000)
+    assert open_photo(photo[:2] + count // 2 * segment + photo[2:], most_pixels=50_000_000).size == (20, 10)
+
+
+def test_huge_metadata_of_a_png_is_passed_over() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    long = exif.tobytes() + bytes(2 << 20)
+    assert open_photo(encoded(picture(20, 10), "PNG", exif=long)).size == (20, 10)
+
+
 def test_heic_under_any_name(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif")
     image = picture(100, 60).resize((200, 120), Image.Resampling.BICUBIC)

@@ -12,13 +12,14 @@ import io
 import math
 import os
 import re
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from handlens.errors import HandlensError, PhotoError, not_one_of
 
@@ -47,6 +48,17 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 NEEDS_PACKAGE = "is HEIC, which needs pillow-heif"  # what is said of a photo that is not broken
 _MOST_SCANNED_PX = 3e9  # of a JPEG: each of its scans goes over all pixels, and may take a few bytes
 _JPEG_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # those that begin a segment, and the end
+_MOST_SEGMENTS, _MOST_EXIF = 2000, 16  # of a JPEG: Pillow joins those of EXIF, 64 KB each, one by one
+_MOST_VALUES = 1 << 16  # of a TIFF's tag, but bytes and text: a row each of a photo has fewer
+_TURNED = {  # by the EXIF orientation: from its stored pixels to upright ones
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _STRIP_PX = 1 << 20  # of a transparent photo that are laid over white at once: each takes 16 bytes meanwhile
 _THIN = 16  # a photo this many times as long as wide is cut before it is resized
 
@@ -225,8 +237,9 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
     JPEG far larger than that is decoded at a half, quarter or eighth of its size, with the shorter side still at least
     twice `at_least_px`.
     Raises PhotoError when the photo is missing, broken, truncated, not a photo, or larger than Pillow's limit; with
-    `most_pixels` also, before its pixels are read, when it has more than these, and a JPEG's bytes when it has so
-    many scans that decoding would take long. Raises HandlensError for what is none of the three.
+    `most_pixels` also, before its pixels are read, when it has more than these, and bytes that are made so that reading
+    them takes long: a JPEG of very many scans or segments, a TIFF of larger tiles or very many values. Raises
+    HandlensError for what is none of the three.
     """
     if not isinstance(source, (str, os.PathLike, bytes)) and not hasattr(source, "read"):
         raise HandlensError(
@@ -235,6 +248,8 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
         )
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the photo"
     formats = (*_FORMATS, "HEIF") if "HEIF" in Image.OPEN else _FORMATS
+    if most_pixels and isinstance(source, bytes):
+        _refuse_slow(name, source, most_pixels)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
             px = image.width * image.height
@@ -248,8 +263,8 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
                 raise PhotoError(f"{name} is a JPEG of too many scans", "save it anew")
             if at_least_px and is_jpeg:
                 image.draft(None, shorter_side_to(*image.size, 2 * at_least_px))
-            ImageOps.exif_transpose(image, in_place=True)  # loads the pixels first
-            return _to_rgb(image)
+            image.load()
+            return _to_rgb(_upright(image))
     except PhotoError:
         raise
     except FileNotFoundError:
@@ -272,6 +287,63 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
     except Exception as error:  # on damaged files Pillow's plugins raise nearly anything
         why = "the file is truncated" if "truncated" in str(error) else str(error)
         raise PhotoError(f"{name} is damaged ({why})", "replace or remove it") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An image turned by its EXIF orientation; what is odd in its other metadata is no matter.
+
+    Pillow's own `exif_transpose` writes all of the EXIF anew, which fails where a tag has an odd type, and also goes by
+    XMP, which browsers do not.
+    """
+    for name in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
+    if len(image.info.get("exif") or b"") > _MOST_EXIF << 16:
+        return image
+    try:
+        method = _TURNED.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # on damaged EXIF Pillow raises nearly anything
+        return image
+    return image if method is None else image.transpose(method)
+
+
+def _refuse_slow(name: str, data: bytes, most_pixels: int) -> None:
+    """Raise PhotoError for a photo that takes minutes or gigabytes to read, whatever its header says of its size."""
+    if data.startswith(b"\xff\xd8"):
+        at, segments, exif = 2, 0, 0
+        while (found := _JPEG_MARKER.search(data, at)) and found[1] != b"\xd9":
+            segments += 1
+            exif += found[1] == b"\xe1" and data[found.end() + 2 : found.end() + 6] == b"Exif"
+            if segments > _MOST_SEGMENTS or exif > _MOST_EXIF:
+                raise PhotoError(f"{name} is a JPEG of too many segments", "save it anew")
+            at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        tiles = {322: 0, 323: 0}  # width and height
+        for tag, kind, count, value in _tiff_tags(data):
+            if count > _MOST_VALUES and kind not in (1, 2, 6, 7):  # bytes and text
+                raise PhotoError(f"{name} is a TIFF with too many values in a tag", "save it anew")
+            tiles |= {tag: value} if tag in tiles else {}
+        if tiles[322] * tiles[323] > most_pixels:
+            raise PhotoError(f"{name} is a TIFF of too large tiles", "save it anew")
+
+
+def _tiff_tags(data: bytes) -> list[tuple[int, int, int, int]]:
+    """(tag, type, count, value where it is one number) of the first directory; none where it is damaged."""
+    order, big = "<" if data[:2] == b"II" else ">", b"+" in data[2:4]
+    number, entry, short, wide = ("Q", 20, "H", "Q") if big else ("H", 12, "H", "I")
+    try:
+        at = struct.unpack_from(order + wide, data, 8 if big else 4)[0]
+        count = struct.unpack_from(order + number, data, at)[0]
+        at += struct.calcsize(order + number)
+        found = []
+        for place in range(at, min(at + entry * min(count, 4096), len(data) - entry + 1), entry):
+            tag, kind, values = struct.unpack_from(f"{order}HH{wide}", data, place)
+            start = place + struct.calcsize(f"{order}HH{wide}")
+            found.append(
+                (tag, kind, values, struct.unpack_from(order + (short if kind == 3 else wide), data, start)[0])
+            )
+        return found
+    except struct.error:
+        return []
 
 
 def _scans(jpeg: bytes) -> int:

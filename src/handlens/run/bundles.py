@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TOLERANCE = {"float32": 1e-3, "float16": 1e-2}  # of each probability
 # An INT8 network may answer otherwise where the float one's two most probable classes are closer than this.
 INT8_MARGIN = 0.2
+_GOLDEN_PX = 1 << 24  # of a golden photo, which is `bundle.small_jpeg`'s
 
 
 def load(path: str | os.PathLike[str], threads: int = 0) -> Classifier:
@@ -147,7 +148,7 @@ def check(path: str | os.PathLike[str], threads: int = 0) -> Findings:
     except NotHereError as error:
         return Findings(bundle=bundle, facts_agree=_facts_agree(path, bundle), answers=(), left_out=str(error))
     answers = tuple(
-        compare(f"golden/{index}.jpg", golden, infer(bundle.preprocess.load(golden.photo)[None])[0][0], bundle)
+        compare(f"golden/{index}.jpg", golden, infer(bundle.preprocess.load(golden.photo, _GOLDEN_PX)[None])[0][0], bundle)
         for index, golden in enumerate(bundle.golden)
     )
     return Findings(bundle=bundle, facts_agree=True, answers=answers)
