@@ -26,7 +26,8 @@ from handlens.photos.scan import Photos, listed
 from handlens.preprocess import NEEDS_PACKAGE, open_photo
 
 _FOUND: dict[str, near.Alike] = {}  # by a hash of what was compared: folds and repeats ask for the same again
-_VERSION = 5  # of what is kept of a photo; since 3 floats up to 1 are not black, since 4 quality may be left out
+# Of what is kept: since 3 floats up to 1 are not black, since 4 quality may be left out, since 5 XMP turns no photo.
+_VERSION = 5
 
 
 class Facts(NamedTuple):

@@ -70,7 +70,9 @@ async def body_of(request: Request, held: Held, limits: Limits) -> AsyncIterator
                 if size > limits.body_bytes:
                     raise too_long(limits)
                 chunks.append(chunk)
-        yield b"".join(chunks)
+        body = b"".join(chunks)
+        chunks.clear()  # or it would be held twice
+        yield body
     except TimeoutError:
         raise RefusedError(
             408, f"the photos did not arrive within {limits.time_s:g} seconds", "send fewer at once"
