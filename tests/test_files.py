@@ -213,6 +213,7 @@ def test_sha256(tmp_path: Path) -> None:
         ("lpt1.txt", "_lpt1.txt"),
         ("what? ", "what_"),
         ("line\nbreak\0", "line_break_"),
+        ("caf\udce9", "caf_"),
     ],
 )
 def test_safe_names(name: str, safe: str, tmp_path: Path) -> None:
@@ -231,6 +232,22 @@ def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.delenv("HANDLENS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert files.cache_folder() == tmp_path / "xdg" / "handlens"
+
+
+def test_the_cache_folder_may_be_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("USERPROFILE" if os.name == "nt" else "HOME", str(tmp_path))
+    monkeypatch.setenv("HANDLENS_CACHE", "~/cc")
+    assert files.cache_folder() == tmp_path / "cc"
+
+
+@pytest.mark.parametrize("given", ["", "~/cc"])
+def test_a_user_without_a_home_folder_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("HANDLENS_CACHE", given)
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where nobody's home is known
+    with pytest.raises(HandlensError, match=r"no home folder .*; set HANDLENS_CACHE"):
+        files.cache_folder()
 
 
 def test_a_place_is_checked_before_the_work(tmp_path: Path) -> None:

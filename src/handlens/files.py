@@ -171,7 +171,8 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 def safe_name(name: str) -> str:
     """`name` as a file or folder name that every system takes: no separators, no reserved names, 200 bytes at most."""
-    cleaned = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).encode("utf-8", "replace")[:200].decode("utf-8", "ignore")
+    name = name.encode("utf-8", "replace").decode()  # first: what is not text becomes a question mark
+    cleaned = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", name).encode()[:200].decode("utf-8", "ignore")
     cleaned = cleaned.strip().rstrip(". ")
     reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", cleaned)
     return f"_{cleaned}" if reserved or not cleaned or cleaned.startswith(".") else cleaned
@@ -197,11 +198,19 @@ def free_name(name: str, is_free: Callable[[str], bool], suffix: str = "") -> st
 
 
 def cache_folder() -> Path:
-    """Where downloads and cached features live: $HANDLENS_CACHE, else the user's cache folder."""
-    if given := os.environ.get("HANDLENS_CACHE"):
-        return Path(given)
+    """Where downloads and cached features live: $HANDLENS_CACHE, else the user's cache folder.
+
+    Raises HandlensError when that is in a home folder and there is none.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None)
-    return Path(base) / "handlens" if base else Path.home() / ".cache" / "handlens"
+    try:
+        if given := os.environ.get("HANDLENS_CACHE"):
+            return Path(given).expanduser()
+        return Path(base) / "handlens" if base else Path.home() / ".cache" / "handlens"
+    except RuntimeError:
+        raise HandlensError(
+            "there is no home folder to keep the cache in", "set HANDLENS_CACHE to the whole path of a folder"
+        ) from None
 
 
 _BROKEN = (  # what the readers of archives raise for a damaged one, besides RuntimeError for one with a password

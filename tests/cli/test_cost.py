@@ -50,6 +50,20 @@ number = 3
 class inner:
     net = build(7)
 """
+TALKS = """
+from torch import nn
+
+print("imported")
+
+class Net(nn.Conv2d):
+    def __init__(self):
+        print("built")
+        super().__init__(3, 8, 3)
+
+    def forward(self, images):
+        print("run")
+        return super().forward(images)
+"""
 KEYS = {
     "num_params", "macs", "peak_activation_bytes", "peak_training_bytes", "weight_bytes", "receptive_field_px",
     "layers", "net", "image_px", "sees_all", "stopped",
@@ -60,6 +74,7 @@ KEYS = {
 def costs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     (tmp_path / "my_own_net.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "talks.py").write_text(TALKS, encoding="utf-8")
     (tmp_path / "half_written.py").write_text("def f(:\n", encoding="utf-8")
     monkeypatch.delitem(sys.modules, "my_own_net", raising=False)
 
@@ -157,6 +172,13 @@ def test_a_module_of_ones_own(costs: Run, name: str, classes: int) -> None:
     assert code == 0
     assert json.loads(out)["num_params"] == 8 * 27 + 8 + 9 * classes
     assert "" not in sys.path[:1] or sys.path.count("") <= 1
+
+
+def test_what_ones_own_prints_is_no_part_of_the_answer(costs: Run) -> None:
+    code, out, err = costs("talks:Net", "--image-px", 33, "--json")
+    assert code == 0
+    assert json.loads(out)["num_params"] == 224
+    assert {"imported", "built", "run"} <= set(err.splitlines())
 
 
 def test_options_are_passed_to_ones_own(costs: Run) -> None:

@@ -183,3 +183,25 @@ def test_notes_go_to_standard_error_whatever_they_hold(capsys: pytest.CaptureFix
     screen.note("名 \udc80")
     screen.say("answer")
     assert capsys.readouterr() == ("answer\n", "名 \\udc80\n")
+
+
+def test_names_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    screen.table("in \x1b[2J", ("a\rb",), [("two\nlines\t\x1b]0;x\x07",), ("\x9b1m é",)])
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        r"in \x1b[2J", r"a\rb", r"two\nlines\t\x1b]0;x\x07", r"\x9b1m é",
+    ]  # fmt: skip
+    screen.say("one\n\ttwo \x1b[2J\x7f")
+    screen.note("\rgone")
+    assert capsys.readouterr() == ("one\n\ttwo \\x1b[2J\\x7f\n", "\\rgone\n")
+
+
+def test_a_bars_label_does_not_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with screen.progress("a\x1b]0;x") as update:
+        update(1, 2)
+    shown = capsys.readouterr().err
+    assert r"a\x1b]0;x" in shown and "\x1b]" not in shown
+    assert "\x1b[" in shown  # the bar's own

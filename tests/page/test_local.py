@@ -80,3 +80,23 @@ def test_a_page_that_its_server_sent_on_to_is_given_from_the_cache_as_if_not(nod
     console.log(response.redirected, response.headers.get("Cross-Origin-Opener-Policy"), await response.text());
     """)
     assert found.split() == ["false", "same-origin", "the", "page"]
+
+
+def test_a_file_is_given_though_the_store_is_full(node: Callable[[str], str]) -> None:
+    found = node("""
+    import { readFileSync, writeFileSync } from "node:fs";
+    const site = 'const SITE = { version: "1", files: ["index.html"], more: [] };';
+    writeFileSync("./filled.js", readFileSync("./sw.js", "utf8").replace(/const SITE = .*/, site));
+    const handlers = {};
+    globalThis.self = { location: "https://example.org/sw.js" };
+    globalThis.addEventListener = (name, handle) => (handlers[name] = handle);
+    const put = async () => { throw new DOMException("full", "QuotaExceededError"); };
+    globalThis.caches = { open: async () => ({ match: async () => undefined, put }) };
+    globalThis.fetch = async () => new Response("the page");
+    await import("./filled.js");
+    let answer;
+    const request = { url: "https://example.org/", method: "GET" };
+    handlers.fetch({ request, respondWith: (given) => (answer = given) });
+    console.log(await (await answer).text());
+    """)
+    assert found.split() == ["the", "page"]

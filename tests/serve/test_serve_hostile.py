@@ -19,8 +19,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
+from uvicorn.server import ServerState
+
+from handlens.serve import Limits, server
+from handlens.serve.protocol import limited
 
 JPEG = {"Content-Type": "image/jpeg"}
 JSON = {"Content-Type": "application/json"}
@@ -432,6 +437,38 @@ def test_more_connections_than_there_may_be(listening: Callable[..., Any]) -> No
         while (said := talk(port, request)[0]).startswith(b"HTTP/1.1 503") and time.monotonic() < deadline:
             time.sleep(0.05)
         assert said.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("size", [50_000, 500_000])
+def test_a_client_that_does_not_read_is_cut_off(size: int) -> None:
+    """Both more and less than asyncio keeps without telling: closing waits for either."""
+    state = ServerState()
+    kind = limited(Limits(time_s=0.3))
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        length = (b"content-length", str(size).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    async def ends(holds: bool) -> bool:
+        deadline = time.monotonic() + 5
+        while bool(state.connections) == holds and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        return bool(state.connections) != holds
+
+    async def ask() -> None:
+        config = uvicorn.Config(application, lifespan="off", log_config=None)
+        with server.listen("127.0.0.1", 0) as listening, socket.socket() as client:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that the system takes little
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            loop = asyncio.get_running_loop()
+            await loop.create_server(lambda: kind(config, state, {}), sock=listening)
+            client.connect(listening.getsockname())
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert await ends(holds=False)
+            assert await ends(holds=True)
+
+    asyncio.run(ask())
 
 
 def test_all_bodies_together_have_a_limit(port: int, tiny: ModuleType) -> None:

@@ -226,6 +226,48 @@ def test_on_the_local_network(
             urllib.request.urlopen(f"{url}/healthz")  # who does not trust the authority
 
 
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        *(("192.168.1.7", True), ("10.1.2.3", True), ("::ffff:192.168.1.7", True), ("127.0.0.1", True), ("::1", True)),
+        *(("169.254.3.4", True), ("fe80::1%eth0", True), ("fd00::7", True), ("::ffff:127.0.0.1", True)),
+        *(("8.8.8.8", False), ("::ffff:8.8.8.8", False), ("2606:4700::1", False), ("172.32.0.1", False)),
+    ],
+)
+def test_which_clients_are_local(address: str, local: bool) -> None:
+    assert lan.is_local(address) == local
+
+
+def test_who_is_not_on_the_local_network_is_dropped_before_the_handshake(
+    listening: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lan, "addresses", lambda: LOCAL[:1])
+    monkeypatch.setattr(lan, "is_local", lambda address: "127.0.0.1" not in address)
+    with listening(lan=True) as port, socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        assert client.recv(1) == b""
+
+
+def test_who_is_not_on_the_local_network_is_dropped_where_accept_is_the_systems(
+    listening: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.Listening, "accept", socket.socket.accept)  # as on Windows
+    monkeypatch.setattr(lan, "addresses", lambda: LOCAL[:1])
+    monkeypatch.setattr(lan, "is_local", lambda address: "127.0.0.1" not in address)
+    with listening(lan=True) as port:
+        trusting = ssl.create_default_context(cafile=str(Path(os.environ["HANDLENS_CACHE"]) / "lan" / "authority.crt"))
+        with pytest.raises(OSError):
+            urllib.request.urlopen(f"https://127.0.0.1:{port}/healthz", context=trusting)
+
+
+@pytest.mark.parametrize("name", ["mybox", "MyBox.fritz.box", "mybox.local"])
+def test_the_certificates_name_is_what_mdns_calls_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    made = lan.certificate(tmp_path, LOCAL)
+    assert greet(made.cert, made.key, made.authority, "mybox.local") == ""
+
+
 def test_silent_connections_end_before_their_handshake_and_have_a_bound(
     listening: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

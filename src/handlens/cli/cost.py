@@ -40,6 +40,9 @@ def cost(
       handlens cost runs/flowers --picture cost.png
       handlens cost my_package.nets:MyNet
     """
+    import contextlib
+    import sys
+
     from handlens import cost as room
     from handlens import files
     from handlens.cli import screen
@@ -48,8 +51,9 @@ def cost(
     if picture:
         files.check_place(picture, ".png")
     given = {"width": width, "num_classes": num_classes}
-    built, image_px = _built(net, {key: value for key, value in given.items() if value is not None}, image_px)
-    report = room.report_on(built, image_px)
+    with contextlib.redirect_stdout(sys.stderr):  # a module of the user's may print
+        built, image_px = _built(net, {key: value for key, value in given.items() if value is not None}, image_px)
+        report = room.report_on(built, image_px)
     if json:
         screen.print_json({"net": net, **as_json(report)})
     else:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[..., Non
     The bar appears at the first update: work that turns out to be done already shows none.
     Where standard error is not a terminal it is one plain line every 30 seconds at most, and none for short work.
     """
+    label = _escaped(label)
     if not sys.stderr.isatty():
         yield _lines(label, total)
         return
@@ -99,6 +101,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     from rich.table import Table
     from rich.text import Text
 
+    title, columns = _escaped(title), [_escaped(column) for column in columns]
+    rows = [[None if cell is None else _escaped(str(cell)) for cell in row] for row in rows]
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else 10_000, highlight=False, color_system=None)
     numeric = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
@@ -125,7 +129,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     for column, width, number in zip(columns, widths, numeric, strict=True):
         shown.add_column(Text(column), justify="right" if number else "left", width=width, overflow="fold")
     for row in rows:
-        shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row))  # Text: no markup in class names
+        shown.add_row(*(Text(cell or "") for cell in row))  # Text: no markup in class names
     with console.capture() as captured:
         console.print(shown)
     _print("\n".join(line.rstrip() for line in captured.get().splitlines()))
@@ -173,4 +177,10 @@ def say(text: str) -> None:
 def _print(text: str, stream: Any = None) -> None:
     stream = stream or sys.stdout
     encoding = stream.encoding or "utf-8"
+    text = _escaped(text, kept="\n\t")
     print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+
+
+def _escaped(text: str, kept: str = "") -> str:
+    """The text with control characters as Python writes them: a file's name could else steer the terminal."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: found[0] if found[0] in kept else repr(found[0])[1:-1], text)

@@ -47,7 +47,7 @@ async function answer(url, request) {
   const response = kept ?? (await fetch(request));
   // Some servers send /index.html on to /. What was kept of that is given anew below: browsers refuse it as it is.
   if (!response.ok || (!kept && response.redirected)) return response;
-  if (!kept) await cache.put(url, response.clone());
+  if (!kept) await cache.put(url, response.clone()).catch(() => {}); // the store is full: it was fetched all the same
   // With these two headers the browser lets the network use several threads. No server needs to know.
   const headers = new Headers(response.headers);
   headers.set("Cross-Origin-Opener-Policy", "same-origin");

@@ -148,7 +148,9 @@ def check(path: str | os.PathLike[str], threads: int = 0) -> Findings:
     except NotHereError as error:
         return Findings(bundle=bundle, facts_agree=_facts_agree(path, bundle), answers=(), left_out=str(error))
     answers = tuple(
-        compare(f"golden/{index}.jpg", golden, infer(bundle.preprocess.load(golden.photo, _GOLDEN_PX)[None])[0][0], bundle)
+        compare(
+            f"golden/{index}.jpg", golden, infer(bundle.preprocess.load(golden.photo, _GOLDEN_PX)[None])[0][0], bundle
+        )
         for index, golden in enumerate(bundle.golden)
     )
     return Findings(bundle=bundle, facts_agree=True, answers=answers)

@@ -56,11 +56,14 @@ def addresses() -> list[Address]:
     with contextlib.suppress(OSError):
         found += [str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)]
     known = dict.fromkeys(ipaddress.ip_address(address.partition("%")[0]) for address in found)
-    return [ip for ip in known if _is_local(ip) and not ip.is_loopback and not ip.is_link_local]
+    return [ip for ip in known if is_local(ip) and not ip.is_loopback and not ip.is_link_local]
 
 
-def _is_local(address: Address) -> bool:
-    return any(address in ipaddress.ip_network(network) for network in PRIVATE)
+def is_local(address: str | Address) -> bool:
+    """Whether an address is a private one, of this machine or link-local, also as IPv6 writes those of IPv4."""
+    ip = ipaddress.ip_address(str(address).partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return any(ip in ipaddress.ip_network(network) for network in PRIVATE)
 
 
 def certificate(folder: Path, local: list[Address]) -> Certificate:
@@ -160,7 +163,7 @@ def _usage(signs: bool) -> x509.KeyUsage:
 
 
 def _hostname() -> str:
-    return re.sub(r"[^a-z0-9-]", "-", socket.gethostname().lower().removesuffix(".local"))[:60].strip("-") or "machine"
+    return re.sub(r"[^a-z0-9-]", "-", socket.gethostname().lower().partition(".")[0])[:60].strip("-") or "machine"
 
 
 def _ends_soon(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it by h11, with a bound on connections and on how slowly a request's headers may come."""
+"""HTTP/1.1 as uvicorn speaks it by h11, with bounds on connections and on how slowly they send headers and read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, cast
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
+from handlens.serve import lan
 from handlens.serve.limits import Limits, RefusedError, busy
 
 log = logging.getLogger("handlens.serve")
@@ -18,21 +19,27 @@ log = logging.getLogger("handlens.serve")
 HEADER_BYTES = 32_768  # of a request's first line and headers together
 
 
-def limited(limits: Limits) -> type[Protocol]:
+def limited(limits: Limits, local_only: bool = False) -> type[Protocol]:
     """The class of one server's connections: uvicorn makes them itself, and would pass no limits on."""
-    return type("Protocol", (Protocol,), {"limits": limits})
+    return type("Protocol", (Protocol,), {"limits": limits, "local_only": local_only})
 
 
 class Protocol(H11Protocol):
     """One connection."""
 
     limits: Limits
+    local_only: bool
     _due: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Refused when there are as many as there may be."""
+        """Dropped when it comes from elsewhere; refused when there are as many as there may be."""
         super().connection_made(cast(asyncio.Transport, transport))
-        if len(self.connections) > self.limits.connections:
+        # The time runs from the first byte that the system does not take on: by default it would from 64 KiB.
+        self.transport.set_write_buffer_limits(high=1, low=0)
+        if self.local_only and not (self.client and lan.is_local(self.client[0])):
+            self.transport.abort()
+        elif len(self.connections) > self.limits.connections:
             self._refuse(busy("too many connections are open"))
         else:
             self._watch()
@@ -45,7 +52,19 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called once, at the end."""
         self._forget()
+        self._forget_unread()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Called when the client does not read: closing would wait for it, so it is cut off when its time is over."""
+        super().pause_writing()
+        self._forget_unread()
+        self._unread = self.loop.call_later(self.limits.time_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Called when all that was written is on its way."""
+        super().resume_writing()
+        self._forget_unread()
 
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP gets a sentence, too."""
@@ -63,6 +82,11 @@ class Protocol(H11Protocol):
         if self._due is not None:
             self._due.cancel()
             self._due = None
+
+    def _forget_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _too_slow(self) -> None:
         if not self.transport.is_closing():

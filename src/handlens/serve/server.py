@@ -50,6 +50,7 @@ def make(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
         host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # "::" takes both kinds of address then
     listening = listen(host, settings.port)
     listening.most = settings.limits.connections + MORE_CONNECTIONS
+    listening.local_only = settings.lan
     try:
         local = [ip for ip in lan.addresses() if ip.version == 4 or host == "::"] if settings.lan else []
         if settings.lan and not local:
@@ -64,7 +65,7 @@ def make(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
         models = Models(settings.bundles, settings.threads)
         config = uvicorn.Config(
             create(settings, models, authority),
-            http=limited(settings.limits),
+            http=limited(settings.limits, settings.lan),
             loop="asyncio",  # whatever else is installed: see Listening
             ws="none",
             log_config=None,
@@ -109,19 +110,26 @@ class _Server(uvicorn.Server):
 
 
 class Listening(socket.socket):
-    """A listening socket with a bound on its open connections; `protocol` counts only those whose handshake is done.
+    """A listening socket with a bound on its open connections; `protocol` sees only those whose handshake is done.
 
-    asyncio's loop calls `accept` on Linux and macOS. On Windows the time that a handshake has is the only bound.
+    local_only: whether clients with other than private addresses are dropped.
+
+    asyncio's loop calls `accept` on Linux and macOS. On Windows the time that a handshake has is the only bound, and
+    `protocol` drops clients after it.
     """
 
     def __init__(self, family: int, kind: int, protocol: int) -> None:
         super().__init__(family, kind, protocol)
         self.most = sys.maxsize
+        self.local_only = False
         self.accepted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection. Raises ConnectionAbortedError when it is one too many, as if it had gone already."""
+        """The next connection. Raises ConnectionAbortedError, as if it had gone already, when it is dropped."""
         connection, address = super().accept()
+        if self.local_only and not lan.is_local(address[0]):
+            connection.close()
+            raise ConnectionAbortedError("it comes from outside the local network")
         if len(self.accepted) >= self.most:
             self.accepted = weakref.WeakSet(one for one in self.accepted if one.fileno() >= 0)  # less the closed ones
             if len(self.accepted) >= self.most:
