@@ -124,7 +124,10 @@ def test_wrong_usage_is_a_sentence_and_exit_code_2(command: Run, arguments: list
         (["bench", "x", "--runs", "1"], "--runs is '1', expected at least 3; `handlens bench --help`"),
         (["serve", "--port", "99999"], "--port is '99999', expected at most 65535; `handlens serve --help`"),
         (["predict", "run"], "handlens predict needs PHOTO; `handlens predict --help`"),
-        (["train", "a", "b"], "handlens train was given more than it takes: b; `handlens train --help`"),
+        (
+            ["train", "a", "b"],
+            "handlens train was given more than it takes: b; put a path with spaces into quotes",
+        ),
         (["train", "x", "--out"], "--out needs a value; give one: --out VALUE"),
         (["nets", "--json=1"], "--json takes no value; leave out what follows it"),
         (["nets", "-x"], "handlens nets has no option -x; `handlens nets --help`"),

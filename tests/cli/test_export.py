@@ -175,6 +175,9 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(
     (tmp_path / "file").write_text("")
     code, _, errors = export(split_run, "--int8", "--out", tmp_path / "file" / "out.zip")
     assert code == 2 and "file is no folder" in errors
+    for name in ("flowers.onnx", "flowers.TFLITE"):  # what one would take for the network's own file
+        code, _, errors = export(split_run, "--out", tmp_path / name)
+        assert code == 2 and "name it flowers.zip, or a folder flowers" in errors
 
 
 def test_a_bundles_site_has_its_weights(tiny: ModuleType, tmp_path: Path) -> None:

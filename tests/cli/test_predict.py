@@ -253,6 +253,22 @@ def test_what_is_sorted_lies_apart(
     assert "1 photo is in" in predict(run, photo, "--sort-into", holiday / "may sorted")[2]
 
 
+def test_a_csv_of_something_else_is_not_overwritten(
+    predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    """Labels that were typed by hand, say."""
+    photo = next((tiny_photos / "blue sky").iterdir())
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\n", "utf-8")
+    code, out, err = predict(tiny_run, photo, "--csv", table)
+    assert (code, out) == (2, "") and "exists already and holds no answers" in err.replace("\n", " ")
+    assert table.read_text("utf-8") == "path,label\n"
+    for text in ("", None):  # empty, and with the answers of the time before
+        if text is not None:
+            table.write_text(text)
+        assert predict(tiny_run, photo, "--csv", table)[0] == 0
+
+
 def test_a_csv_that_cannot_be_written_is_told_first(
     predict: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,11 +295,13 @@ def test_the_bar_tells_what_the_loop_knows(capsys: pytest.CaptureFixture[str], m
     row = {"epoch": 1, "train_loss": 1, "train_top1": 1, "validation_loss": 1, "validation_top1": 1, "lr": 1}
     with command.watcher() as watching:
         watching.count("downloading weights", 5, 0)
-        watching.epoch([{**row, "photos_per_s": 1000.0}])  # of a head, whose epochs take no time
+        watching.epoch([{**row, "photos_per_s": 1000.0, "seconds": 0.1}])  # of a head, whose epochs take no time
+        watching.epoch([{**row, "epoch": 4, "photos_per_s": 50.0, "seconds": 9.0}])  # resumed after its last step
         watching.step(loop.Step(epoch=3, epochs=8, step=2, steps=5, loss=0.51, photos_per_s=84.6, seconds_left=125.0))
-        watching.epoch([{**row, "photos_per_s": 84.6}])
-    *lines, last = capsys.readouterr().err.splitlines()
-    assert lines == ["downloading weights: 5", "training: 12 of 40, loss 0.510, 85 photos/s, 0:02:05 left"]
+        watching.epoch([{**row, "photos_per_s": 84.6, "seconds": 0.1}])
+    first, resumed, *lines, last = capsys.readouterr().err.splitlines()
+    assert resumed.startswith("epoch   4")
+    assert [first, *lines] == ["downloading weights: 5", "training: 12 of 40, loss 0.510, 85 photos/s, 0:02:05 left"]
     assert last.startswith("epoch   1") and last.endswith("84.6 photos/s")
     assert len(last) <= 79
 

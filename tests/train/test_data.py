@@ -307,6 +307,39 @@ def test_copies_of_named_photos_are_not_drawn_to_the_other_side(
     assert {*drawn_before} <= {*splits["train"].paths} and len(splits[cut]) == 2
 
 
+def test_photos_in_no_class_folder_are_told(folder: Path) -> None:
+    assert data(folder).notes == ()
+    for name in ("b.png", "a.png"):
+        shutil.copy(folder / "daisy" / "0.png", folder / name)
+    (folder / "notes.txt").touch()
+    (note,) = data(folder).notes
+    assert note == "2 photos lie in no class folder and are not used: 'a.png', 'b.png'"
+
+
+def test_photos_that_were_trained_on_need_not_be_there_to_judge_others(folder: Path, run: Path, tmp_path: Path) -> None:
+    split = files.read_json(run / files.SPLIT)
+    first, second, *_ = split["train"]
+    (folder / first).unlink()
+    shutil.copy(folder / second, folder / first)  # changed: a copy of another one
+    shutil.copytree(run, tmp_path / "second")
+    facts = files.read_json(run / files.FACTS)
+    files.write_json(
+        tmp_path / "second" / files.FACTS, {**facts, "recipe": {**facts["recipe"], "continue_run": str(run)}}
+    )
+    for recipe in ({"photos": str(folder)}, {"continue_run": str(run)}):
+        made = data_of(choose([10, 10], recipe), run / files.SPLIT, asked=("test",))
+        assert len(made.splits["train"]) == 15 and len(made.splits["test"]) == 2
+        (note,) = [note for note in made.notes if "no longer" in note]
+        assert note.startswith(
+            f"1 photo of {run} is no longer in {folder} as before: it goes without, as none is of 't"
+        )
+        with pytest.raises(HandlensError, match="put them back, or train again"):
+            data_of(choose([10, 10], recipe), run / files.SPLIT)
+    (folder / next(iter(split["test"]))).unlink()
+    with pytest.raises(HandlensError, match="put them back, or train again"):
+        data_of(choose([10, 10], {"photos": str(folder)}), run / files.SPLIT, asked=("test",))
+
+
 def test_how_the_test_photos_came_to_be_those(folder: Path, tmp_path: Path) -> None:
     assert data(folder).test_is == "cut with seed 0"
     for side in ("train", "test"):

@@ -131,7 +131,7 @@ def test_each_mode_leaves_a_whole_run(
     html = (run.folder / "report.html").read_text("utf-8")
     assert "3 test photos, cut with seed 0, which chose nothing" in html
     assert "Notes of the training" in html and "too few to calibrate" in html
-    assert "handlens evaluate RUN --robustness --report FILE" in html
+    assert "handlens evaluate RUN --robustness --report robustness.html" in html
     lines = (run.folder / "log.csv").read_text().splitlines()
     assert len(lines) == 3
     assert {"epoch", "train_loss", "train_top1", "validation_loss", "validation_top1", "lr"} <= set(lines[0].split(","))

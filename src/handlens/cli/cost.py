@@ -65,6 +65,7 @@ def cost(
         png = pictures.by_stage(report, f"{title}, {report.image_px} px")
         with files.atomic(picture) as file:
             file.write(png)
+        screen.note(f"the picture is {picture}")
     if report.stopped:
         traced = sum(layer.output_shape is not None for layer in report.layers)
         counted = "everything else is counted" if report.macs is not None else "parameters and weights are counted"

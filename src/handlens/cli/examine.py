@@ -83,6 +83,8 @@ def examine(
             raise HandlensError(f"--report {report} lies within --fix {fix}", "write the report beside it")
     with screen.progress("downloading") as update:  # seen only for a published set that is not in the cache yet
         found = room.scan(photos, update, keep_empty=True)
+    if loose := room.unsorted(photos):
+        screen.note(loose)
     if fix:
         clean.check_target(fix, found)
     frozen, not_looked_for = None, ""

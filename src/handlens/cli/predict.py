@@ -58,6 +58,7 @@ def predict(
     photos = gather(photo)
     if csv:
         files.check_place(csv, ".csv")
+        _check_answers(csv)
     if sort_into:
         _check_apart(sort_into, photo, photos, "" if weights else run)
     if weights:
@@ -115,6 +116,16 @@ def predict(
             screen.note(f"and {len(photos) - len(results)} more in {csv}")
     if not num_read:
         raise typer.Exit(2)
+
+
+def _check_answers(csv: Path) -> None:
+    """Raise HandlensError where a file is there that is none of answers: labels that were typed, say."""
+    from handlens.errors import HandlensError
+
+    if csv.is_file():
+        with csv.open("rb") as file:
+            if file.read(20) not in (b"", b"photo,guess_1,probab"):
+                raise HandlensError(f"{csv} exists already and holds no answers", "choose another name or remove it")
 
 
 def gather(arguments: list[str]) -> list[Path]:

@@ -349,7 +349,8 @@ def watcher(told: set[str] | None = None) -> Any:
 
         def epoch(self, log: list[dict[str, float]]) -> None:
             row = log[-1]
-            if self.last_step is None and len(log) % 10:  # a head's epochs take no time: not each is worth a line
+            # A head's epochs take no time: not each is worth a line. Nor has a resumed epoch always a step to do.
+            if self.last_step is None and row["seconds"] < 1 and len(log) % 10:
                 return
             screen.note(
                 f"epoch {row['epoch']:3.0f}  loss {row['train_loss']:.3f}  top-1 {row['train_top1']:6.1%}  "

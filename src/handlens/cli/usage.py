@@ -41,7 +41,8 @@ def wrong_usage(error: Any) -> HandlensError:
         given = f"{named} is {str(first['input'])!r}"
         return HandlensError(f"{given}, expected {expected}" if expected else f"{given}: {first['msg']}", look)
     if extra := re.search(r"unexpected extra arguments? ?(?:\(s\) )?\((.*)\)", told):
-        return HandlensError(f"{command} was given more than it takes: {extra[1]}", look)
+        hint = f"put a path with spaces into quotes; {look}"
+        return HandlensError(f"{command} was given more than it takes: {extra[1]}", hint)
     return HandlensError(told[:1].lower() + told[1:].rstrip("."), look)
 
 

@@ -58,7 +58,7 @@ def not_measured() -> Section:
         text="What blur, noise and bad light would cost, and each resize rule on phones' shapes, was not measured in "
         "the training, as it takes long. RUN is the folder of this report:",
         header=("command",),
-        rows=[("handlens evaluate RUN --robustness --report FILE",)],
+        rows=[("handlens evaluate RUN --robustness --report robustness.html",)],
     )
 
 

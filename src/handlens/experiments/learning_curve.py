@@ -343,7 +343,7 @@ def _words(rows: list[dict[str, Any]], forecasts: Mapping[str, dict[str, Any] | 
         if forecast:
             low, high = (100 * end for end in forecast["gain_ci95"])
             said.append(
-                f"Twice as many ({forecast['photos_per_class']}) would bring about {100 * forecast['gain']:+z.1f} "
+                f"Twice as many (some {forecast['photos_per_class']}) would bring about {100 * forecast['gain']:+z.1f} "
                 f"points (95 % interval {low:+z.1f} to {high:+z.1f}), if its mistakes go on as through the last "
                 f"{forecast['sizes']} sizes."
             )

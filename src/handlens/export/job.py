@@ -16,7 +16,7 @@ import handlens
 from handlens import bundle, cores, evaluate, export, files
 from handlens.checkpoint import Checkpoint
 from handlens.cost.latency import measure, processor
-from handlens.errors import HandlensError, counted
+from handlens.errors import HandlensError, counted, quoted
 from handlens.evaluate import Scores
 from handlens.evaluate.unknown import Rejection
 from handlens.export import parity
@@ -28,6 +28,7 @@ from handlens.run import Classifier, torch_runtime
 from handlens.run.artifact import no_facts
 from handlens.run.bundles import compare, runtime_of
 
+_INSIDE = (".onnx", ".tflite", ".pte", ".xml", ".bin", ".mlpackage")  # endings of what lies in a bundle
 GOLDEN = 8  # photos at most, one of each class first
 LATENCY_RUNS = 50
 TURNS = 5  # in which an INT8 file and its float one are measured
@@ -110,6 +111,11 @@ def check_out(out: str | os.PathLike[str]) -> Path:
     """`out` as a path that does not exist yet and can be made. Raises HandlensError otherwise, before any work."""
     if os.path.lexists(out):
         raise HandlensError(f"{out} exists already", "choose another --out or remove it")
+    if Path(out).suffix.lower() in _INSIDE:
+        raise HandlensError(
+            f"{out} is the name of a network's file, which lies in a bundle with what belongs to it",
+            f"name it {quoted(Path(out).with_suffix('.zip').name)}, or a folder {quoted(Path(out).stem)}",
+        )
     files.check_place(out)
     return Path(out)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handlens.photos.batches import batches, in_threads
 from handlens.photos.examine import Facts, Findings, combined, examine, usable
-from handlens.photos.scan import Photos, check_trainable, scan
+from handlens.photos.scan import Photos, check_trainable, scan, unsorted
 from handlens.photos.split import folds, keep_together, read_split, relabelled, split, write_split
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "relabelled",
     "scan",
     "split",
+    "unsorted",
     "usable",
     "write_split",
 ]

@@ -144,6 +144,16 @@ def scan(
     )
 
 
+def unsorted(source: str | os.PathLike[str]) -> str:
+    """A sentence on the photos that lie beside a folder's class folders, in none of them; empty without any."""
+    root = Path(source)
+    loose = sorted(entry.name for entry in root.iterdir() if _is_photo(entry.name)) if root.is_dir() else []
+    if not loose:
+        return ""
+    verbs = ("lies", "is") if len(loose) == 1 else ("lie", "are")
+    return f"{counted(len(loose), 'photo')} {verbs[0]} in no class folder and {verbs[1]} not used: {listed(loose)}"
+
+
 def check_trainable(photos: Photos, duplicates: Iterable[Sequence[str]] = ()) -> None:
     """Raise HandlensError unless one can train on these photos: two classes, each with a photo to learn from.
 

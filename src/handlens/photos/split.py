@@ -210,7 +210,7 @@ def read_split(
     for name in SPLITS:
         given = value.get(name)
         if not isinstance(given, dict) or not all(isinstance(content, str) for content in given.values()):
-            raise HandlensError(f"{path} has no proper list of {name} photos", "it may be damaged; split anew")
+            raise HandlensError(f"{path} has no proper list of {name} photos", "it may be damaged; train again")
     wanted = [(photo, content, name) for name in SPLITS for photo, content in value[name].items()]
     index_of = {photo: i for i, photo in enumerate(photos.paths)}
     in_place = {photo for photo, content, _ in wanted if photo in index_of and sha256.get(photo) == content}
@@ -231,7 +231,7 @@ def read_split(
         raise HandlensError(
             f"of the photos in {path}, {len(lost)} {'is' if len(lost) == 1 else 'are'} not in {photos.root} as before: "
             f"{listed(lost)}",
-            "bring them back, or split anew",
+            "put them back, or train again: handlens train PHOTOS --out NEW",
         )
     return {name: photos.select(indices) for name, indices in found.items()}
 

@@ -32,7 +32,7 @@ class Data:
     sha256, pixels: the hash of each file and that of its decoded pixels, by path.
     left_out: the photos that cannot be read, as (path, reason); `notes` tell of them too.
     test_is: how the test photos came to be those, in words.
-    gone: SHA-256 of photos that were added, and that the splits go without as their folder is gone.
+    gone: SHA-256 of photos that the splits go without: they are no longer there, and none was asked for.
     relabelled: the photos that have another class now than in the stored split; `notes` tell of them too.
     """
 
@@ -68,6 +68,7 @@ def look(
     broken = [path for path, _ in findings.broken]
     whole = found.without(broken) if is_split else photos_room.usable(found, findings)
     notes = [f"left out {path}: {reason}" for path, reason in findings.broken]
+    notes += [] if is_split else filter(None, [photos_room.unsorted(source)])
     label = dict(zip(found.paths, found.labels.tolist(), strict=True))
     torn = [group for group in findings.duplicates if len({label[path] for path in group}) > 1]
     if torn:
@@ -184,8 +185,13 @@ def _data_of(
             "--photos PHOTOS, train PHOTOS --continue RUN), or put them back",
         )
     whole, findings, notes = look(recipe.photos, progress, is_split=stored is not None)
+    gone: set[str] = set()
     if stored:
-        splits = _without_later_classes(photos_room.read_split(stored, whole, findings.sha256))
+        gone = contents(stored, [name for name in SPLITS if name not in asked]) - {*findings.sha256.values()}
+        splits = _without_later_classes(photos_room.read_split(stored, whole, findings.sha256, gone))
+        if gone:
+            lost = f"{counted(len(gone), 'photo')} of {stored.parent} {'is' if len(gone) == 1 else 'are'}"
+            notes.append(f"{lost} no longer in {whole.root} as before: it goes without, as none is of {listed(asked)}")
         if later := len(whole) - sum(map(len, splits.values())):
             notes.append(f"{counted(later, 'photo')} of {whole.root} came later: in no split of {stored}")
         if resumed:
@@ -202,7 +208,8 @@ def _data_of(
         splits, more = together(splits, findings, named, searching)
         notes += more
     test_is = "named as such by the photos" if "test" in (whole.splits or ()) else f"cut with seed {recipe.seed}"
-    return Data(splits, findings.sha256, findings.pixels, tuple(notes), tuple(findings.broken), test_is)
+    left_out = tuple(findings.broken)
+    return Data(splits, findings.sha256, findings.pixels, tuple(notes), left_out, test_is, frozenset(gone))
 
 
 def _without_later_classes(splits: dict[str, Photos], num_known: int = 0) -> dict[str, Photos]:
@@ -249,7 +256,8 @@ def _continued(
     notes.append(f"kept as they were: {counted(len(kept['test']), 'test photo')} of {recipe.continue_run}")
     if stored:  # more may have been added since
         everything = functools.reduce(lambda one, other: joined(one, other, classes), [*kept.values(), new])
-        splits = _without_later_classes(photos_room.read_split(stored, everything, sha256, old.gone), len(known))
+        gone = old.gone | contents(stored, [name for name in SPLITS if name not in asked])
+        splits = _without_later_classes(photos_room.read_split(stored, everything, sha256, gone), len(known))
         if resumed:
             groups = [[_below(root, new.root, path) for path in group] for group in findings.duplicates]
             notes += _identical(groups, splits)
