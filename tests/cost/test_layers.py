@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from handlens import nets
-from handlens.cost import count, layers
+from handlens.cost import count, count_params, layers, macs_of, picture, report_on
 
 MEMBERS = (
     "mobilenet_v1_025", "mobilenet_v2_035", "mobilenet_v3_small_minimalistic", "mobilenet_v3_large_035", "xception",
@@ -113,6 +113,129 @@ def test_the_network_is_left_as_it_was() -> None:
     assert net.training and all(value.grad is None for value in net.parameters())
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert not torch.nn.modules.module._global_forward_hooks
+
+
+# ---- what does not read the photo ---------------------------------------------------------------------------------
+def sums(traced: layers.Traced) -> tuple[int, int]:
+    return sum(layer.num_params for layer in traced.layers), sum(layer.macs for layer in traced.layers)
+
+
+def test_a_position_bias_from_a_small_network_is_counted() -> None:
+    net = pytest.importorskip("torchvision").models.swin_v2_t()
+    traced = layers.trace(net, 64)
+    assert traced.stopped is None
+    assert sums(traced) == (count_params(net), macs_of(net, 1, 3, 64, 64))
+    bias = next(layer for layer in traced.layers if layer.name == "features.1.0.attn.cpb_mlp.0")
+    assert (bias.output_shape, bias.num_params, bias.macs) == ((1, 15, 15, 512), 3 * 512, 15 * 15 * 2 * 512)
+    assert (bias.receptive_field_px, bias.sees_all, bias.is_map) == (None, False, False)
+
+
+class Token(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(1, 1, 8))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.value.expand(len(tokens), -1, -1)
+
+
+class Tokens(nn.Module):
+    """A class token, positions from an embedding and a product of two weights: none of them reads the photo."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Parameter(torch.zeros(2, 3, 4)), nn.Parameter(torch.zeros(2, 4, 8))
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.token = Token()
+        self.positions = nn.Embedding(5, 8)
+        self.idle = nn.Parameter(torch.zeros(7))
+
+    def forward(self, images: Tensor) -> Tensor:
+        mixed = (self.left @ self.right).sum((0, 1))
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token(tokens), tokens], 1) + self.positions(torch.arange(5))
+        self.idle.sum()
+        return tokens + mixed
+
+
+def test_tokens_positions_and_products_of_weights_are_counted() -> None:
+    net = Tokens()
+    traced = layers.trace(net, 8)
+    assert traced.stopped is None
+    by_name = {layer.name: layer for layer in traced.layers}
+    assert (by_name["token"].output_shape, by_name["token"].num_params) == ((1, 1, 8), 8)
+    assert (by_name["positions"].output_shape, by_name["positions"].num_params) == ((5, 8), 40)
+    assert (by_name["bmm"].num_params, by_name["bmm"].macs) == (2 * 3 * 4 + 2 * 4 * 8, 2 * 3 * 4 * 8)
+    assert sums(traced) == (count_params(net), macs_of(net, 1, 3, 8, 8))
+
+
+def test_the_norm_of_weights_has_their_parameters() -> None:
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 5, 1))
+    report = report_on(net, 8)
+    assert report.stopped is None
+    norm = report.layers[0]
+    assert (norm.kind, norm.output_shape, norm.num_params) == ("_WeightNorm", (4, 3, 3, 3), 4 + 108)
+    assert sum(layer.num_params for layer in report.layers) == report.num_params
+    assert picture.stages(report.layers) == [("6 x 6", report.num_params, 36 * (108 + 20))]
+
+
+def test_parameters_are_not_lost_where_it_stops() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(9, 2))
+    traced = layers.trace(net, 8)
+    assert traced.stopped and traced.stopped.startswith("aten.addmm in 2 (Linear) cannot be traced")
+    assert [(layer.name, layer.num_params, layer.output_shape) for layer in traced.layers] == [
+        ("0", 16, (4, 8, 8)),
+        ("1", 0, (256,)),
+        ("2", 20, None),
+    ]
+
+
+class Hides(nn.Module):
+    """Calls a module that is kept elsewhere."""
+
+    def __init__(self, other: nn.Module) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(3, 1, 1))
+        self.others = [other]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.others[0](images * self.gain) + 1
+
+
+def test_a_module_within_one_without_modules() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    net = nn.Sequential(Hides(conv), conv)
+    found = layers.trace(net, 4).layers
+    assert [(layer.name, layer.num_params) for layer in found][:2] == [("0", 3), ("1", 12)]
+    assert [layer.macs for layer in found if layer.kind == "Conv2d"] == [9 * 16] * 2
+
+
+class Recurrent(nn.Module):
+    """Reads the four patches of 4 by 4 pixels one after the other."""
+
+    def __init__(self, kind: type[nn.RNNBase], **arguments: Any) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.reader = kind(8, 16, batch_first=True, **arguments)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.reader(self.patches(images).flatten(2).transpose(1, 2))[0]
+        return out[:, -1]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("deep", [1, 2])
+@pytest.mark.parametrize("ways", [1, 2])
+def test_recurrent_layers_count_their_weights_at_every_step(ways: int, deep: int, bias: bool) -> None:
+    per_gate = 8 * 16 + 16 * 16  # of the input and of the state
+    if deep == 2:
+        per_gate += 16 * ways * 16 + 16 * 16
+    for kind, gates in ((nn.LSTM, 4), (nn.GRU, 3)):
+        net = Recurrent(kind, num_layers=deep, bidirectional=ways == 2, bias=bias)
+        found = {layer.name: layer for layer in layers.trace(net, 8).layers}["reader"]
+        assert found.macs == 4 * ways * gates * per_gate, kind
+        assert found.num_params == count_params(net.reader) == ways * gates * (per_gate + bias * deep * 2 * 16)
+        assert found.output_shape == (4, 16 * ways)
 
 
 # ---- what cannot be traced ---------------------------------------------------------------------------------------

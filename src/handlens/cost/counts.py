@@ -46,7 +46,7 @@ def count(net: str | nets.Net, image_px: int | None = None, **arguments: Any) ->
 
 def macs_of(module: nn.Module, *shape: int) -> int:
     """Multiply-accumulates of any module's convolutions, linear layers and attention on an input of this shape."""
-    shapes = _on_meta(module).eval()
+    shapes = _on_meta(module).eval().requires_grad_(False)  # else the counter asks parameters given on for gradients
     for layer in shapes.modules():
         if type(layer) in _SAME_SHAPE:
             layer.forward = nn.Identity().forward

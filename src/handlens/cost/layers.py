@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +26,13 @@ class Layer:
     """A module without modules in it, or an operation that a module calls itself (the sum of a shortcut, a cat).
 
     name, kind:    the module's path and class, or the path of the calling module with the operation's name, and this.
-    output_shape:  for one photo, without the batch: (C, h, w), (N, D), (K,); None: not run in evaluation.
+    output_shape:  for one photo, without the batch: (C, h, w), (N, D), (K,); None: not run in evaluation. All of it
+                   where the photo is not read, as by a position bias computed from a table.
     num_params:    parameters used here for the first time. Over all layers they add up to the network's.
-    macs:          multiply-accumulates of convolutions, matrix products and attention.
+    macs:          multiply-accumulates of convolutions, matrix products, attention and recurrent layers.
     receptive_field_px: side of the square of pixels that a unit sees, the larger one if height and width differ, away
-                   from the photo's edges. None: it sees everything, or (`sees_all` is false) it is not known.
+                   from the photo's edges. None: it sees everything, or (`sees_all` is false) it is not known, or the
+                   photo is not read.
     sees_all:      the whole photo reaches a unit. With a `receptive_field_px` only by a factor: a squeeze-and-excite
                    gate, or the statistics of a group norm; without, by sums too: global pooling, attention.
     stride_px:     pixels of the photo from a unit to its neighbour; None where there is no window.
@@ -52,7 +55,7 @@ class Layer:
 class Traced:
     """The layers in the order in which they ran; `stopped` says at which operation it ended, where it could not go on.
 
-    Modules with parameters that were not run come last.
+    Modules with parameters that were not run come last. A network that cannot be copied has no layers.
     """
 
     layers: tuple[Layer, ...]
@@ -94,9 +97,9 @@ class _Row:
     name: str
     kind: str
     shape: tuple[int, ...] | None = None
-    params: int = 0
+    params: dict[int, int] = dataclasses.field(default_factory=dict)  # how many values, by the parameter's id
     macs: int = 0
-    field: receptive.Field | None = None
+    field: receptive.Field | None = None  # None: the photo was not read
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -109,7 +112,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._inside: list[nn.Module] = []  # the modules whose forward is running
         self._rows: list[_Row] = []
         self._leaf: _Row | None = None  # of the module without children that is running
-        self._waiting = 0  # parameters that were only viewed yet
+        self._waiting: dict[int, int] = {}  # parameters that no layer has used yet, only a view, say
         self._counts: Counter[str] = Counter()
         self._now: str | None = None  # the operation that is running
         self._product: Tensor | None = None  # what a matrix product gave, right after it
@@ -117,16 +120,20 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def enter(self, module: nn.Module) -> None:
         if id(module) in self._names:
+            self._end_leaf()  # one that calls a module kept elsewhere
             self._inside.append(module)
             if id(module) in self._leaves and module is not self._net:
                 self._leaf = _Row(self._path(), type(module).__name__)
 
     def leave(self, module: nn.Module) -> None:
         if id(module) in self._names:
-            if self._leaf and self._leaf.shape is not None:
-                self._append(self._leaf)
-            self._leaf = None
+            self._end_leaf()
             self._inside.pop()
+
+    def _end_leaf(self) -> None:
+        leaf, self._leaf = self._leaf, None
+        if leaf and (leaf.field or leaf.params or leaf.macs):
+            self._append(leaf)
 
     def _path(self) -> str:
         return self._names[id(self._inside[-1])] if self._inside else ""
@@ -147,37 +154,43 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._now = None
         given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         for value in given:
-            self._waiting += self._unused.pop(id(value), 0)
+            if id(value) in self._unused:
+                self._waiting[id(value)] = self._unused.pop(id(value))
         receptive.follow(func, args, kwargs, out, self._fields)
         made = next((value for value in tree_leaves(out) if isinstance(value, Tensor)), None)
         if made is None:
             return out
+        macs = _macs(func, args, kwargs, out)
         row = self._leaf
         if row is None and self._product is not None and any(value is self._product for value in given):
             row = self._rows[-1] if func.is_view or name in NO_LAYER else None  # a linear layer's shape put right
-        self._product = made if name in ("mm", "addmm", "bmm") else None
+        self._product = made if macs and name in ("mm", "addmm", "bmm") else None
         if row is None:
-            if func.is_view or name in NO_LAYER or made not in self._fields:
+            if not macs and (func.is_view or name in NO_LAYER or made not in self._fields):
                 return out
             row = _Row(".".join(filter(None, (self._path(), name.strip("_")))), name.strip("_"))
             self._append(row)
-        row.params += self._waiting
-        self._waiting = 0
-        row.macs += _macs(func, args, kwargs, out)
+        row.params |= self._waiting
+        self._waiting = {}
+        row.macs += macs
         if made in self._fields:
             row.shape, row.field = tuple(made.shape), self._fields[made]
+        elif row.field is None:
+            row.shape = tuple(made.shape)
         return out
 
     def layers(self) -> list[Layer]:
         """What has run, also of a module that was not left."""
-        rows = [*self._rows, *([self._leaf] if self._leaf and self._leaf.shape is not None else [])]
-        return [_layer(row) for row in rows]
+        return [_layer(row) for row in (*self._rows, *([self._leaf] if self._leaf and self._leaf.field else []))]
 
     def unused(self) -> list[Layer]:
-        """The modules with parameters that no operation has used."""
+        """The modules with parameters that no layer has used."""
+        left = self._unused | self._waiting
+        if self._leaf and not self._leaf.field:  # it stopped there, before anything was made of the photo
+            left |= self._leaf.params
         layers = []
         for name, module in self._net.named_modules():
-            own = sum(self._unused.pop(id(value), 0) for value in module.parameters(recurse=False))
+            own = {id(value): left.pop(id(value)) for value in module.parameters(recurse=False) if id(value) in left}
             if own:
                 layers.append(_layer(_Row(name, type(module).__name__, params=own)))
         return layers
@@ -198,11 +211,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _macs(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    """As torch's FlopCounterMode counts, and attention on the CPU, which that leaves out."""
+    """As torch's FlopCounterMode counts, and what that leaves out on the CPU: its attention and its LSTM."""
     if count := flop_registry.get(func._overloadpacket):
         return int(count(*args, **kwargs, out_val=out)) // 2
-    if func._overloadpacket.__name__ == "_scaled_dot_product_flash_attention_for_cpu":
+    name = func._overloadpacket.__name__
+    if name == "_scaled_dot_product_flash_attention_for_cpu":
         return int(sdpa_flop_count(*(value.shape for value in args[:3]))) // 2  # type: ignore[no-untyped-call]
+    if name == "mkldnn_rnn_layer":  # one layer in one direction, all steps
+        steps, of_input, of_state = args[:3]
+        return int(steps.numel() // steps.shape[-1] * (of_input.numel() + of_state.numel()))
     return 0
 
 
@@ -212,8 +229,8 @@ def _layer(row: _Row) -> Layer:
     return Layer(
         name=row.name or row.kind,
         kind=row.kind,
-        output_shape=row.shape and row.shape[1:],
-        num_params=row.params,
+        output_shape=row.shape[1:] if row.shape and field else row.shape,
+        num_params=sum(row.params.values()),
         macs=row.macs,
         receptive_field_px=axis and _plain(axis.size),
         sees_all=bool(field and field.sees_all),

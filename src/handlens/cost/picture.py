@@ -33,6 +33,8 @@ def stages(layers: Sequence[Layer]) -> list[Stage]:
     run = [layer for layer in layers if layer.output_shape is not None]
     mapped = [index for index, layer in enumerate(run) if layer.is_map]
     last = mapped[-1] if mapped else -1
+    if mapped:  # what runs before the first map, such as the norm of its weights, belongs to it
+        run.insert(0, run.pop(mapped[0]))
     found: list[Stage] = []
     stride = 0.0
     for index, layer in enumerate(run):
