@@ -317,8 +317,10 @@ def test_the_photos_of_a_run_that_learned_more_are_found_at_a_new_place(
     more.rename(tmp_path / "gone")  # of which none is in test
     (tmp_path / "moved").rename(root)
     for place in (None, root):
-        splits, _ = own_splits(tmp_path / "run", checkpoint.load(tmp_path / "run"), place)
+        told: list[str] = []
+        splits, _ = own_splits(tmp_path / "run", checkpoint.load(tmp_path / "run"), place, told.append)
         assert {name: len(part) for name, part in splits.items()} == {"train": 18, "validation": 9, "test": 9}
+        assert told == [f"4 photos of {tmp_path / 'run'} are no longer there, none of its test photos"]
 
 
 def test_calibration_photos_of_two_classes_are_refused(split_run: Path, tiny_photos: Path, tmp_path: Path) -> None:

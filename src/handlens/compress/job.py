@@ -13,7 +13,7 @@ from handlens import checkpoint, files
 from handlens import export as export_room
 from handlens.bundle import PRECISIONS
 from handlens.compress import ladder
-from handlens.errors import HandlensError, not_one_of
+from handlens.errors import HandlensError, counted, not_one_of
 from handlens.export import job
 from handlens.export.converting import check_installed
 from handlens.export.job import Exported, Progress, Source
@@ -43,13 +43,12 @@ def export(
 ) -> Exported:
     """Make a bundle of a trained run for "onnx", "litert", "executorch", "openvino" or "coreml".
 
-    precision: "float32", "float16" or "int8". photos: labelled photos to calibrate INT8 with, or the run's own at a
-    new place; by default the run's validation split, and
-    training photos of classes that have none there. max_drop: the fraction of top-1 that INT8 may lose on the
-    validation split, of few photos one answer if it is not 0. weights_only: INT8 by the weights alone, see
-    `ladder.climb`. The bundle is written only if its file answers the run's test photos as the network does (float), or
-    loses no more than `max_drop` or 1.96 paired standard errors, whichever is larger (INT8). note: is told where the
-    run's photos have other classes now.
+    precision: "float32", "float16" or "int8". photos: labelled photos to calibrate INT8 with, or the run's own at a new
+    place; by default the run's validation split, and training photos of classes that have none there. max_drop: the
+    fraction of top-1 that INT8 may lose on the validation split, of few photos one answer if it is not 0. weights_only:
+    INT8 by the weights alone, see `ladder.climb`. The bundle is written only if its file answers the run's test photos
+    as the network does (float), or loses no more than `max_drop` or 1.96 paired standard errors, whichever is larger
+    (INT8). note: is told where the run's photos have other classes now, or are gone.
     Raises HandlensError otherwise, and for a run, a folder or an option that does not fit.
     """
     if precision not in PRECISIONS:
@@ -142,6 +141,9 @@ def own_splits(
     def in_its_classes(data: Data) -> dict[str, Photos]:
         if data.relabelled:
             note(other_class(data.relabelled, run))
+        if data.gone:
+            few = counted(len(data.gone), "photo")
+            note(f"{few} of {run} {'is' if len(data.gone) == 1 else 'are'} no longer there, none of its test photos")
         return {name: counted_in(part, found.classes) for name, part in data.splits.items()}
 
     if photos is None:
