@@ -14,7 +14,7 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
@@ -309,13 +309,11 @@ def _upright(image: Image.Image) -> Image.Image:
 def _refuse_slow(name: str, data: bytes, most_pixels: int) -> None:
     """Raise PhotoError for a photo that takes minutes or gigabytes to read, whatever its header says of its size."""
     if data.startswith(b"\xff\xd8"):
-        at, segments, exif = 2, 0, 0
-        while (found := _JPEG_MARKER.search(data, at)) and found[1] != b"\xd9":
-            segments += 1
-            exif += found[1] == b"\xe1" and data[found.end() + 2 : found.end() + 6] == b"Exif"
-            if segments > _MOST_SEGMENTS or exif > _MOST_EXIF:
+        exif = 0
+        for number, (marker, at) in enumerate(_segments(data)):
+            exif += marker == b"\xe1" and data[at + 2 : at + 6] == b"Exif"
+            if number >= _MOST_SEGMENTS or exif > _MOST_EXIF:
                 raise PhotoError(f"{name} is a JPEG of too many segments", "save it anew")
-            at = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
     elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         tiles = {322: 0, 323: 0}  # width and height
         for tag, kind, count, value in _tiff_tags(data):
@@ -347,12 +345,19 @@ def _tiff_tags(data: bytes) -> list[tuple[int, int, int, int]]:
 
 
 def _scans(jpeg: bytes) -> int:
-    """How many scans a JPEG has, up to its end: what follows, such as a film or a second picture, is not decoded."""
-    count, at = 0, 2
+    """How many scans a JPEG has."""
+    return sum(marker == b"\xda" for marker, _ in _segments(jpeg))
+
+
+def _segments(jpeg: bytes) -> Iterator[tuple[bytes, int]]:
+    """The marker of each segment and where its length stands, up to the end of a JPEG.
+
+    What follows the end, such as a film or a second picture, is not decoded.
+    """
+    at = 2
     while (found := _JPEG_MARKER.search(jpeg, at)) and found[1] != b"\xd9":
-        count += found[1] == b"\xda"
+        yield found[1], found.end()
         at = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
-    return count
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

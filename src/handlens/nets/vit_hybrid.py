@@ -48,7 +48,6 @@ class StdConv2d(Conv2d):
 
     def plain(self) -> Conv2d:
         """A convolution that has these filters as its own: the same function where they no longer change."""
-        assert isinstance(self.kernel_size, tuple) and isinstance(self.stride, tuple)
         conv = Conv2d(self.in_channels, self.out_channels, self.kernel_size[0], self.stride[0], padding="tensorflow")
         conv.weight = nn.Parameter(self.filters().detach())
         return conv
