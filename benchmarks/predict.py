@@ -28,7 +28,7 @@ from handlens import bundle, checkpoint, export, files
 from handlens.compress import litert as litert_int8
 from handlens.compress import onnx as onnx_int8
 from handlens.nets import keys
-from handlens.run import bundles
+from handlens.run import bundles, openvino_runtime
 from side_by_side import ROOT, best_settings, have_peers, in_turn, machine, own, peer, photos_below
 
 RESULT = ROOT / "benchmarks" / "results" / "predict.json"
@@ -96,7 +96,11 @@ def one_net(run: str, sets: dict[str, list[str]], work: Path, rounds: int) -> di
         "float32, LiteRT": ("litert", "float32", plain_litert),
         "int8, LiteRT": ("litert", "int8", in_int8_litert("minmax", ())),
         "int8 weights, LiteRT": ("litert", "int8", in_int8_litert(None, ())),
+        "float32, OpenVINO": ("openvino", "float32", export.convert(folded, contract, "openvino", facts)),
     }
+    if openvino_runtime.computes_bfloat16():
+        rounded = export.convert(folded, contract, "openvino", facts, "bfloat16")
+        made["bfloat16, OpenVINO"] = ("openvino", "bfloat16", rounded)
     paths = {}
     for kind, (runtime, precision, artifact) in made.items():
         paths[kind] = work / f"{run} {kind}.zip"

@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_nothing(
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "runtime": ({"runtime": "tensorrt", "artifact": {"model.engine": b""}}, "tensorrt"),
-    "precision": ({"precision": "int4"}, "'int4', expected one of float32, float16, int8"),
+    "precision": ({"precision": "int4"}, "'int4', expected one of float32, float16, bfloat16, int8"),
     "artifact": ({"artifact": {"network.onnx": b""}}, "network.onnx for onnx, expected model.onnx"),
     "more": ({"artifact": {"model.onnx": b"", "run.py": b"print()"}}, "run.py"),
     "member": ({"artifact": {"../model.onnx": b""}}, "improper at '../model.onnx'"),

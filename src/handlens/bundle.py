@@ -32,7 +32,7 @@ from handlens.preprocess import Preprocess, Source, open_photo
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 FACTS_KEY = "handlens"  # the name under which an artifact carries its facts
-PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 LIMIT_BYTES = 2 << 30  # all members together; neither protobuf nor flatbuffers can hold more
 MANIFEST_LIMIT_BYTES = 16 << 20
 MOST_MEMBERS = 1000
@@ -77,7 +77,7 @@ class Bundle:
     """What a bundle holds.
 
     runtime:   "onnx", "litert", "executorch", "openvino" or "coreml".
-    precision: "float32", "float16" or "int8".
+    precision: "float32", "float16", "bfloat16" or "int8".
     artifact:  content by member: "model.onnx"; "model.tflite"; "model.pte"; "model.xml" and "model.bin"; or the
                members of "model.mlpackage/".
     card:      JSON-ready: data, splits, figures with intervals, sizes, processor, dates, versions, licence.

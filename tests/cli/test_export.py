@@ -93,7 +93,7 @@ def test_an_int8_bundle_tells_of_its_rungs_and_that_it_is_slower(
         return {"median_ms": 3.5 if exported.precision == "int8" else 3.0}
 
     monkeypatch.setattr(ladder, "SURE_AGREEMENT", 0.0)
-    monkeypatch.setattr("handlens.run.bundles.INT8_MARGIN", 1.1)
+    monkeypatch.setattr("handlens.run.bundles.ROUNDED_MARGIN", 1.1)
     monkeypatch.setattr(job, "latency", measured)
     out = tmp_path / "int8"
     code, stdout, errors = export(split_run, "--int8", "--photos", tiny_photos, "--out", out, "--max-drop", "100")
@@ -115,6 +115,19 @@ def test_an_int8_bundle_tells_of_its_rungs_and_that_it_is_slower(
     assert CliRunner().invoke(app, ["predict", str(out), str(photo)]).exit_code == 0
 
 
+def test_a_bfloat16_bundle_tells_that_it_is_slower_and_never_that_it_is_larger() -> None:
+    card = {
+        "precision": "bfloat16",
+        "size_bytes": 1001,
+        "latency": {"median_ms": 2.0},
+        "float32": {"size_bytes": 1000, "latency": {"median_ms": 1.0}},
+    }
+    (slower,) = drawbacks(card, "openvino")
+    assert slower.startswith("slower than float: 2.00 ms a photo in bfloat16, 1.00 ms in float32, on openvino here")
+    assert "leave out --bfloat16" in slower
+    assert not drawbacks({**card, "latency": {"median_ms": 0.5}}, "openvino")
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -122,7 +135,10 @@ def test_an_int8_bundle_tells_of_its_rungs_and_that_it_is_slower(
             ["--to", "onyx"],
             "the target is 'onyx', expected onnx, litert, executorch, openvino, coreml or web; did you mean onnx?",
         ),
-        (["--int8", "--float16"], "--int8 and --float16 are both given"),
+        (["--int8", "--float16"], "--int8 and --float16 are given"),
+        (["--float16", "--bfloat16", "--to", "openvino"], "--float16 and --bfloat16 are given"),
+        (["--bfloat16"], "onnx does not compute in bfloat16; use --to openvino, or leave out --bfloat16"),
+        (["--bfloat16", "--to", "coreml"], "coreml does not compute in bfloat16"),
         (["--weights-only"], "--weights-only is given without --int8"),
         (["--max-drop", "1"], "--max-drop and --calibration-photos are for INT8; add --int8"),
         (["--calibration-photos", "64"], "--max-drop and --calibration-photos are for INT8; add --int8"),

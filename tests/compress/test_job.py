@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handlens import files
+from handlens import bundle, files
 from handlens.compress import job
 from handlens.errors import HandlensError
 from handlens.export.job import Source
+from handlens.run import bundles, openvino_runtime
 from handlens.train import several
 from handlens.train.data import keep_earlier
 
@@ -84,6 +85,28 @@ def test_a_loss_that_cannot_be_allowed_is_told_before_anything_is_tried(
     monkeypatch.setattr(job.checkpoint, "load", lambda *_: pytest.fail("the run was read"))
     with pytest.raises(HandlensError, match=f"max_drop is {max_drop}, expected a fraction of 0 to 1"):
         exported(split_run, precision="int8", max_drop=max_drop)
+
+
+def test_bfloat16_is_made_where_it_can_be_proven(
+    split_run: Path, tiny_photos: Path, exported: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(openvino_runtime, "computes_bfloat16", lambda: False)
+    with pytest.raises(HandlensError, match="OpenVINO does not compute in bfloat16 on this processor"):
+        exported(split_run, to="openvino", precision="bfloat16")
+    monkeypatch.undo()
+    monkeypatch.setattr("handlens.export.job.AGREEMENT", 0.0)
+    if not openvino_runtime.computes_bfloat16():
+        pytest.skip("this processor does not compute in bfloat16")
+    monkeypatch.setattr("handlens.run.bundles.ROUNDED_MARGIN", 1.1)
+    out = tmp_path / "bundle.zip"
+    with pytest.raises(HandlensError, match="points of top-1 below the network.*leave out --bfloat16"):
+        job.export(split_run, "openvino", "bfloat16", out=out, photos=tiny_photos)  # whose answers hang on little
+    job.export(split_run, "openvino", "bfloat16", out=out, photos=tiny_photos, max_drop=1)
+    made = bundle.read(out)
+    assert made.precision == "bfloat16" and made.card["float32"]["latency"]["median_ms"] > 0
+    assert 1e-3 < made.card["parity"]["greatest_difference"] and made.card["parity"]["tolerance"] is None
+    assert all(answer.ok for answer in bundles.check(out).answers) and len(made.golden)
 
 
 def test_a_fold_is_called_as_what_it_was_cut_from(tmp_path: Path) -> None:

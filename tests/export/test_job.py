@@ -16,7 +16,7 @@ import torch
 
 from handlens import bundle, export, nets
 from handlens.errors import HandlensError
-from handlens.export import job
+from handlens.export import job, parity
 from handlens.export.job import Source
 from handlens.run import onnx_runtime
 
@@ -78,6 +78,25 @@ def test_the_card_says_how_many_threads_there_were(source: Source, monkeypatch: 
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     assert job.latency(source.reference, 0, runs=3)["threads"] == 1
     assert job.latency(source.reference, 2, runs=3)["threads"] == 2
+
+
+@pytest.mark.parametrize(
+    ("others", "sentence"), [(0, ""), (1, ""), (4, ""), (5, "answers 5 of 200 test photos otherwise than the network")]
+)
+def test_bfloat16_gives_the_answers_of_all_but_two_in_a_hundred(source: Source, others: int, sentence: str) -> None:
+    """Whatever becomes of top-1: these photos are labelled wrongly, and those answered otherwise are won."""
+    expected = np.tile(np.array([0.9, 0.1], np.float32), (200, 1))
+    got = expected.copy()
+    got[:others] = 0.1, 0.9
+    found = parity.Parity(
+        precision="bfloat16", classes=("a", "b"), paths=tuple(map(str, range(200))), labels=np.ones(200, int),
+        expected=expected, got=got, expected_logits=expected, got_logits=got,
+    )  # fmt: skip
+    if not sentence:
+        job._judge(found, 0.005)
+        return
+    with pytest.raises(HandlensError, match=f"{sentence}.*leave out --bfloat16"):
+        job._judge(found, 0.005)
 
 
 def test_golden_photos_are_those_that_the_exported_file_answers_alike(source: Source) -> None:

@@ -368,6 +368,9 @@ def test_core_ml_files_that_are_none(tiny: ModuleType, tmp_path: Path) -> None:
         ("int8", (0.7, 0.2, 0.1), (0.3, 0.45, 0.25), False),
         ("int8", (0.45, 0.3, 0.25), (0.3, 0.45, 0.25), True),  # too close to tell
         ("int8", (0.46, 0.25, 0.29), (0.4, 0.25, 0.35), True),
+        ("bfloat16", (0.7, 0.2, 0.1), (0.6, 0.3, 0.1), True),
+        ("bfloat16", (0.7, 0.2, 0.1), (0.4, 0.5, 0.1), False),
+        ("bfloat16", (0.45, 0.4, 0.15), (0.4, 0.45, 0.15), True),
         ("float32", (0.7, 0.2, 0.1), (float("nan"), 0.2, 0.1), False),
         ("int8", (0.7, 0.2, 0.1), (float("nan"), 0.2, 0.1), False),
     ],
@@ -386,7 +389,7 @@ def test_one_class_only(tiny: ModuleType) -> None:
     assert bundles.compare("p", Golden(photo=b"", probabilities=(1.0,)), np.ones(1, np.float32), alone).ok
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "litert"])
+@pytest.mark.parametrize("runtime", ["onnx", "litert", "openvino"])
 def test_very_many_photos_go_by_threads_that_each_answer(tiny: ModuleType, tmp_path: Path, runtime: str) -> None:
     """Each thread reads and answers; order, errors and answers are those of one photo at a time."""
     bundle.write(tmp_path / "tiny.zip", tiny.bundle(runtime))

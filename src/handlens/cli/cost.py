@@ -19,7 +19,10 @@ def cost(
     ),
     width: float | None = typer.Option(None, help="Multiplier of channels."),
     image_px: int | None = typer.Option(
-        None, help="Side of the square photo. Default: the net's published size, the run's own, or 224.", min=1
+        None,
+        help="Side of the square photo. Default: the net's published size, the run's own, or 224.",
+        min=1,
+        max=65_535,  # the longest side of a JPEG; far beyond it a tensor has more bytes than can be counted
     ),
     num_classes: int | None = typer.Option(None, help="Number of classes. Default: 1000.", min=1),
     json: bool = typer.Option(False, "--json", help="One JSON value on standard output."),
@@ -29,9 +32,9 @@ def cost(
 ) -> None:
     """Count what a network costs: parameters, multiply-accumulates, memory, receptive field.
 
-    Nothing is computed but shapes. MACs are those of convolutions, linear layers and attention for one photo. Memory
-    is that of PyTorch's tensors, one photo in float32. A module of yours is imported, and called if it is not built
-    yet; it takes images (B, 3, H, W).
+    Nothing is computed but shapes. MACs are those of convolutions, linear and recurrent layers and attention for one
+    photo. Memory is that of PyTorch's tensors, one photo in float32. A module of yours is imported, and called if it
+    is not built yet; it takes images (B, 3, H, W).
 
     \b
     Examples:

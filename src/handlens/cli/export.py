@@ -22,6 +22,9 @@ def export(
         False, "--weights-only", help="With --int8: the weights alone in eight bits, all arithmetic in float."
     ),
     float16: bool = typer.Option(False, "--float16", help="Half the size, nearly the same probabilities."),
+    bfloat16: bool = typer.Option(
+        False, "--bfloat16", help="With --to openvino: computed in bfloat16, faster where the processor has it."
+    ),
     photos: Path | None = typer.Option(
         None,
         help="Labelled photos to calibrate INT8 with, or the run's own at a new place.",
@@ -67,15 +70,16 @@ def export(
     from handlens.cli import screen
     from handlens.errors import HandlensError
 
-    if int8 and float16:
-        raise HandlensError("--int8 and --float16 are both given", "choose one of them")
+    rounded = [name for name, given in (("int8", int8), ("float16", float16), ("bfloat16", bfloat16)) if given]
+    if len(rounded) > 1:
+        raise HandlensError(f"{' and '.join(f'--{name}' for name in rounded)} are given", "choose one of them")
     if weights_only and not int8:
         raise HandlensError("--weights-only is given without --int8", "it is a way to eight bits: give both")
     if (max_drop is not None or calibration_photos) and not int8:
         raise HandlensError("--max-drop and --calibration-photos are for INT8", "add --int8, or leave them out")
     if runtime_files and to != "web":
         raise HandlensError("--runtime-files is for --to web", "leave it out")
-    precision = "int8" if int8 else "float16" if float16 else "float32"
+    precision = rounded[0] if rounded else "float32"
 
     def made_at(target: Path, to: str) -> Exported:
         from handlens import compress
@@ -100,10 +104,11 @@ def export(
             )
 
     if to == "web":
-        if bundle.is_bundle(run) and (int8 or float16 or photos or licence or reduce_range or threads):
+        if bundle.is_bundle(run) and (rounded or photos or licence or reduce_range or threads):
             raise HandlensError(
                 f"{run} is a bundle, whose site has its weights and its card as they are",
-                "leave out --int8, --float16, --photos, --licence, --reduce-range and --threads, or name the run",
+                "leave out --int8, --float16, --bfloat16, --photos, --licence, --reduce-range and --threads, "
+                "or name the run",
             )
         export_site(run, out or Path(f"{run.resolve().name}-site"), made_at, runtime_files, precision, json)
         return
@@ -255,17 +260,18 @@ _SLOWER = 1.1  # times as long: less may be chance
 
 
 def drawbacks(card: dict[str, Any], runtime: str) -> list[str]:
-    """What an INT8 file has in which it is no better than its float one: that it is slower here, or larger."""
+    """What an INT8 or bfloat16 file has in which it is no better than its float one: slower here, or larger."""
     if "float32" not in card:
         return []
     plain, found = card["float32"], []
+    name, option = ("INT8", "--int8") if card["precision"] == "int8" else ("bfloat16", "--bfloat16")
     if card["latency"]["median_ms"] > _SLOWER * plain["latency"]["median_ms"]:
         found.append(
-            f"slower than float: {card['latency']['median_ms']:.2f} ms a photo in INT8, "
+            f"slower than float: {card['latency']['median_ms']:.2f} ms a photo in {name}, "
             f"{plain['latency']['median_ms']:.2f} ms in float32, on {runtime} here; "
-            "for speed leave out --int8 or try another --to"
+            f"for speed leave out {option} or try another --to"
         )
-    if card["size_bytes"] > plain["size_bytes"]:
+    if card["precision"] == "int8" and card["size_bytes"] > plain["size_bytes"]:
         found.append(
             f"larger than float: {card['size_bytes'] / 1e6:.2f} MB in INT8, {plain['size_bytes'] / 1e6:.2f} MB in "
             "float32, as what eight bits add weighs more than they save in so small a network; leave out --int8"

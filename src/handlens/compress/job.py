@@ -1,4 +1,4 @@
-"""`export`: from a run to a bundle, in float32, float16 or INT8."""
+"""`export`: from a run to a bundle, in float32, float16, bfloat16 or INT8."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from handlens.export.converting import check_installed
 from handlens.export.job import Exported, Progress, Source
 from handlens.photos import Photos
 from handlens.photos.split import contents
+from handlens.run import openvino_runtime
 from handlens.run.artifact import check_threads
 from handlens.train import Recipe, several
 from handlens.train.data import Data, counted_in, data_of, joined, look, other_class, sources
@@ -43,17 +44,18 @@ def export(
 ) -> Exported:
     """Make a bundle of a trained run for "onnx", "litert", "executorch", "openvino" or "coreml".
 
-    precision: "float32", "float16" or "int8". photos: labelled photos to calibrate INT8 with, or the run's own at a new
-    place; by default the run's validation split, and training photos of classes that have none there. max_drop: the
-    fraction of top-1 that INT8 may lose on the validation split, of few photos one answer if it is not 0. weights_only:
-    INT8 by the weights alone, see `ladder.climb`. The bundle is written only if its file answers the run's test photos
-    as the network does (float), or loses no more than `max_drop` or 1.96 paired standard errors, whichever is larger
-    (INT8). note: is told where the run's photos have other classes now, or are gone.
+    precision: "float32", "float16", "bfloat16" or "int8". photos: labelled photos to calibrate INT8 with, or the run's
+    own at a new place; by default the run's validation split, and training photos of classes that have none there.
+    max_drop: the fraction of top-1 that INT8 may lose on the validation split, of few photos one answer if it is not 0.
+    weights_only: INT8 by the weights alone, see `ladder.climb`. The bundle is written only if its file answers the
+    run's test photos as the network does (float), or loses no more than `max_drop` or 1.96 paired standard errors,
+    whichever is larger (INT8, and bfloat16, which also answers 98 % of them alike). note: is told where the run's
+    photos have other classes now, or are gone.
     Raises HandlensError otherwise, and for a run, a folder or an option that does not fit.
     """
     if precision not in PRECISIONS:
         raise not_one_of("precision", precision, PRECISIONS)
-    export_room.check_target(to, float16=precision == "float16")
+    export_room.check_target(to, precision)
     if precision == "int8":
         ladder.check_target(to, weights_only)
         if not 0 <= max_drop <= 1:
@@ -66,6 +68,11 @@ def export(
         )
     check_threads(threads)
     check_installed(to, int8=precision == "int8")
+    if precision == "bfloat16" and not openvino_runtime.computes_bfloat16():
+        raise HandlensError(
+            "OpenVINO does not compute in bfloat16 on this processor, so that nothing could be proven of such a file",
+            "export on one with AVX512, or leave out --bfloat16",
+        )
     out = job.check_out(out)
     found = checkpoint.load(run)
     splits, calibration = own_splits(run, found, photos, note)
@@ -84,7 +91,7 @@ def export(
         if precision == "float32":
             artifact = source.float32(to)
         else:
-            artifact = export_room.convert(source.folded, found.preprocess, to, source.facts, float16=True)
+            artifact = export_room.convert(source.folded, found.preprocess, to, source.facts, precision)
         return job.finish(source, artifact, to, precision, out, threads=threads, licence=licence, progress=progress)
     climbed = ladder.climb(
         source,

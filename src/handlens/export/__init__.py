@@ -17,15 +17,17 @@ from handlens.run.bundles import runtime_of
 __all__ = ["check_target", "convert", "folded", "runner"]
 
 
-def check_target(to: str, float16: bool = False) -> None:
-    """Raise HandlensError for a name that is no target, and for `float16` where it makes no file smaller."""
+def check_target(to: str, precision: str = "float32") -> None:
+    """Raise HandlensError for a name that is no target, and for one that gains nothing by a "float16" or "bfloat16"."""
     if to not in RUNTIMES:
         raise not_one_of("the target", to, (*RUNTIMES, "web"))
-    if float16 and to == "executorch":  # a network in float16 does compute in it, with errors of nearly 0.01
+    if precision == "float16" and to == "executorch":  # a network in it does compute in it, with errors of nearly 0.01
         raise HandlensError(
             "executorch stores the weights of convolutions in float32 only, so float16 makes no file smaller",
             "use --int8, or another --to",
         )
+    if precision == "bfloat16" and to != "openvino":
+        raise HandlensError(f"{to} does not compute in bfloat16", "use --to openvino, or leave out --bfloat16")
 
 
 def folded(net: Net) -> Net:
@@ -40,11 +42,17 @@ def folded(net: Net) -> Net:
     return copied
 
 
-def convert(net: Net, preprocess: Preprocess, to: str, facts: str = "{}", float16: bool = False) -> dict[str, bytes]:
-    """The artifact for one of the runtimes: its members and their content. `net` is `folded` already."""
-    check_target(to, float16)
+def convert(
+    net: Net, preprocess: Preprocess, to: str, facts: str = "{}", precision: str = "float32"
+) -> dict[str, bytes]:
+    """The artifact for one of the runtimes: its members and their content. `net` is `folded` already.
+
+    precision: "float32", "float16" or "bfloat16".
+    """
+    check_target(to, precision)
+    rounded = {} if precision == "float32" else {precision: True}
     artifact: dict[str, bytes] = importlib.import_module(f"handlens.export.{to}").convert(
-        net, preprocess, facts, float16
+        net, preprocess, facts, **rounded
     )
     return artifact
 

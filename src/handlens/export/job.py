@@ -26,12 +26,13 @@ from handlens.nets import Net
 from handlens.photos import Photos
 from handlens.run import Classifier, torch_runtime
 from handlens.run.artifact import no_facts
-from handlens.run.bundles import compare, runtime_of
+from handlens.run.bundles import TOLERANCE, compare, runtime_of
 
 _INSIDE = (".onnx", ".tflite", ".pte", ".xml", ".bin", ".mlpackage")  # endings of what lies in a bundle
 GOLDEN = 8  # photos at most, one of each class first
+AGREEMENT = 0.98  # of test photos that a bfloat16 file is to answer as the network does, as INT8 of validation
 LATENCY_RUNS = 50
-TURNS = 5  # in which an INT8 file and its float one are measured
+TURNS = 5  # in which an INT8 or bfloat16 file and its float one are measured
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
@@ -151,19 +152,19 @@ def finish(
             test,
             named(progress, "checking parity"),
         )
-        if precision == "int8":
+        if precision not in TOLERANCE:
             _judge(found, max_drop)
         again = export.runner(to, threads)
-        float16 = precision == "float16"
+        written = "float32" if precision == "int8" else precision
         parity.gate(
             found,
             source.reference,
             exported,
             net or source.folded,
             test,
-            lambda probe, contract: again(export.convert(probe, contract, to, float16=float16)),
+            lambda probe, contract: again(export.convert(probe, contract, to, precision=written)),
         )
-        if source.checkpoint.rejection and precision != "int8":
+        if source.checkpoint.rejection and precision in TOLERANCE:
             _judge_unknown(found, Rejection(**source.checkpoint.rejection))
     shipped = bundle.Bundle(
         runtime=to,
@@ -181,21 +182,38 @@ def finish(
     return Exported(path=out, bundle=shipped, parity=found)
 
 
+_ROUNDED = {  # what a precision is called, and how to go on without it
+    "int8": ("INT8", "calibrate with other photos, or leave out --int8"),
+    "bfloat16": ("bfloat16", "leave out --bfloat16"),
+}
+
+
 def _judge(found: parity.Parity, max_drop: float) -> None:
-    """INT8 rounds on purpose: it is held to accuracy, not to equal probabilities."""
+    """INT8 and bfloat16 round on purpose: they are held to accuracy, not to equal probabilities.
+
+    bfloat16, which has no ladder to choose by answers, gives the network's to AGREEMENT of the photos, or all but one.
+    """
+    name, leave_out = _ROUNDED[found.precision]
     if broken := int((found.guessed < 0).sum()):
         raise HandlensError(
-            f"the INT8 file's answers to {broken} of {counted(len(found.paths), 'test photo')} are no numbers "
+            f"the {name} file's answers to {broken} of {counted(len(found.paths), 'test photo')} are no numbers "
             f"({_first(np.flatnonzero(found.guessed < 0), found)}), and it was not kept",
-            "calibrate with other photos, or leave out --int8",
+            leave_out,
         )
     allowed = max(max_drop, 1.96 * found.drop_standard_error)
     if found.drop > allowed:
         raise HandlensError(
-            f"on {counted(len(found.paths), 'test photo')} the INT8 file is {100 * found.drop:.1f} points of top-1 "
+            f"on {counted(len(found.paths), 'test photo')} the {name} file is {100 * found.drop:.1f} points of top-1 "
             f"below the network, where {100 * allowed:.1f} are allowed, and was not kept; right before and wrong now: "
             f"{parity.told(found.lost())}",
-            "calibrate with more photos, or allow more with --max-drop",
+            "calibrate with more photos, or allow more with --max-drop" if found.precision == "int8" else leave_out,
+        )
+    other = int((found.guessed != found.expected.argmax(1)).sum())
+    if found.precision == "bfloat16" and other > max(1, (1 - AGREEMENT) * len(found.paths)):
+        raise HandlensError(
+            f"the bfloat16 file answers {other} of {counted(len(found.paths), 'test photo')} otherwise than the "
+            f"network, where {1 - AGREEMENT:.0%} may be, and was not kept",
+            leave_out,
         )
 
 
@@ -248,9 +266,9 @@ def read_facts(facts: str) -> tuple[tuple[str, ...], Any]:
 def golden(source: Source, exported: Classifier | None, shipped: bundle.Bundle) -> tuple[bundle.Golden, ...]:
     """Test photos without their metadata, one of each class in turn, with the network's own answers.
 
-    INT8 may answer a few test photos otherwise: those whose golden answer the exported file does not give here would
-    be a fault wherever the bundle is checked, and are passed over. Raises HandlensError where none is left, and for a
-    float file that does not give one.
+    INT8 and bfloat16 may answer a few test photos otherwise: those whose golden answer the exported file does not give
+    here would be a fault wherever the bundle is checked, and are passed over. Raises HandlensError where none is left,
+    and for a float file that does not give one.
     """
     test = source.splits["test"]
     by_class = [np.flatnonzero(test.labels == label) for label in range(len(test.classes))]
@@ -264,7 +282,7 @@ def golden(source: Source, exported: Classifier | None, shipped: bundle.Bundle) 
         answer = compare("", one, exported.infer(image)[0][0], shipped) if exported else None
         if answer is None or answer.ok:
             found.append(one)
-        elif shipped.precision != "int8":
+        elif shipped.precision in TOLERANCE:
             raise HandlensError(
                 f"of {test.paths[index]}, made smaller, the exported file says {answer.answered} "
                 f"{answer.answered_p:.4f} and the network {answer.expected} {answer.expected_p:.4f} (probabilities "
@@ -326,7 +344,7 @@ def card(
         if checkpoint.rejection:
             other = found.unknown_otherwise(Rejection(**checkpoint.rejection))
             facts["parity"]["unknown_alike"] = 1 - len(other) / len(found.paths)
-        if precision == "int8":
+        if precision not in TOLERANCE:
             facts |= beside_float(source, exported, threads)
         else:
             facts["latency"] = latency(exported, threads)
@@ -353,7 +371,7 @@ def latency(exported: Classifier, threads: int, runs: int = LATENCY_RUNS) -> dic
 
 
 def beside_float(source: Source, exported: Classifier, threads: int) -> dict[str, Any]:
-    """{"latency": of an INT8 file, "float32": {size_bytes, latency} of the float file that it takes the place of}.
+    """{"latency": of an INT8 or bfloat16 file, "float32": {size_bytes, latency} of the float file in its place}.
 
     Both are measured by turns, so that a slow moment of the machine slows both; of the turns the middle one is told.
     """

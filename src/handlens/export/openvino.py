@@ -14,16 +14,20 @@ from handlens.export.converting import converting
 from handlens.nets import Net
 from handlens.nets.pixels import FromPixels
 from handlens.preprocess import Preprocess
+from handlens.run.openvino_runtime import ARITHMETIC
 
 FILE, WEIGHTS = "model.xml", "model.bin"
 
 
-def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False) -> dict[str, bytes]:
+def convert(
+    net: Net, preprocess: Preprocess, facts: str, float16: bool = False, bfloat16: bool = False
+) -> dict[str, bytes]:
     """{"model.xml": ..., "model.bin": ...}: uint8 photos (batch, H, W, 3) -> probabilities, logits, float32 (batch, K).
 
     The names are `photos`, `probabilities`, `logits`; the batch is free. The facts are in the runtime info under
-    "handlens". With `float16` weights are stored as halves; what either file is computed in is the runtime's choice
-    (INFERENCE_PRECISION_HINT).
+    "handlens". With `float16` weights are stored as halves; what a file is computed in is chosen where it is loaded
+    (INFERENCE_PRECISION_HINT). With `bfloat16` the file, else a float32 one, says that it is to be that: halves as
+    weights would be computed with more slowly.
     Raises HandlensError naming the operation that OpenVINO cannot express.
     """
     try:
@@ -40,6 +44,8 @@ def convert(net: Net, preprocess: Preprocess, facts: str, float16: bool = False)
         for output, name in zip(model.outputs, ("probabilities", "logits"), strict=True):
             output.get_tensor().set_names({name})
         describe(model, facts)
+        if bfloat16:
+            model.set_rt_info("bf16", list(ARITHMETIC))
         openvino.save_model(model, Path(folder, FILE), compress_to_fp16=float16)
         return {name: Path(folder, name).read_bytes() for name in (FILE, WEIGHTS)}
 

@@ -59,7 +59,7 @@ class Classifier:
     infer: uint8 RGB (B, image_px, image_px, 3), as `preprocess.load` gives it -> (probabilities, logits), both float32
     (B, K). One call at a time.
     net: the network's name.  runtime: "torch", "onnx", "litert", "executorch" or "openvino".
-    precision: "float32", "float16" or "int8".  card: what a bundle tells of its network, else empty.
+    precision: "float32", "float16", "bfloat16" or "int8".  card: what a bundle tells of its network, else empty.
     note: what its user should know of how it was put together, or "".
     calibrated: whether its probabilities are, by a temperature; None where that cannot be known.
     rejection: which score and threshold tell photos of none of the classes, or None.

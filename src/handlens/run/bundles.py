@@ -19,9 +19,9 @@ from handlens.run.artifact import Infer, brief, check_photos, check_threads, no_
 if TYPE_CHECKING:
     from handlens.run import Classifier
 
-TOLERANCE = {"float32": 1e-3, "float16": 1e-2}  # of each probability
-# An INT8 network may answer otherwise where the float one's two most probable classes are closer than this.
-INT8_MARGIN = 0.2
+TOLERANCE = {"float32": 1e-3, "float16": 1e-2}  # of each probability; other precisions are judged by their answers
+# In INT8 and bfloat16 a network may answer otherwise where the float one's two most probable classes are closer.
+ROUNDED_MARGIN = 0.2
 _GOLDEN_PX = 1 << 24  # of a golden photo, which is `bundle.small_jpeg`'s
 
 
@@ -53,7 +53,7 @@ def classifier_of(path: str | os.PathLike[str], bundle: Bundle, threads: int = 0
 def runtime_of(name: str) -> ModuleType:
     """The module of a runtime; each has `start`.
 
-    Those have `start_shared` whose network in each thread is faster than one in all threads: OpenVINO's is not. Those
+    Those have `start_shared` that several threads may call at once, each computing alone: ExecuTorch's has not. Those
     have `embedded` that can read a file's facts where they cannot run it: Core ML, and LiteRT.
     """
     return importlib.import_module(f"handlens.run.{name}_runtime")
@@ -173,14 +173,14 @@ def compare(photo: str, golden: Golden, probabilities: np.ndarray, bundle: Bundl
     """Judge the `probabilities` (K,) of a golden photo.
 
     Float: every probability within TOLERANCE, and the same top-1 unless the two most probable are within twice that.
-    INT8: the same top-1 unless these two are closer than INT8_MARGIN.
+    INT8 and bfloat16: the same top-1 unless these two are closer than ROUNDED_MARGIN.
     """
     expected = np.array(golden.probabilities)
     first, answered = int(expected.argmax()), int(probabilities.argmax())
     margin = float(expected[first] - np.delete(expected, first).max(initial=0.0))
     difference = float(np.abs(probabilities - expected).max())
     tolerance = TOLERANCE.get(bundle.precision, 1.0)
-    close = margin < (INT8_MARGIN if bundle.precision == "int8" else 2 * tolerance)
+    close = margin < (2 * tolerance if bundle.precision in TOLERANCE else ROUNDED_MARGIN)
     return Answer(
         photo=photo,
         expected=bundle.classes[first],

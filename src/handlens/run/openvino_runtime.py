@@ -2,59 +2,95 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from handlens import cores
 from handlens.bundle import FACTS_KEY
 from handlens.errors import missing_extra
 from handlens.run.artifact import Infer, cannot_load, check_photos
 
 FILE, WEIGHTS = "model.xml", "model.bin"
+ARITHMETIC = ("runtime_options", "INFERENCE_PRECISION_HINT")  # where a file says "bf16"; OpenVINO itself passes over it
 
 
 def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str | None]:
     """The network as a function, and the facts that the file carries or None.
 
     uint8 RGB (B, H, W, 3), any B -> (probabilities, logits), float32 (B, K). Raises HandlensError when the runtime is
-    missing or refuses the file. `threads` 0 means OpenVINO's own choice, one a core.
+    missing or refuses the file. `threads` 0 means OpenVINO's own choice, one a core. It computes in float32, but for
+    files that ask for bfloat16 on processors that have it.
     """
-    openvino, core, model = _read(artifact)
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "f32",  # else it takes bfloat16 on processors that have it
-        "PERFORMANCE_HINT": "LATENCY",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",  # else it rounds what meets eight-bit weights, too
-    }
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    try:
-        height, width = (model.input("photos").partial_shape[side].get_length() for side in (1, 2))
-        request = core.compile_model(model, "CPU", settings).create_infer_request()
-        outputs = [request.get_compiled_model().output(name) for name in ("probabilities", "logits")]
-    except RuntimeError as error:
-        raise cannot_load(f"OpenVINO {openvino.__version__.partition('-')[0]}", FILE, error) from error
+    compiled, sides, facts = _compile(artifact, settings)
+    return _infer(compiled.create_infer_request(), sides), facts
+
+
+def start_shared(artifact: Mapping[str, bytes]) -> tuple[Infer, str | None]:
+    """As `start`, for several threads that may call the function at once, each computing alone."""
+    count, own = cores.available(), threading.local()
+    streams = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": count, "INFERENCE_NUM_THREADS": count}
+    compiled, sides, facts = _compile(artifact, streams)
 
     def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        check_photos(photos, height, width)
+        if not hasattr(own, "infer"):
+            own.infer = _infer(compiled.create_infer_request(), sides)
+        answers: tuple[np.ndarray, np.ndarray] = own.infer(photos)
+        return answers
+
+    return infer, facts
+
+
+def computes_bfloat16() -> bool:
+    """Whether this processor does. Raises HandlensError when the runtime is missing."""
+    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _compile(artifact: Mapping[str, bytes], settings: Mapping[str, Any]) -> tuple[Any, tuple[int, int], str | None]:
+    """The network ready to run, its photos' height and width, and the facts that the file carries or None."""
+    openvino = _openvino()
+    core = openvino.Core()
+    try:
+        model = core.read_model(artifact[FILE], artifact[WEIGHTS])
+        bfloat16 = _said(model, ARITHMETIC) == "bf16" and computes_bfloat16()
+        exact = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",  # its own choice is bfloat16 for any file
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",  # else it rounds what meets eight-bit weights, too
+            "ENABLE_CPU_PINNING": False,  # else networks of one thread each all wait for the same core
+        }
+        height, width = (model.input("photos").partial_shape[side].get_length() for side in (1, 2))
+        compiled = core.compile_model(model, "CPU", {**settings, **exact})
+        for name in ("probabilities", "logits"):
+            compiled.output(name)
+    except RuntimeError as error:
+        raise cannot_load(f"OpenVINO {openvino.__version__.partition('-')[0]}", FILE, error) from error
+    return compiled, (height, width), _said(model, (FACTS_KEY,))
+
+
+def _infer(request: Any, sides: tuple[int, int]) -> Infer:
+    outputs = [request.get_compiled_model().output(name) for name in ("probabilities", "logits")]
+
+    def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        check_photos(photos, *sides)
         answers = request.infer({"photos": photos})
         return answers[outputs[0]].copy(), answers[outputs[1]].copy()  # the request's own memory, used again
 
-    return infer, _facts(model)
+    return infer
 
 
-def _read(artifact: Mapping[str, bytes]) -> tuple[Any, Any, Any]:
-    """The package, its core, and the model."""
+def _openvino() -> Any:
     try:
         import openvino
     except ImportError:
         raise missing_extra("openvino", "openvino") from None
-    core = openvino.Core()
-    try:
-        return openvino, core, core.read_model(artifact[FILE], artifact[WEIGHTS])
-    except RuntimeError as error:
-        raise cannot_load(f"OpenVINO {openvino.__version__.partition('-')[0]}", FILE, error) from error
+    return openvino
 
 
-def _facts(model: Any) -> str | None:
-    return str(model.get_rt_info([FACTS_KEY]).value) if model.has_rt_info([FACTS_KEY]) else None
+def _said(model: Any, name: tuple[str, ...]) -> str | None:
+    """A value of the file's runtime info, or None."""
+    return str(model.get_rt_info(list(name)).value) if model.has_rt_info(list(name)) else None

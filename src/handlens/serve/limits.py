@@ -21,7 +21,7 @@ class Limits:
     body_bytes:   of one request, as it is sent; what is declared to be more is refused unread.
     pixels:       of one photo, from its header, before any is decoded.
     files:        photos of one request.
-    time_s:       for a request's body to arrive, and then again for its photos to be answered.
+    time_s:       for a request's body to arrive, then again for its photos to be answered, and for the client to read.
     header_s:     for a request's first line and headers to arrive.
     photos:       being decoded, waiting and in the network at once, of all requests; with more the answer is 503.
     held_bytes:   of request bodies in memory at once; with more the answer is 503.

@@ -101,7 +101,7 @@ def test_the_largest_batch(small: Any, load: Any) -> None:
 
 def test_halves_are_refused(settled: Any, facts: str) -> None:
     with pytest.raises(HandlensError, match="executorch stores the weights of convolutions in float32 only"):
-        export.convert(*settled("mobilenet_v2", 32, width=0.25), "executorch", facts, float16=True)
+        export.convert(*settled("mobilenet_v2", 32, width=0.25), "executorch", facts, "float16")
 
 
 def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:

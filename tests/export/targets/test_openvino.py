@@ -18,6 +18,7 @@ import openvino as ov
 from handlens.errors import HandlensError
 from handlens.export.exchange import exchanged
 from handlens.export.openvino import convert
+from handlens.run import openvino_runtime
 
 
 def load(artifact: Mapping[str, bytes]) -> Any:
@@ -103,6 +104,25 @@ def test_halves(settled: Any, differences: Any, facts: str) -> None:
     half = convert(net, preprocess, facts, float16=True)
     assert len(half["model.bin"]) < 0.55 * 4 * sum(parameter.numel() for parameter in net.parameters())
     assert 1e-6 < differences(runner(half), net, preprocess, 5)[0] < 1e-2
+
+
+def test_bfloat16_is_computed_where_the_processor_does_and_float32_elsewhere(
+    small: Any, differences: Any, facts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By handlens, which reads what the file asks for; never for a file that asks for nothing."""
+    _, net, preprocess = small
+    asks = convert(net, preprocess, facts, bfloat16=True)
+    assert asks["model.bin"] == small[0]["model.bin"]  # slower to compute with as halves
+    for start in (openvino_runtime.start, openvino_runtime.start_shared):
+        assert differences(start(small[0])[0], net, preprocess, 5)[0] < 1e-4
+    monkeypatch.setattr(openvino_runtime, "computes_bfloat16", lambda: False)
+    infer, told = openvino_runtime.start(asks)
+    assert differences(infer, net, preprocess, 5)[0] < 1e-4 and told == facts
+    monkeypatch.undo()
+    if not openvino_runtime.computes_bfloat16():
+        pytest.skip("this processor does not compute in bfloat16")
+    for start in (openvino_runtime.start, openvino_runtime.start_shared):
+        assert 1e-4 < differences(start(asks)[0], net, preprocess, 5)[0] < 0.1
 
 
 def test_an_unknown_operation_is_named(odd: Any, facts: str) -> None:
