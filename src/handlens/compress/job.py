@@ -58,8 +58,8 @@ def export(
     export_room.check_target(to, precision)
     if precision == "int8":
         ladder.check_target(to, weights_only)
-        if not 0 <= max_drop <= 1:
-            raise HandlensError(f"max_drop is {max_drop}, expected a fraction of 0 to 1", "0.005 is half a point")
+    if not 0 <= max_drop <= 1:
+        raise HandlensError(f"max_drop is {max_drop}, expected a fraction of 0 to 1", "0.005 is half a point")
     if reduce_range and (precision, to) != ("int8", "onnx"):
         raise HandlensError("--reduce-range is for INT8 on onnxruntime", "leave it out, or give --to onnx --int8")
     if reduce_range and weights_only:
@@ -92,7 +92,17 @@ def export(
             artifact = source.float32(to)
         else:
             artifact = export_room.convert(source.folded, found.preprocess, to, source.facts, precision)
-        return job.finish(source, artifact, to, precision, out, threads=threads, licence=licence, progress=progress)
+        return job.finish(
+            source,
+            artifact,
+            to,
+            precision,
+            out,
+            max_drop=max_drop,
+            threads=threads,
+            licence=licence,
+            progress=progress,
+        )
     climbed = ladder.climb(
         source,
         to,
