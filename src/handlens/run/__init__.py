@@ -24,6 +24,9 @@ from handlens.preprocess import Preprocess, Source
 from handlens.run.artifact import Infer
 
 MANY = 64  # photos for which a network is started once more where that makes them faster
+# Photos in a batch: of a network that computes in one thread beside others, whose maps then stay in its core's cache,
+# and of one that computes in all threads.
+ALONE, TOGETHER = 4, 16
 UNCALIBRATED = (
     f"its probabilities are uncalibrated: it was trained with fewer than {calibration.FEWEST} validation photos, "
     "or by an early version"
@@ -108,7 +111,7 @@ class Classifier:
         self,
         paths: Iterable[str | os.PathLike[str]],
         top: int = 5,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[Path, list[Guess] | PhotoError]]:
         """Guesses for many photos: `answer_many` without the scores."""
@@ -119,19 +122,23 @@ class Classifier:
         self,
         paths: Iterable[str | os.PathLike[str]],
         top: int = 5,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[Path, Answer | PhotoError]]:
         """What is said of each of many photos, in order; threads decode ahead of the network.
 
-        A photo that cannot be read comes with its PhotoError in place of an answer. `progress` is called with (done,
-        total) after each batch. Raises HandlensError for one path in place of many.
+        A photo that cannot be read comes with its PhotoError in place of an answer. batch_size: photos that go through
+        the network at once, by default ALONE where each thread computes alone, and TOGETHER elsewhere. `progress` is
+        called with (done, total) after each batch. Raises HandlensError for one path in place of many.
         """
         if isinstance(paths, str):
             raise HandlensError(f"{paths!r} is one photo, expected a list of photos", "put it into a list")
+        photos = [Path(path) for path in paths]
+        start_shared = self.start_shared if len(photos) >= MANY else None
+        if batch_size is None:
+            batch_size = ALONE if start_shared else TOGETHER
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-        photos = [Path(path) for path in paths]
         batches = [photos[first : first + batch_size] for first in range(0, len(photos), batch_size)]
 
         def read(path: Path) -> np.ndarray | PhotoError:
@@ -147,8 +154,8 @@ class Classifier:
 
         with contextlib.ExitStack() as stack:
             told: Iterator[list[Answer | PhotoError]]
-            if self.start_shared and len(photos) >= MANY:  # each thread reads its photos and answers them
-                shared = self.start_shared()
+            if start_shared:  # each thread reads its photos and answers them
+                shared = start_shared()
                 each = in_threads(lambda batch: tell(shared, [read(path) for path in batch]), batches, ahead=16)
                 told = stack.enter_context(contextlib.closing(each))
             else:  # threads read ahead of the network

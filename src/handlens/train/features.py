@@ -26,6 +26,7 @@ from handlens.nets.fold import fold_batch_norm
 from handlens.nets.pixels import FromPixels
 from handlens.photos import Photos, in_threads
 from handlens.preprocess import Preprocess
+from handlens.run import ALONE, TOGETHER
 from handlens.train import augment
 from handlens.train.pixels import shrunk
 
@@ -237,7 +238,7 @@ def _onnx_embedder(net: Net, preprocess: Preprocess) -> _Embedder:
     headless = copy.deepcopy(net).cpu().float().eval()
     headless.classifier[-1] = nn.Identity()  # its "logits" are what the last layer would have read
     headless.familiar = None
-    at_once, px = 8, preprocess.image_px  # more do not fit into the caches
+    at_once, px = ALONE, preprocess.image_px  # more do not fit into the caches
     file = io.BytesIO()
     with converting("onnx", net), torch.inference_mode():
         torch.onnx.export(
@@ -267,7 +268,7 @@ def _torch_embedder(net: Net, preprocess: Preprocess, precision: str, device: to
             vectors: np.ndarray = wrapped.embed(x).float().cpu().numpy()
         return vectors
 
-    return _Embedder(embed, 8 if device.type == "cpu" else 64, shared=False)
+    return _Embedder(embed, TOGETHER if device.type == "cpu" else 64, shared=False)
 
 
 def _read(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, np.ndarray]:
