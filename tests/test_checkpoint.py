@@ -194,3 +194,11 @@ def test_what_is_familiar_comes_back_or_is_refused(tmp_path: Path) -> None:
     (tmp_path / "familiar.safetensors").unlink()
     with pytest.raises(HandlensError, match=r"has no familiar\.safetensors"):
         checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("metrics", [{"top1": float("nan")}, {"top1": Path("x")}])
+def test_what_is_there_stays_whole_when_what_is_new_cannot_be_written(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    checkpoint.save(tmp_path / "run", make({"width": 0.1}))
+    with pytest.raises(HandlensError, match="cannot be written as JSON"):
+        checkpoint.save(tmp_path / "run", make({"width": 0.1}, metrics=metrics))
+    assert checkpoint.load(tmp_path / "run").metrics == {"top1": 0.5}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 import os
 from pathlib import Path
@@ -85,7 +86,8 @@ def build(name: str, num_classes: int, arguments: dict[str, Any]) -> Net:
 def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
     """Write the files into `folder`, made if need be; `dtype` is that of the stored weights.
 
-    Raises HandlensError when the classes are not as many as the logits, or when the disk is full.
+    Raises HandlensError when the classes are not as many as the logits, what describes it is no JSON, or the disk is
+    full.
     """
     if len(checkpoint.classes) != checkpoint.net.num_classes:
         raise HandlensError(
@@ -95,13 +97,9 @@ def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dt
     data = safetensors.torch.save(
         {key: _stored(value, dtype) for key, value in checkpoint.net.state_dict().items()}, metadata={"format": "pt"}
     )
-    with files.atomic(Path(folder, files.WEIGHTS)) as file:
-        file.write(data)
-    familiar = checkpoint.net.familiar
+    familiar, centres = checkpoint.net.familiar, b""
     if familiar:
         centres = safetensors.torch.save({"centres": familiar.centres.contiguous()})
-        with files.atomic(Path(folder, files.FAMILIAR)) as file:
-            file.write(centres)
     facts = {
         "format_version": FORMAT_VERSION,
         "handlens_version": __version__,
@@ -116,6 +114,18 @@ def save(folder: str | os.PathLike[str], checkpoint: Checkpoint, dtype: torch.dt
         "familiar": {**familiar.to_dict(), "sha256": hashlib.sha256(centres).hexdigest()} if familiar else None,
         "weights_sha256": hashlib.sha256(data).hexdigest(),
     }
+    try:
+        json.dumps(facts, allow_nan=False)
+    except (TypeError, ValueError) as error:  # before a file is written: what is there already stays whole
+        raise HandlensError(
+            f"the checkpoint's recipe, metrics or arguments cannot be written as JSON ({error})",
+            "give strings and Python's own finite numbers",
+        ) from error
+    with files.atomic(Path(folder, files.WEIGHTS)) as file:
+        file.write(data)
+    if familiar:
+        with files.atomic(Path(folder, files.FAMILIAR)) as file:
+            file.write(centres)
     files.write_json(Path(folder, files.FACTS), facts)
 
 

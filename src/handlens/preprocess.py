@@ -26,8 +26,9 @@ from handlens.errors import HandlensError, PhotoError, not_one_of
 # Pillow refuses photos of twice the size that it warns of, and that refusal is what `open_photo` tells. Of odd metadata
 # (UserWarning) it warns by its own lines, naming no photo. The filters are everyone's, for `warnings.catch_warnings` is
 # not for threads, which read photos here.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# Those that an application has set itself come first.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning, append=True)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
 
 Source = str | os.PathLike[str] | bytes | IO[bytes]
 
@@ -137,7 +138,16 @@ class Preprocess:
         return open_photo(source, None if self.interpolation == "nearest" else px, most_pixels)
 
     def fit(self, photo: Image.Image) -> np.ndarray:
-        """Resize and crop an upright RGB image: uint8 of shape (image_px, image_px, 3)."""
+        """Resize and crop an upright RGB image: uint8 of shape (image_px, image_px, 3).
+
+        Raises HandlensError for anything else than a Pillow image in mode RGB.
+        """
+        if not isinstance(photo, Image.Image) or photo.mode != "RGB":
+            given = f"in mode {photo.mode}" if isinstance(photo, Image.Image) else f"as {type(photo).__name__}"
+            raise HandlensError(
+                f"an image was given {given}, expected a Pillow image in RGB",
+                'call `.convert("RGB")`, or `PIL.Image.fromarray` for an array',
+            )
         width, height = photo.size
         px, filter_ = self.image_px, _RESAMPLING[self.interpolation]
         if self.resize == "squash":
@@ -244,7 +254,7 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
     if not isinstance(source, (str, os.PathLike, bytes)) and not hasattr(source, "read"):
         raise HandlensError(
             f"a photo is a path, its file's bytes or an open file, not a {type(source).__name__}",
-            "for an image in memory, call `preprocess.fit` and `predict_batch`",
+            "for a Pillow image in RGB, call `predict_batch(preprocess.fit(image)[None])`",
         )
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the photo"
     formats = (*_FORMATS, "HEIF") if "HEIF" in Image.OPEN else _FORMATS
@@ -273,7 +283,7 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
         raise PhotoError(f"{name} is a folder, expected a photo") from None
     except PermissionError:
         raise PhotoError(f"{name} may not be read", "change its permissions") from None
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoError(f"{name} has too many pixels to be decoded safely", "make it smaller first") from error
     except UnidentifiedImageError:
         if _is_empty(source):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from handlens import nets
 from handlens.errors import HandlensError
-from handlens.explain import saliency
+from handlens.explain import gates, layers, saliency
 from handlens.nets import Net
 from handlens.nets.layers import modules_of
 from handlens.nets.vit import TABLE, SelfAttention, VisionTransformer
@@ -232,3 +232,27 @@ def test_methods_that_do_not_fit() -> None:
         saliency.explainer(vit(), contract, "gradcam", layer="encoder.layers")
     with pytest.raises(HandlensError, match="needs self-attention, which MobileNetV2 has none of"):
         saliency.explainer(nets.create("mobilenet_v2_035"), contract, "rollout")
+
+
+def test_a_network_in_training_mode_is_looked_at_as_in_use_and_left_as_it_was() -> None:
+    """Batch norm would go by the batch, and its statistics would move."""
+    net = nets.create("mobilenet_v3_small", 5, width=0.35)
+    contract = Preprocess(image_px=64, resize_px=64)
+    photos = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    net.train()
+    net.features[0].eval()  # as a frozen part is
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+
+    def look() -> list[np.ndarray]:
+        maps = layers.stages(net, contract, photos)
+        return [
+            saliency.grad_cam(net, contract, photos, [0, 1]),
+            *gates.record(net, contract, photos).values(),
+            *(each.values for each in maps),
+        ]
+
+    found = look()
+    assert net.training and not net.features[0].training and net.classifier.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    net.eval()
+    assert all(np.array_equal(a, b) for a, b in zip(found, look(), strict=True))

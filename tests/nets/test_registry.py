@@ -289,3 +289,11 @@ def test_an_argument_out_of_range_is_refused(arguments: dict[str, Any], message:
     if "num_classes" in arguments:
         with pytest.raises(HandlensError, match=message):
             nets.replace_head(nets.on_meta("mobilenet_v2"), arguments["num_classes"])
+
+
+def test_a_new_head_is_in_the_mode_of_its_network() -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    net = nets.replace_head(nets.create("mobilenet_v2", 5, width=0.35).eval(), 3, hidden=64)
+    assert torch.equal(net(images), net(images))  # no dropout
+    assert all(module.training for module in nets.replace_head(net.train(), 3, hidden=64).modules())
+    assert nets.replace_head(net.half(), 3).classifier[-1].weight.dtype == torch.float16

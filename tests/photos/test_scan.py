@@ -345,6 +345,7 @@ def test_select_and_without(three: Photos) -> None:
     assert chosen.classes == three.classes
     assert three.without(["b/1", "unknown"]).paths == ("a/1", "b/2", "c/1")
     assert three.select([]).counts().tolist() == [0, 0, 0]
+    assert three.select(three.labels == 1).paths == ("b/1", "b/2")
 
 
 def test_classes_are_matched_by_name(three: Photos) -> None:

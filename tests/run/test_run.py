@@ -115,6 +115,8 @@ def test_a_batch_of_unreadable_photos_only(tiny_run: Path, tmp_path: Path) -> No
 def test_one_photo_or_no_batch_is_refused_where_many_are_expected(tiny_run: Path) -> None:
     classifier = run.load(tiny_run)
     with pytest.raises(HandlensError, match=r"'ab\.jpg' is one photo, expected a list"):
+        list(classifier.predict_many(Path("ab.jpg")))  # type: ignore[arg-type]
+    with pytest.raises(HandlensError, match=r"'ab\.jpg' is one photo, expected a list"):
         list(classifier.predict_many("ab.jpg"))
     for size in (0, -1):
         with pytest.raises(ValueError, match=f"batch_size is {size}, expected at least 1"):

@@ -337,3 +337,15 @@ def test_a_log_line_is_one_json_object() -> None:
     line = json.loads(stream.getvalue())
     assert (line["level"], line["message"], line["id"], line["photos"]) == ("error", "it failed", "a\nb", 2)
     assert "ValueError: two\nlines" in line["traceback"]
+
+
+def test_the_process_is_left_as_it_was(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who serves from a program of their own may go on after it, and end it."""
+
+    def stopped(self: Any, sockets: Any = None) -> None:
+        assert signal.getsignal(signal.SIGINT) is not before[0] and logging.root.handlers != before[2]
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), list(logging.root.handlers)
+    monkeypatch.setattr(server._Server, "run", stopped)
+    server.run(Settings(bundles={"tiny": tiny_bundle}, port=0, threads=1))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), logging.root.handlers) == before

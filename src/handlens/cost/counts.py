@@ -36,7 +36,7 @@ def count(net: str | nets.Net, image_px: int | None = None, **arguments: Any) ->
     that does not fit.
     """
     if isinstance(net, str):
-        image_px = image_px or nets.entry(net).image_px
+        image_px = nets.entry(net).image_px if image_px is None else image_px
         net = nets.on_meta(net, **arguments)
     elif image_px is None or arguments:
         raise TypeError("a network that is built already is counted at a given image_px, without other arguments")

@@ -49,11 +49,11 @@ def report_on(net: str | nn.Module, image_px: int | None = None, **arguments: An
     not fit; a module that cannot be traced is told in the report's `stopped`.
     """
     if isinstance(net, str):
-        image_px = image_px or nets.entry(net).image_px
+        image_px = nets.entry(net).image_px if image_px is None else image_px
         net = nets.on_meta(net, **arguments)
     elif arguments:
         raise TypeError("a network that is built already takes no other arguments")
-    image_px = image_px or 224
+    image_px = 224 if image_px is None else image_px
     if isinstance(net, nets.Net):
         nets.check_input(net, image_px)
     elif image_px < 1:

@@ -176,8 +176,9 @@ class Outside(NamedTuple):
         return self.probabilities, self.logits
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Outside:
-        """The answers to these photos."""
-        chosen = np.asarray(indices, dtype=np.int64)
+        """The answers to these photos, or to those where a mask (N,) is True."""
+        given = np.asarray(indices)
+        chosen = np.flatnonzero(given) if given.dtype == bool else given.astype(np.int64)
         contents, groups = ([each[index] for index in chosen] for each in (self.contents, self.groups))
         return self._replace(
             probabilities=self.probabilities[chosen], logits=self.logits[chosen], contents=contents, groups=groups

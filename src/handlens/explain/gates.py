@@ -89,7 +89,7 @@ def record(net: Net, preprocess: Preprocess, photos: np.ndarray) -> dict[str, np
         )
     handles = [module.register_forward_pre_hook(hook(name)) for name, module in named]
     try:
-        with torch.no_grad():
+        with layers.in_use(net), torch.no_grad():
             net(layers.as_input(preprocess, photos))
     finally:
         for handle in handles:

@@ -78,6 +78,18 @@ def find(net: Net, layer: str) -> nn.Module:
     raise HandlensError(f"{type(net).__name__} has no layer {layer!r}", hint)
 
 
+@contextlib.contextmanager
+def in_use(net: nn.Module) -> Iterator[None]:
+    """While it is open, the network is in evaluation mode, in which looking at it changes nothing."""
+    training = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, was in training.items():
+            module.training = was
+
+
 def output(net: Net, images: Tensor, layer: str) -> Tensor:
     """What the layer of a name gives when the network runs. Raises HandlensError when it gives no single tensor."""
     found: list[Any] = []
@@ -85,7 +97,7 @@ def output(net: Net, images: Tensor, layer: str) -> Tensor:
     def see(_: str, given: Any) -> None:
         found.append(given.clone() if isinstance(given, Tensor) else given)  # what follows may work in place
 
-    with hooks(net, [layer], see), torch.no_grad():
+    with in_use(net), hooks(net, [layer], see), torch.no_grad():
         net(images)
     if not found:
         raise HandlensError(
@@ -124,7 +136,8 @@ def stage_outputs(net: Net, images: Tensor) -> list[tuple[str, Tensor]]:
         if isinstance(result, Tensor):
             given[id(result)] = (name, result)  # of nested modules that give the same map, the outermost comes last
 
-    with hooks(net, [name for name, _ in net.named_modules() if name], see), torch.no_grad():
+    names = [name for name, _ in net.named_modules() if name]
+    with in_use(net), hooks(net, names, see), torch.no_grad():
         return [(given.get(id(found), ("", found))[0], found) for found in net.features(images)]
 
 

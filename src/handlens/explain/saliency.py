@@ -52,9 +52,10 @@ def grad_cam(
         raise missing_extra("train", "captum") from None
     images = layers.as_input(preprocess, photos)
     name = layer if checked else grad_cam_layer(net, preprocess, layer)
-    cam = LayerGradCam(net, layers.find(net, name)).attribute(
-        images.requires_grad_(), target=list(map(int, classes)), relu_attributions=True
-    )
+    with layers.in_use(net):
+        cam = LayerGradCam(net, layers.find(net, name)).attribute(
+            images.requires_grad_(), target=list(map(int, classes)), relu_attributions=True
+        )
     return cam[:, 0].detach().float().numpy()
 
 
@@ -89,7 +90,7 @@ def attention(net: Net, images: Tensor) -> list[Tensor]:
             f"attention rollout needs self-attention, which {type(net).__name__} has none of", "Grad-CAM is for it"
         )
     try:
-        with torch.no_grad():
+        with layers.in_use(net), torch.no_grad():
             net(images)
             return [_attention(module, given) for module, given in tokens]
     finally:

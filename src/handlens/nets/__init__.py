@@ -93,12 +93,12 @@ def replace_head(net: Net, num_classes: int, hidden: int = 0, dropout: float = 0
     if hidden:
         layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout)]
         width = hidden
-    net.classifier = nn.Sequential(*layers, _new_linear(width, num_classes)).to(last.weight.device)
+    net.classifier = nn.Sequential(*layers, _new_linear(width, num_classes)).to(last.weight).train(net.training)
     for auxiliary in net.auxiliary():
         assert isinstance(auxiliary.classifier, nn.Sequential)
         last = auxiliary.classifier[-1]
         assert isinstance(last, nn.Linear)
-        auxiliary.classifier[-1] = _new_linear(last.in_features, num_classes).to(last.weight.device)
+        auxiliary.classifier[-1] = _new_linear(last.in_features, num_classes).to(last.weight).train(net.training)
     return net
 
 

@@ -63,9 +63,8 @@ def pairs(net: Net) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         module.register_forward_pre_hook(before) for module in net.modules() if isinstance(module, nn.BatchNorm2d)
     ]
     try:
-        device = next(net.parameters()).device
         px = max(SQUARE_PX, net.smallest_px)
-        net(torch.zeros(1, 3, px, px, device=device))
+        net(torch.zeros(1, 3, px, px).to(next(net.parameters())))
     finally:
         for hook in hooks:
             hook.remove()

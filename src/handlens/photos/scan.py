@@ -68,8 +68,9 @@ class Photos:
         return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Photos:
-        """These photos, in this order; the classes stay."""
-        chosen = np.asarray(indices, dtype=np.int64)
+        """These photos, in this order, or those where a mask (N,) is True; the classes stay."""
+        given = np.asarray(indices)
+        chosen = np.flatnonzero(given) if given.dtype == bool else given.astype(np.int64)
         return dataclasses.replace(
             self,
             paths=tuple(self.paths[i] for i in chosen),

@@ -131,8 +131,8 @@ class Classifier:
         the network at once, by default ALONE where each thread computes alone, and TOGETHER elsewhere. `progress` is
         called with (done, total) after each batch. Raises HandlensError for one path in place of many.
         """
-        if isinstance(paths, str):
-            raise HandlensError(f"{paths!r} is one photo, expected a list of photos", "put it into a list")
+        if isinstance(paths, (str, bytes, os.PathLike)):
+            raise HandlensError(f"{str(paths)!r} is one photo, expected a list of photos", "put it into a list")
         photos = [Path(path) for path in paths]
         start_shared = self.start_shared if len(photos) >= MANY else None
         if batch_size is None:
@@ -178,7 +178,8 @@ class Classifier:
 def load(path: str | os.PathLike[str], threads: int = 0, device: str = "") -> Classifier:
     """The classifier in a run folder or a bundle; `threads` of the processor compute it, 0 for the runtime's choice.
 
-    device: of torch, for a run; by default the accelerator that torch finds, else the processor ("cpu").
+    device: of torch, for a run; by default the accelerator that torch finds, else the processor ("cpu"). With a run
+    the process keeps memory that is freed, up to 2 GB, for its next use (`torch_runtime.keep_freed_memory`).
 
     Raises HandlensError when there is none, when it is damaged, when its runtime (torch for a run) is missing, and for
     threads or a device that there cannot be.

@@ -48,7 +48,8 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
     def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         check_photos(photos, height, width)
         forward: Any = program.load_method("forward")  # the one above; the program holds the file and must outlive it
-        owned = torch.from_numpy(np.array(photos))  # a copy: Pillow's arrays are read-only, which torch warns of
+        # A copy: Pillow's arrays are read-only, which torch warns of, and others may lie in memory in another order.
+        owned = torch.from_numpy(np.array(photos, order="C"))
         answers = [forward.execute([owned[first : first + largest]]) for first in range(0, len(owned), largest)]
         probabilities, logits = (torch.cat(parts).numpy() for parts in zip(*answers, strict=True))
         return probabilities, logits

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 _USUAL = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
@@ -28,12 +30,19 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=True, default=str)
 
 
-def begin() -> None:
-    """Send all that this process logs, also Python's warnings, to standard error as JSON lines."""
+@contextlib.contextmanager
+def in_json() -> Iterator[None]:
+    """While it is open, all that this process logs, also Python's warnings, goes to standard error as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    root = logging.getLogger()
+    root, own = logging.getLogger(), logging.getLogger("handlens")
+    before = root.handlers, root.level, own.level
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("handlens").setLevel(logging.INFO)
+    own.setLevel(logging.INFO)
     logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.handlers, root.level, own.level = before

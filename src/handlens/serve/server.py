@@ -34,13 +34,17 @@ def run(settings: Settings) -> None:
     """See `handlens.serve.run`."""
     _allow_descriptors()
     server, listening = make(settings)
-    with listening:
-        logs.begin()
+    with listening, logs.in_json():
+        before = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 # uvicorn stops in good order, and then raises the signal once more for who was there before: nobody.
-                signal.signal(number, lambda number, frame: None)
-        server.run(sockets=[listening])
+                before[number] = signal.signal(number, lambda number, frame: None)
+        try:
+            server.run(sockets=[listening])
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def make(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:

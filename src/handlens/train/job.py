@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 
 from handlens import checkpoint, files, nets
@@ -67,10 +68,16 @@ def fit(
     exist, by default a new one below `runs`. given: fields of `Recipe`; the rest is chosen by the photos. With
     `resume`, `out` is the folder of an interrupted run, `photos` where its photos are now if they were moved, and
     nothing else is given. device: "auto", "cpu", "cuda" or "mps"; devices, num_nodes: how many of them, on how many
-    machines (lightning-fabric's meaning).
+    machines (lightning-fabric's meaning). Of two trainings at once in one process neither can be repeated: they draw
+    from one generator of torch's.
     Raises HandlensError for photos, weights or values that do not fit; KeyboardInterrupt after saving at Ctrl-C.
     """
     watcher = watcher or Watcher()
+    if torch.get_default_dtype() != torch.float32:
+        raise HandlensError(
+            f"torch's default type is {torch.get_default_dtype()}, expected torch.float32",
+            "call torch.set_default_dtype(torch.float32) before a training",
+        )
     keep_freed_memory()
     out = os.path.expanduser(out) if out else None
     folder = _interrupted(out) if resume else Path()
