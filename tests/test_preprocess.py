@@ -721,3 +721,23 @@ def test_an_application_that_guards_against_bombs_keeps_its_guard() -> None:
 def test_fit_takes_rgb_images_alone(given: Any, told: str) -> None:
     with pytest.raises(HandlensError, match=f"{told}, expected a Pillow image in RGB"):
         Preprocess().fit(given)
+
+
+class Stream(io.RawIOBase):
+    """As a connection gives its bytes: once, from the first to the last."""
+
+    def __init__(self, content: bytes) -> None:
+        self.rest = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self.rest.readinto(buffer)
+
+
+def test_a_stream_that_goes_forward_only() -> None:
+    photo = encoded(picture(40, 30), "PNG")
+    assert np.array_equal(Preprocess().load(Stream(photo)), Preprocess().load(photo))
+    with pytest.raises(PhotoError, match="the photo is not a photo that can be read; give all of its bytes"):
+        Preprocess().load(Stream(b"a page that says 404"))

@@ -286,6 +286,8 @@ def open_photo(source: Source, at_least_px: int | None = None, most_pixels: int 
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoError(f"{name} has too many pixels to be decoded safely", "make it smaller first") from error
     except UnidentifiedImageError:
+        if hasattr(source, "seekable") and not source.seekable():  # read to its end, and not to be looked at again
+            raise PhotoError(f"{name} is not a photo that can be read", "give all of its bytes") from None
         if _is_empty(source):
             raise PhotoError(f"{name} is empty", "replace or remove it") from None
         if "HEIF" not in formats and _is_heif(source):

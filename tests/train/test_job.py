@@ -1002,3 +1002,13 @@ def test_what_is_needed_at_the_end_is_missed_at_the_beginning(
     with pytest.raises(HandlensError, match=r'needs tensorboard, .*pip install "handlens\[train\]"'):
         handlens.fit(tiny_photos, out=tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
+
+
+def test_another_default_type_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(HandlensError, match=r"default type is torch\.float64, expected torch\.float32"):
+            job.fit(tmp_path, out=tmp_path / "run")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert not (tmp_path / "run").exists()
