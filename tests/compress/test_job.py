@@ -118,5 +118,5 @@ def test_a_fold_is_called_as_what_it_was_cut_from(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threads", [-1, "2"])
 def test_threads_that_there_cannot_be_are_refused_at_once(tmp_path: Path, exported: Any, threads: Any) -> None:
-    with pytest.raises(HandlensError, match=r"threads is .*expected 1 or more, or 0"):
+    with pytest.raises(HandlensError, match=r"threads is .*expected 1 to 1024, or 0"):
         exported(tmp_path / "no run", threads=threads)

@@ -164,6 +164,7 @@ def test_a_power_law_is_found_again() -> None:
 
 
 @pytest.mark.parametrize(("top1", "num_test", "guess"), [
+    (65 / 66, 33, "By 1 mistake on 33 test photos all of this is a guess"),  # half a mistake, of two draws
     (8 / 9, 9, "By 1 mistake on 9 test photos all of this is a guess"),
     (1.0, 30, "By 0 mistakes on 30 test photos all of this is a guess"),
     (0.9, 50, ""),

@@ -174,7 +174,7 @@ def test_arrays_that_are_no_photos_of_the_contract(
 @pytest.mark.parametrize("threads", [-1, "2"])
 def test_threads_that_there_cannot_be(tiny: ModuleType, tmp_path: Path, threads: Any) -> None:
     bundle.write(tmp_path / "b", tiny.bundle())
-    with pytest.raises(HandlensError, match=r"threads is .*expected 1 or more, or 0"):
+    with pytest.raises(HandlensError, match=r"threads is .*expected 1 to 1024, or 0"):
         run.load(tmp_path / "b", threads)
 
 

@@ -27,7 +27,8 @@ def test_a_run_in_the_home_folder(tiny_run: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"threads": -1}, "threads is -1, expected 1 or more, or 0"),
+        ({"threads": -1}, "threads is -1, expected 1 to 1024, or 0"),
+        ({"threads": 1_000_000}, "threads is 1000000, expected 1 to 1024, or 0"),
         ({"threads": "2"}, "threads is '2', expected"),
         ({"device": "banana"}, "cannot compute on the device 'banana' .*; give \"cpu\""),
         ({"device": "cuda:99"}, "cannot compute on the device 'cuda:99'"),

@@ -16,7 +16,7 @@ from handlens.errors import HandlensError
 from handlens.photos import drawn
 from handlens.preprocess import Preprocess
 from handlens.train import learned, several
-from handlens.train.data import Data, _meant, _to_train, data_of, keep_earlier
+from handlens.train.data import Data, _meant, _to_train, data_of, keep_earlier, look
 from handlens.train.recipe import choose
 from handlens.train.watcher import Watcher
 
@@ -61,6 +61,7 @@ def test_a_photo_in_two_classes_is_told_once(folder: Path) -> None:
     shutil.copy(folder / "daisy" / "1.png", folder / "daisy" / "same.png")
     torn, same = data(folder).notes
     assert torn == note and same.startswith("1 group of identical photos (daisy/1.png ~ daisy/same.png ...)")
+    assert not look(str(folder), None, is_split=True)[2]  # they may have come later, and be learned by nobody
 
 
 @pytest.mark.parametrize("name", [UNSURE, UNKNOWN])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,6 +92,17 @@ def test_classes_of_folds_are_named_as_their_folders(tiny_photos: Path, tmp_path
     (root / "花朵").rename(root / ' a, "b" ')
     begun = several.begin(str(root), tmp_path / "runs", SMALL, folds=2)
     assert photos.scan(begun.folder / begun.trainings[0].photos).classes == photos.scan(root).classes
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows takes no such names")
+def test_a_name_that_no_csv_can_hold_is_told_before_a_folder_is_made(tiny_photos: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tiny_photos, tmp_path / "photos"))
+    (root / "花朵" / "00.jpg").rename(root / "花朵" / "new\nline 👨\u200d👩.jpg")
+    with pytest.raises(
+        HandlensError, match=r"new\\nline .*has a control character, which the CSV of a fold"
+    ):
+        several.begin(str(root), tmp_path / "runs", SMALL, folds=2)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_fold_does_not_search_for_copies_again(

@@ -23,8 +23,8 @@ def check(
 
     The answers are those of the runtime that the bundle is for; where it is not installed they are left out, and that
     is said. Every probability must be that of the trained network to 0.001 (float32) or 0.01 (float16), and the answer
-    the same; an INT8 bundle must give the same answer where the trained network's first two are 0.2 or more apart.
-    The exit code is 2 if anything is wrong.
+    the same; an INT8 or bfloat16 bundle must give the same answer where the trained network's first two are 0.2 or
+    more apart. The exit code is 2 if anything is wrong.
 
     \b
     Examples:

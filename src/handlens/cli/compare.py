@@ -119,8 +119,10 @@ def _time(found: list[dict[str, Any]], threads: int | None, runs: int) -> None:
     import torch
 
     from handlens.cli import screen
+    from handlens.run.artifact import check_threads
 
     before = torch.get_num_threads()
+    check_threads(threads or before)
     torch.set_num_threads(threads or before)
     try:
         with screen.progress("measuring", len(found)) as update:

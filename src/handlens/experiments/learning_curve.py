@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -349,7 +350,7 @@ def _words(rows: list[dict[str, Any]], forecasts: Mapping[str, dict[str, Any] | 
             )
             if low <= 0 <= high:
                 said.append("That cannot be told from nothing: more test photos would tell.")
-        mistakes = round((1 - last[f"{mode}_top1"]) * num_test)
+        mistakes = math.ceil((1 - last[f"{mode}_top1"]) * num_test - 1e-9)  # a mean of several draws
         if mistakes < _FEWEST_MISTAKES:
             said.append(
                 f"By {counted(mistakes, 'mistake')} on {counted(num_test, 'test photo')} all of this is a guess, and "

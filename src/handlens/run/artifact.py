@@ -16,6 +16,7 @@ from handlens.errors import HandlensError
 Infer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 # Held while the process's standard streams are shut: a second thread would keep the shut one, and put that back.
 SHUTTING = threading.RLock()
+MOST_THREADS = 1024  # of very many more runtimes and OpenMP crash, or hold gigabytes
 
 
 def cannot_load(runtime: str, file: str, error: Exception) -> HandlensError:
@@ -64,8 +65,8 @@ def check_photos(photos: np.ndarray, height: int, width: int) -> None:
 
 def check_threads(threads: int) -> None:
     """Raise HandlensError unless `threads` is a number that a runtime takes."""
-    if not isinstance(threads, int) or threads < 0:
-        raise HandlensError(f"threads is {threads!r}, expected 1 or more, or 0 for the runtime's choice")
+    if not isinstance(threads, int) or not 0 <= threads <= MOST_THREADS:
+        raise HandlensError(f"threads is {threads!r}, expected 1 to {MOST_THREADS}, or 0 for the runtime's choice")
 
 
 def brief(error: Exception) -> str:

@@ -71,7 +71,7 @@ def look(
     notes += [] if is_split else filter(None, [photos_room.unsorted(source)])
     label = dict(zip(found.paths, found.labels.tolist(), strict=True))
     torn = [group for group in findings.duplicates if len({label[path] for path in group}) > 1]
-    if torn:
+    if torn and not is_split:
         notes.append(
             f"{len(torn)} photo{'s lie' if len(torn) > 1 else ' lies'} in two classes, and both are learned "
             f"({' = '.join(torn[0][:2])}{' ...' if len(torn) > 1 else ''}): `handlens examine PHOTOS` shows them"
@@ -79,7 +79,7 @@ def look(
     notes += [
         f"{name!r} is learned as a class: remove its folder if `handlens predict --sort-into` made it"
         for name, number in zip(whole.classes, whole.counts(), strict=True)
-        if number and name in _SORTED_APART
+        if number and name in _SORTED_APART and not is_split
     ]
     return whole, findings, notes
 

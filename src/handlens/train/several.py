@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -188,6 +189,10 @@ def _cut(source: str, count: int, seed: int, watcher: Watcher, draft: Recipe) ->
     for path, reason in findings.broken:
         watcher.note(f"left out {path}: {reason}")
     found = photos_room.usable(found, findings)
+    if odd := [path for path in found.paths if re.search(r"[\x00-\x1f\x7f-\x9f]", path)]:
+        raise HandlensError(
+            f"the name of {odd[0]!r} has a control character, which the CSV of a fold cannot hold", "rename it"
+        )
     photos_room.check_trainable(found, findings.duplicates)
     groups = [*findings.duplicates, *findings.near_duplicates(counter(watcher, "looking for copies"))]
     return photos_room.folds(found, findings.sha256, count, seed, groups)
