@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 from sklearn import preprocessing
 
 from handlens import preprocess
@@ -741,3 +741,85 @@ def test_a_stream_that_goes_forward_only() -> None:
     assert np.array_equal(Preprocess().load(Stream(photo)), Preprocess().load(photo))
     with pytest.raises(PhotoError, match="the photo is not a photo that can be read; give all of its bytes"):
         Preprocess().load(Stream(b"a page that says 404"))
+
+
+def test_the_first_heic_photo_has_the_limits_of_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    heif.from_pillow(picture(100, 60)).save(file)
+    for _ in range(2):
+        with pytest.raises(PhotoError, match=r"100 x 60 pixels, the limit is 0\.005 million"):
+            monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)  # registered when the first one comes
+            open_photo(file.getvalue(), most_pixels=5000)
+
+
+def test_orientation_of_a_png_is_that_of_exif_alone() -> None:
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp)
+    assert open_photo(encoded(picture(20, 10), "PNG", pnginfo=info)).size == (20, 10)
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "squash"])
+def test_only_a_crop_asks_for_a_longer_side(resize: Any) -> None:
+    assert Preprocess(image_px=320, resize=resize).image_px == 320  # resize_px, 256, is not used
+    with pytest.raises(HandlensError, match=r"resize_px is 256, expected at least image_px \(320\)"):
+        Preprocess(image_px=320)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(PermissionError(13, "no"), "may not be read; change its permissions"),
+     (MemoryError(), "is too large for this machine's memory; make it smaller first")],
+)  # fmt: skip
+def test_a_whole_photo_is_not_called_damaged(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(preprocess.Image, "open", fails)
+    with pytest.raises(PhotoError, match=f"^a.jpg {words}$"):
+        open_photo("a.jpg")
+
+
+def test_tiffs_of_the_other_byte_order_are_bounded_too() -> None:
+    tags = [(256, 4, (64,)), (257, 4, (64,)), (322, 4, (26_000,)), (323, 4, (26_000,))]
+    rows = b"".join(struct.pack(">HHII", tag, kind, 1, *values) for tag, kind, values in tags)
+    with pytest.raises(PhotoError, match="TIFF of too large tiles; save it anew"):
+        open_photo(struct.pack(">2sHIH", b"MM", 42, 8, len(tags)) + rows + bytes(5000), most_pixels=50_000_000)
+
+
+def test_a_tiff_with_a_large_colour_profile_is_read_where_pixels_are_bounded() -> None:
+    photo = picture(20, 10)
+    for tag, kind in ((34675, 7), (700, 1), (270, 2)):  # ICC profile, XMP, description
+        file = io.BytesIO()
+        from PIL import TiffImagePlugin
+
+        info = TiffImagePlugin.ImageFileDirectory_v2()
+        info[tag] = "x" * 100_000 if kind == 2 else b"x" * 100_000
+        info.tagtype[tag] = kind
+        photo.save(file, "TIFF", tiffinfo=info)
+        assert not difference(open_photo(file.getvalue(), most_pixels=50_000_000), photo).any()
+
+
+def test_a_reduced_jpeg_has_twice_what_the_resize_leaves() -> None:
+    data = encoded(picture(64, 64).resize((960, 960)), "JPEG")  # 480 is twice 240, and not twice 256
+    assert Preprocess().open(data).size == (960, 960)
+    assert Preprocess(resize="letterbox").open(data).size == (480, 480)
+
+
+def test_where_a_letterbox_lies() -> None:
+    for size, box in (((100, 51), (0, 15, 64, 48)), ((51, 100), (15, 0, 48, 64))):
+        pixels = Preprocess(image_px=64, resize="letterbox").fit(Image.new("RGB", size, (255, 0, 0)))
+        left, top, right, bottom = box
+        inside = np.zeros((64, 64), bool)
+        inside[top:bottom, left:right] = True
+        assert ((pixels == (255, 0, 0)).all(-1) == inside).all()  # of an odd rest the smaller half comes first
+
+
+def test_the_crops_share_is_rounded_down() -> None:
+    assert [Preprocess().at(px).resize_px for px in (96, 128, 160, 192)] == [109, 146, 182, 219]
+
+
+def test_an_empty_open_file_is_said_to_be_empty() -> None:
+    with pytest.raises(PhotoError, match=r"^the photo is empty"):
+        open_photo(io.BytesIO())

@@ -132,3 +132,13 @@ def test_the_least_number_of_photos_that_can_tell() -> None:
 def test_other_photos_are_refused() -> None:
     with pytest.raises(HandlensError, match="same photos and classes only"):
         paired.compare(right([1, 0]), right([1, 0, 1]))
+
+
+def test_the_threshold_by_hand() -> None:
+    own = np.linspace(0.05, 0.95, 19)
+    known = Scores(
+        probabilities=np.stack([own, 1 - own], 1), labels=np.zeros(19, int), classes=("a", "b"),
+        paths=tuple(map(str, range(19))),
+    )  # fmt: skip
+    # of 20 with one to come, two may fall short at 90 % and one at 95 %: so many are at most as probable
+    assert [conformal.threshold(known, coverage) for coverage in (0.9, 0.95)] == [own[1], own[0]]

@@ -169,3 +169,8 @@ def test_refusals(table: np.ndarray, labels: list[int], sentence: str) -> None:
 def test_wilsons_interval_is_scipys(successes: int, trials: int) -> None:
     expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     assert wilson(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_a_share_is_of_the_photos_class() -> None:
+    (line,) = scores(sure([1, 1, 1, 1]), [0, 0, 1, 1]).confusions()
+    assert (line["share"], line["share_ci95"]) == (1.0, list(wilson(2, 2)))

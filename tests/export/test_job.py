@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 from handlens import bundle, export, nets
 from handlens.errors import HandlensError
@@ -118,3 +119,52 @@ def test_golden_photos_are_those_that_the_exported_file_answers_alike(source: So
     shipped = SimpleNamespace(precision="float32", classes=source.checkpoint.classes)
     with pytest.raises(HandlensError, match=r"\.jpg, made smaller, the exported file says .* it was not kept"):
         job.golden(source, dataclasses.replace(source.reference, infer=infer), shipped)
+
+
+@pytest.mark.parametrize(
+    ("precision", "sentence"),
+    [("int8", "points of top-1 below the network"), ("float32", "unknown, or known, otherwise than the network")],
+)
+def test_what_is_judged_is_judged_before_a_bundle_is_written(
+    source: Source, precision: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = dataclasses.replace(source.checkpoint, rejection={"kind": "energy", "threshold": 3.0})
+    artifact = source.float32("onnx")
+
+    def infer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        probabilities, logits = source.reference.infer(images)
+        return (np.roll(probabilities, 1, 1), logits) if precision == "int8" else (probabilities, logits - 100)
+
+    file = dataclasses.replace(source.reference, infer=infer, runtime="onnx", precision=precision)
+    monkeypatch.setattr(job, "classifier", lambda *_: file)
+    monkeypatch.setattr(parity, "gate", lambda *_: None)  # which lets INT8 pass, and is tested by itself
+    judged = dataclasses.replace(source, checkpoint=saved)
+    with pytest.raises(HandlensError, match=sentence):
+        job.finish(judged, artifact, "onnx", precision, tmp_path / "bundle.zip")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_bundle_is_judged_on_the_test_split_and_has_the_runs_confidence(source: Source, tmp_path: Path) -> None:
+    test = source.splits["test"].select(range(0, 9, 2))  # fewer than there are of validation
+    calibration = {"temperature": 1.5, "num_photos": 90, "loss_before": 0.3, "loss_after": 0.2}
+    rejection = {"kind": "energy", "threshold": 3.0}
+    saved = dataclasses.replace(source.checkpoint, calibration=calibration, rejection=rejection)
+    judged = dataclasses.replace(source, checkpoint=saved, splits={**source.splits, "test": test})
+    made = job.finish(judged, source.float32("onnx"), "onnx", "float32", tmp_path / "bundle.zip")
+    assert made.parity and made.parity.paths == test.paths
+    shipped = bundle.read(tmp_path / "bundle.zip")
+    assert (shipped.calibration, shipped.rejection) == (calibration, rejection)
+
+
+def test_golden_photos_say_nothing_of_where_they_were_taken(source: Source, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "52 N 13 E"
+    test = source.splits["test"]
+    for path in test.paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(test.root / path).save(tmp_path / path, exif=exif)
+    marked = dataclasses.replace(source, splits={"test": dataclasses.replace(test, root=tmp_path)})
+    shipped: Any = SimpleNamespace(precision="float32", classes=source.checkpoint.classes)
+    found = job.golden(marked, None, shipped)
+    assert b"52 N" in (tmp_path / test.paths[0]).read_bytes()
+    assert found and not any(b"52 N" in one.photo for one in found)

@@ -284,3 +284,10 @@ def test_a_real_file_with_swapped_channels_is_stopped(source: Source, tmp_path: 
         with pytest.raises(HandlensError, match="first to differ: normalisation"):
             job.finish(source, artifact, "onnx", "float32", tmp_path / "bundle")
     assert not any(tmp_path.iterdir())
+
+
+def test_photos_of_a_second_batch_are_named(source: Source) -> None:
+    test = source.splits["test"]
+    found = parity.compare(source.reference, source.reference, test, batch_size=4)
+    assert found.paths == test.paths
+    assert found.labels.tolist() == test.labels.tolist()

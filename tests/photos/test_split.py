@@ -329,3 +329,19 @@ def test_three_photos_in_two_folds_leave_one_to_train_on() -> None:
     for fold in folds(photos, sha256, 2):
         of_class = [side for side, label in zip(fold.splits or (), photos.labels, strict=True) if label == 0]
         assert "train" in of_class and "test" in of_class
+
+
+def test_a_class_keeps_a_photo_where_one_group_after_another_would_leave() -> None:
+    photos, _ = table({"a": 6, "b": 2})
+    parts = {"train": photos.select([0, 1, 6]), "validation": photos.select([7]), "test": photos.select([2, 3, 4, 5])}
+    groups = [[photos.paths[i] for i in group] for group in ([0, 2, 3], [1, 4, 5])]
+    together, _ = keep_together(parts, groups)
+    assert together["train"].counts().tolist() == [3, 1] and together["test"].counts().tolist() == [3, 0]
+
+
+def test_a_side_that_lost_a_quarter_of_a_class_is_not_filled_up() -> None:
+    photos, _ = table({"a": 40})
+    parts = {"train": photos.select(range(30)), "validation": photos.select([39]), "test": photos.select(range(30, 39))}
+    groups = [[photos.paths[i] for i in group] for group in ([0, 1, 30], [2, 3, 31], [4], [5, 6])]
+    _, moved = keep_together(parts, groups)
+    assert set(moved) == {photos.paths[30], photos.paths[31]}  # two of nine

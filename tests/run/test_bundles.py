@@ -417,3 +417,21 @@ def test_very_many_photos_go_by_threads_that_each_answer(tiny: ModuleType, tmp_p
         assert np.allclose([guess.probability for guess in guesses], [guess.probability for guess in alone], atol=1e-6)
     assert list(many.predict_many(photos[:5])) and started == [1]  # few: not worth another start
     assert run.load(tmp_path / "tiny.zip", threads=2).start_shared is None  # as many threads as were asked for
+
+
+def test_openvino_is_given_the_threads_that_were_asked_for(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    openvino_runtime = bundles.runtime_of("openvino")
+    real, made = openvino_runtime._compile, []
+    monkeypatch.setattr(openvino_runtime, "_compile", lambda *given: made.append(real(*given)) or made[-1])
+    openvino_runtime.start(tiny.make("openvino"), 1)
+    compiled = made[0][0]
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+@pytest.mark.parametrize(("lead", "ok"), [(0.19, True), (0.21, False)])
+def test_how_close_two_classes_must_be(tiny: ModuleType, precision: str, lead: float, ok: bool) -> None:
+    expected, got = (0.5, 0.5 - lead, lead), (0.5 - lead, 0.5, lead)
+    golden = Golden(photo=b"", probabilities=expected)
+    assert bundles.compare("p", golden, np.array(got, np.float32), tiny.bundle(precision=precision)).ok is ok

@@ -349,3 +349,17 @@ def test_the_process_is_left_as_it_was(tiny_bundle: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(server._Server, "run", stopped)
     server.run(Settings(bundles={"tiny": tiny_bundle}, port=0, threads=1))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), logging.root.handlers) == before
+
+
+@pytest.mark.parametrize(("which", "kept"), [("DAYS", True), ("AUTHORITY_DAYS", False)])
+def test_certificates_are_renewed_before_they_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, kept: bool
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(lan, which, lan.RENEW_DAYS - 1)
+        first = lan.certificate(tmp_path, LOCAL)
+    cert, authority = first.cert.read_bytes(), first.authority.read_bytes()
+    again = lan.certificate(tmp_path, LOCAL)
+    assert again.cert.read_bytes() != cert
+    assert (again.authority.read_bytes() == authority) == kept  # what the phone trusts stays
+    assert greet(again.cert, again.key, again.authority, "localhost") == ""

@@ -345,3 +345,10 @@ def test_the_same_seed_makes_the_same_batch() -> None:
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
     assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("alphas", [(0.1, 0.0), (0.0, 0.1)])
+def test_a_small_alpha_mixes_most_photos_hardly_at_all(alphas: tuple[float, float]) -> None:
+    rng, images, targets = np.random.default_rng(0), torch.zeros(2, 3, 64, 64), torch.eye(2)
+    mixed = [float(augment.mix(images, targets, *alphas, rng)[1].max()) for _ in range(400)]
+    assert np.mean(mixed) > 0.95  # of even shares, 0.88: half of the draws mix a photo with itself

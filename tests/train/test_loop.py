@@ -21,7 +21,7 @@ from handlens import files, nets, photos
 from handlens.errors import HandlensError
 from handlens.nets import Net
 from handlens.preprocess import Normalisation, Preprocess
-from handlens.train import Recipe, loop
+from handlens.train import Recipe, augment, loop
 from handlens.train.pixels import Fixed, Pixels
 
 BN = nn.modules.batchnorm._BatchNorm
@@ -510,3 +510,75 @@ def test_a_damaged_state_is_said(splits: dict[str, photos.Photos], tmp_path: Pat
     (tmp_path / files.STATE).write_bytes(b"not a state")
     with pytest.raises(HandlensError, match=r"state.pt is damaged"):
         fitted(splits, QUICK, tmp_path)
+
+
+def batches(splits: dict[str, photos.Photos], **recipe: Any) -> loop.Batches:
+    return loop.Batches(Pixels(splits["train"], PREPROCESS, 64), Recipe(**recipe), PREPROCESS, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("augment_", "flip", "mirrored"), [("light", True, True), ("light", False, False), ("none", True, False)]
+)
+def test_photos_are_mirrored_where_the_recipe_says_so(splits: Any, augment_: str, flip: bool, mirrored: bool) -> None:
+    make, chosen = batches(splits, augment=augment_, flip=flip), np.arange(20)
+    seen = make.crops(chosen, np.random.default_rng(0))
+    plain = augment.random_crops(make.pixels.get(chosen.tolist()), make.px, make.min_area, np.random.default_rng(0))
+    assert torch.equal(seen, plain.float().div_(255)) != mirrored
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [({"augment": "trivial"}, "trivial_augment"), ({"mixup_alpha": 0.2}, "mix"), ({"cutmix_alpha": 0.2}, "mix")],
+)
+def test_a_batch_is_changed_as_the_recipe_says(
+    splits: Any, given: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = getattr(augment, name), []
+    monkeypatch.setattr(augment, name, lambda *given: calls.append(given[2:4]) or real(*given))
+    made, targets = batches(splits, **given).make(np.arange(20), [0])
+    assert len(calls) == 1 and made.shape == (20, 3, 32, 32)
+    if name == "mix":
+        assert calls == [(given.get("mixup_alpha", 0.0), given.get("cutmix_alpha", 0.0))]
+        soft = Recipe().label_smoothing
+        assert ((targets > soft) & (targets < 1 - soft)).any()
+
+
+def test_each_group_keeps_its_own_rate_in_every_step(
+    splits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, rates, real, loss_of = [], [], loop.optimizer_for, loop.loss_of
+    monkeypatch.setattr(loop, "optimizer_for", lambda *given: made.append(real(*given)) or made[-1])
+
+    def step(*given: Any) -> Any:
+        rates.append([group["lr"] / group["peak_lr"] for group in made[0].param_groups])
+        return loss_of(*given)
+
+    monkeypatch.setattr(loop, "loss_of", step)
+    recipe = Recipe(**{**vars(QUICK), "mode": "full", "backbone_lr_ratio": 0.25})
+    fitted(splits, recipe, tmp_path)
+    assert len({group["peak_lr"] for group in made[0].param_groups}) == 2
+    assert np.allclose(rates, [[loop.rate_at((n + 1) / 4, recipe)] * len(rates[0]) for n in range(4)])
+
+
+def test_class_weights_reach_the_loss(splits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, loss_of = [], loop.loss_of
+    monkeypatch.setattr(loop, "loss_of", lambda *given: seen.append(given[3]) or loss_of(*given))
+    fitted(splits, Recipe(**{**vars(QUICK), "balance": "weights"}), tmp_path)
+    expected = loop.class_weights_of(splits["train"].labels, 3)
+    assert all(torch.equal(weights, expected) for weights in seen)
+
+
+def test_the_average_is_what_is_judged_and_kept(splits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged, judge, averages = [], loop.judge, []
+    real = loop.Average
+
+    class Noted(real):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            averages.append(self)
+
+    monkeypatch.setattr(loop, "Average", Noted)
+    monkeypatch.setattr(loop, "judge", lambda net, *rest: judged.append(net) or judge(net, *rest))
+    net, _ = fitted(splits, Recipe(**{**vars(QUICK), "ema_decay": 0.9}), tmp_path)
+    assert judged == [averages[0].net]
+    assert all(torch.equal(value, averages[0].net.state_dict()[key]) for key, value in net.state_dict().items())

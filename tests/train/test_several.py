@@ -98,9 +98,7 @@ def test_classes_of_folds_are_named_as_their_folders(tiny_photos: Path, tmp_path
 def test_a_name_that_no_csv_can_hold_is_told_before_a_folder_is_made(tiny_photos: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(tiny_photos, tmp_path / "photos"))
     (root / "花朵" / "00.jpg").rename(root / "花朵" / "new\nline 👨\u200d👩.jpg")
-    with pytest.raises(
-        HandlensError, match=r"new\\nline .*has a control character, which the CSV of a fold"
-    ):
+    with pytest.raises(HandlensError, match=r"new\\nline .*has a control character, which the CSV of a fold"):
         several.begin(str(root), tmp_path / "runs", SMALL, folds=2)
     assert not (tmp_path / "runs").exists()
 
