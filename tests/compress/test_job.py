@@ -78,6 +78,17 @@ def test_photos_that_have_another_class_now_are_told(
     assert told == [f"1 photo of {run} has another class now (blue sky/moved.jpg ...)"] * 2
 
 
+def test_photos_that_are_not_the_runs_own_are_told(
+    split_run: Path, tiny_photos: Path, tmp_path: Path, exported: Any
+) -> None:
+    run, told = made_by(split_run, tmp_path / "run", {"photos": str(tiny_photos)}), list[str]()
+    (tmp_path / "others" / "blue sky").mkdir(parents=True)
+    Image.new("RGB", (50, 40), (1, 2, 3)).save(tmp_path / "others" / "blue sky" / "new.png")
+    exported(run, photos=tmp_path / "others", note=told.append)
+    sentence = "holds others than the run's own photos: INT8 is calibrated with them, no more"
+    assert told == [f"{tmp_path / 'others'} {sentence}"]
+
+
 @pytest.mark.parametrize("max_drop", [-1, math.nan, 2])
 def test_a_loss_that_cannot_be_allowed_is_told_before_anything_is_tried(
     split_run: Path, exported: Any, monkeypatch: pytest.MonkeyPatch, max_drop: float

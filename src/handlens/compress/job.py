@@ -177,6 +177,7 @@ def own_splits(
         except HandlensError as gone:
             # Some of the run's own are there, at a new place, but not all of them; or others, to calibrate with.
             raise (gone if contents(stored).isdisjoint(findings.sha256.values()) else why_not) from None
+    note(f"{os.fspath(photos)} holds others than the run's own photos: INT8 is calibrated with them, no more")
     held_out = {data.sha256[path] for path in data.splits["test"].paths}
     others = given.without([path for path in given.paths if findings.sha256[path] in held_out])
     return in_its_classes(data), counted_in(others, found.classes)
