@@ -154,6 +154,6 @@ def test_what_comes_next_begins_with_the_environment_where_it_is_not_active(
 def test_the_int8_bundles_accuracy_has_its_interval() -> None:
     timed = {"latency": {"median_ms": 1.0}}
     card = {"test": {"exported": {"top1": 0.9, "top1_ci95": (0.85, 0.94)}}, "parity": {"agreement": 0.99},
-            "size_bytes": 1e6, "weights_float32_bytes": 4e6, **timed,
+            "size_bytes": 1e6, "weights_float32_bytes": 4e6, "precision": "int8", **timed,
             "float32": {"size_bytes": 5e6, **timed}}  # fmt: skip
     assert "90.0% (95 % interval 85.0% to 94.0%), the same answer on 99.0%; 1.0 MB" in demo._told(card, "")

@@ -71,9 +71,9 @@ def look(
     notes += [] if is_split else filter(None, [photos_room.unsorted(source)])
     label = dict(zip(found.paths, found.labels.tolist(), strict=True))
     torn = [group for group in findings.duplicates if len({label[path] for path in group}) > 1]
-    if torn and not is_split:
+    if torn:
         notes.append(
-            f"{len(torn)} photo{'s lie' if len(torn) > 1 else ' lies'} in two classes, and both are learned "
+            f"{len(torn)} photo{'s lie' if len(torn) > 1 else ' lies'} in two classes "
             f"({' = '.join(torn[0][:2])}{' ...' if len(torn) > 1 else ''}): `handlens examine PHOTOS` shows them"
         )
     notes += [

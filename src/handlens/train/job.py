@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 
 from handlens import checkpoint, files, nets
@@ -73,11 +72,7 @@ def fit(
     Raises HandlensError for photos, weights or values that do not fit; KeyboardInterrupt after saving at Ctrl-C.
     """
     watcher = watcher or Watcher()
-    if torch.get_default_dtype() != torch.float32:
-        raise HandlensError(
-            f"torch's default type is {torch.get_default_dtype()}, expected torch.float32",
-            "call torch.set_default_dtype(torch.float32) before a training",
-        )
+    loop.check_default_type()
     keep_freed_memory()
     out = os.path.expanduser(out) if out else None
     folder = _interrupted(out) if resume else Path()

@@ -440,6 +440,15 @@ def _step(at: dict[str, float], epoch: int, step: int, steps: int, recipe: Recip
     )
 
 
+def check_default_type() -> None:
+    """Raise HandlensError where new tensors are not float32, in which networks are trained."""
+    if torch.get_default_dtype() != torch.float32:
+        raise HandlensError(
+            f"torch's default type is {torch.get_default_dtype()}, expected torch.float32",
+            "call torch.set_default_dtype(torch.float32) before a training",
+        )
+
+
 def check_enough(num_photos: int, processes: int) -> None:
     """Raise HandlensError where so many training photos leave a process less than batch norm needs, two of them."""
     if num_photos < 2 * processes:
