@@ -565,7 +565,7 @@ def test_class_weights_reach_the_loss(splits: Any, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(loop, "loss_of", lambda *given: seen.append(given[3]) or loss_of(*given))
     fitted(splits, Recipe(**{**vars(QUICK), "balance": "weights"}), tmp_path)
     expected = loop.class_weights_of(splits["train"].labels, 3)
-    assert all(torch.equal(weights, expected) for weights in seen)
+    assert seen and all(torch.equal(weights, expected) for weights in seen)
 
 
 def test_the_average_is_what_is_judged_and_kept(splits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
