@@ -586,7 +586,7 @@ def test_where_the_earlier_run_is_needed_it_is_named(
         ({"first_px": 14}, "14 px is too small an input"),
         ({"last_px": 14}, "14 px is too small an input"),
         ({"weights": Path("nowhere.safetensors")}, "the weight file nowhere.safetensors does not exist"),
-        ({"device": "cuda"}, "cuda"),
+        ({"device": "cuda"}, "device is 'cuda', and torch finds none here; try --device auto"),
         ({"device": None}, "device is None, expected auto, cpu, cuda or mps"),
         ({"devices": -2}, "device 'auto' x -2 cannot be had here"),
         ({"devices": "x"}, "device 'auto' x x cannot be had here"),

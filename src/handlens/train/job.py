@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 
 from handlens import checkpoint, files, nets
@@ -205,6 +206,8 @@ def fit(
 def _fabric(device: str, devices: int | str, num_nodes: int, precision: str) -> Fabric:
     if device not in DEVICES:
         raise not_one_of("device", device, DEVICES)
+    if device in ("cuda", "mps") and not torch.get_device_module(device).is_available():
+        raise HandlensError(f"device is {device!r}, and torch finds none here", "try --device auto")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the precision is told in the plan
     accelerator = "cpu" if device == "auto" and default_device().type == "cpu" else device
     _check_precision(precision, accelerator)
