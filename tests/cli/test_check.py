@@ -12,28 +12,17 @@ from types import ModuleType
 
 import pytest
 
-from handlens import bundle, cli
+from handlens import bundle
 from handlens.bundle import Golden
 
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def handlens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handlens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return call
-
-
 @pytest.mark.parametrize("runtime", ["onnx", "litert", "openvino"])
 @pytest.mark.parametrize("name", ["b", "b.zip"])
-def test_a_good_bundle(handlens: Run, tiny: ModuleType, tmp_path: Path, runtime: str, name: str) -> None:
+def test_a_good_bundle(command: Run, tiny: ModuleType, tmp_path: Path, runtime: str, name: str) -> None:
     bundle.write(tmp_path / name, tiny.bundle(runtime))
-    code, out, err = handlens("check", tmp_path / name)
+    code, out, err = command("check", tmp_path / name)
     assert (code, err) == (0, "")
     assert out.splitlines()[0].startswith(f"tiny, 3 classes, {runtime} float32")
     assert "those of the manifest" in out
@@ -41,9 +30,9 @@ def test_a_good_bundle(handlens: Run, tiny: ModuleType, tmp_path: Path, runtime:
     assert "花朵" in out
 
 
-def test_json_is_what_scripts_rely_on(handlens: Run, tiny: ModuleType, tmp_path: Path) -> None:
+def test_json_is_what_scripts_rely_on(command: Run, tiny: ModuleType, tmp_path: Path) -> None:
     bundle.write(tmp_path / "b", tiny.bundle())
-    code, out, _ = handlens("check", tmp_path / "b", "--threads", 1, "--json")
+    code, out, _ = command("check", tmp_path / "b", "--threads", 1, "--json")
     facts = json.loads(out)
     assert code == 0
     assert (facts["ok"], facts["facts_agree"], facts["left_out"]) == (True, True, "")
@@ -67,10 +56,10 @@ def wrong_bundle(tiny: ModuleType, precision: str) -> bundle.Bundle:
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("json_", [False, True])
 def test_another_answer_is_a_sentence(
-    handlens: Run, tiny: ModuleType, tmp_path: Path, precision: str, json_: bool
+    command: Run, tiny: ModuleType, tmp_path: Path, precision: str, json_: bool
 ) -> None:
     bundle.write(tmp_path / "b", wrong_bundle(tiny, precision))
-    code, out, err = handlens("check", tmp_path / "b", *(["--json"] if json_ else []))
+    code, out, err = command("check", tmp_path / "b", *(["--json"] if json_ else []))
     assert code == 2
     assert len(err.splitlines()) == 1
     assert err.startswith(f"handlens: {tmp_path / 'b'} answers 1 of 3 golden photos differently")
@@ -83,61 +72,61 @@ def test_another_answer_is_a_sentence(
         assert sum("NO" in line for line in out.splitlines()) == 1
 
 
-def test_a_tampered_bundle_is_a_sentence(handlens: Run, tiny: ModuleType, tmp_path: Path) -> None:
+def test_a_tampered_bundle_is_a_sentence(command: Run, tiny: ModuleType, tmp_path: Path) -> None:
     bundle.write(tmp_path / "b", tiny.bundle())
     file = tmp_path / "b" / "model.onnx"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    code, out, err = handlens("check", tmp_path / "b", "--json")
+    code, out, err = command("check", tmp_path / "b", "--json")
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
     assert "SHA-256 differs" in err
 
 
-def test_an_artifact_of_other_classes(handlens: Run, tiny: ModuleType, tmp_path: Path) -> None:
+def test_an_artifact_of_other_classes(command: Run, tiny: ModuleType, tmp_path: Path) -> None:
     """All hashes are right: only what the artifact says of itself gives it away."""
     permuted = tiny.bundle(classes=("花朵", "blue sky", "🌿 leaf"))
     bundle.write(tmp_path / "b", permuted)
-    code, _, err = handlens("check", tmp_path / "b")
+    code, _, err = command("check", tmp_path / "b")
     assert code == 2
     assert "made for other classes" in err
 
 
-def test_no_golden_photos(handlens: Run, tiny: ModuleType, tmp_path: Path) -> None:
+def test_no_golden_photos(command: Run, tiny: ModuleType, tmp_path: Path) -> None:
     bundle.write(tmp_path / "b", tiny.bundle(golden=()))
-    code, out, _ = handlens("check", tmp_path / "b")
+    code, out, _ = command("check", tmp_path / "b")
     assert code == 0
     assert "the bundle has none" in out
 
 
 def test_a_missing_runtime_is_said(
-    handlens: Run, tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Run, tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle.write(tmp_path / "b", tiny.bundle())
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    code, out, err = handlens("check", tmp_path / "b")
+    code, out, err = command("check", tmp_path / "b")
     assert (code, err) == (0, "")
     assert 'not run here: this needs onnxruntime, which is not installed; pip install "handlens[onnx]"' in out
     assert "not read" in out
-    facts = json.loads(handlens("check", tmp_path / "b", "--json")[1])
+    facts = json.loads(command("check", tmp_path / "b", "--json")[1])
     assert (facts["ok"], facts["facts_agree"], facts["golden"]) == (True, None, [])
 
 
 @pytest.mark.parametrize("argument", ["nothing", "nothing.zip", "empty", "photo.jpg"])
-def test_no_bundle(handlens: Run, tmp_path: Path, argument: str) -> None:
+def test_no_bundle(command: Run, tmp_path: Path, argument: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8")
-    code, out, err = handlens("check", tmp_path / argument)
+    code, out, err = command("check", tmp_path / argument)
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
 
 
 # ---- predict and evaluate --------------------------------------------------------------------------------------------
-def test_predict(handlens: Run, tiny: ModuleType, tmp_path: Path) -> None:
+def test_predict(command: Run, tiny: ModuleType, tmp_path: Path) -> None:
     bundle.write(tmp_path / "b.zip", tiny.bundle("litert", calibration={"temperature": 1.0}))
     for index in range(3):
         (tmp_path / f"{index}.png").write_bytes(tiny.photo(index))
     photos = [tmp_path / f"{index}.png" for index in range(3)]
-    code, out, err = handlens("predict", tmp_path / "b.zip", *photos, "--threads", 2, "--json")
+    code, out, err = command("predict", tmp_path / "b.zip", *photos, "--threads", 2, "--json")
     assert (code, err) == (0, "")
     assert [answer["guesses"][0]["name"] for answer in json.loads(out)] == list(tiny.CLASSES)
 
@@ -152,10 +141,10 @@ def labelled(tiny: ModuleType, tmp_path: Path) -> Path:
     return root
 
 
-def test_evaluate(handlens: Run, tiny: ModuleType, tmp_path: Path, labelled: Path) -> None:
+def test_evaluate(command: Run, tiny: ModuleType, tmp_path: Path, labelled: Path) -> None:
     bundle.write(tmp_path / "b.zip", tiny.bundle())
     report = tmp_path / "report.html"
-    code, out, err = handlens("evaluate", tmp_path / "b.zip", labelled, "--json", "--threads", 1, "--report", report)
+    code, out, err = command("evaluate", tmp_path / "b.zip", labelled, "--json", "--threads", 1, "--report", report)
     facts = json.loads(out)
     assert code == 0
     assert (facts["top1"], facts["num_photos"], facts["net"]) == (1.0, 6, "tiny")
@@ -166,21 +155,21 @@ def test_evaluate(handlens: Run, tiny: ModuleType, tmp_path: Path, labelled: Pat
     assert facts["caution"] in html
     assert "CC0-1.0" in html  # of the card
     assert "Bundle" in html
-    _, everything, _ = handlens("evaluate", tmp_path / "b.zip", labelled, "--split", "all", "--json")
+    _, everything, _ = command("evaluate", tmp_path / "b.zip", labelled, "--split", "all", "--json")
     assert json.loads(everything)["num_photos"] == 12
 
 
-def test_evaluate_needs_photos(handlens: Run, tiny: ModuleType, tmp_path: Path) -> None:
+def test_evaluate_needs_photos(command: Run, tiny: ModuleType, tmp_path: Path) -> None:
     bundle.write(tmp_path / "b.zip", tiny.bundle())
-    code, _, err = handlens("evaluate", tmp_path / "b.zip")
+    code, _, err = command("evaluate", tmp_path / "b.zip")
     assert code == 2
     assert "no photos to be evaluated on" in err
 
 
-def test_evaluate_on_other_classes(handlens: Run, tiny: ModuleType, tmp_path: Path, labelled: Path) -> None:
+def test_evaluate_on_other_classes(command: Run, tiny: ModuleType, tmp_path: Path, labelled: Path) -> None:
     (labelled / "test" / "花朵").rename(labelled / "test" / "roses")
     bundle.write(tmp_path / "b.zip", tiny.bundle())
-    code, _, err = handlens("evaluate", tmp_path / "b.zip", labelled)
+    code, _, err = command("evaluate", tmp_path / "b.zip", labelled)
     assert code == 2
     assert "roses" in err
 
@@ -217,5 +206,4 @@ def test_where_torch_is_missing_it_is_named(tmp_path: Path, labelled: Path, comm
     arguments = [sys.executable, "-c", WITHOUT_TORCH, command, *given]
     found = subprocess.run(arguments, capture_output=True, text=True, encoding="utf-8")
     assert (found.returncode, found.stdout) == (2, "")
-    first = "lightning-fabric" if command == "train" else "torch"  # which is imported first
-    assert found.stderr.startswith(f"handlens: this needs {first}, which is not installed; pip install")
+    assert found.stderr.startswith("handlens: this needs torch, which is not installed; pip install")

@@ -24,19 +24,6 @@ COMMANDS = [command.name for command in cli.app.registered_commands]
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the console script's function: arguments -> (exit code, standard output, standard error)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handlens", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return call
-
-
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     heavy = ("torch", "torchvision", "numpy", "PIL", "matplotlib", "lightning_fabric", "rich", "sklearn", "jinja2")
     code = (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from handlens import cli, cost, nets
+from handlens import cost, nets
 from handlens.cli import compare as command
 from handlens.cost import Latency
 
@@ -20,14 +20,8 @@ SOME = ("mobilenet_v3_small_035", "mobilenet_v3_small", "mobilenet_v2_050", "res
 
 
 @pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handlens", "compare", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return call
+def compared(command: Run) -> Run:
+    return functools.partial(command, "compare")
 
 
 def test_json(compared: Run) -> None:

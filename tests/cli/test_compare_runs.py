@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,20 +13,14 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
-from handlens import bundle, checkpoint, cli, files
+from handlens import bundle, checkpoint, files
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def compare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handlens", "compare-runs", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return call
+def compare(command: Run) -> Run:
+    return functools.partial(command, "compare-runs")
 
 
 @pytest.fixture

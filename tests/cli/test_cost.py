@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from handlens import cli, cost, nets
+from handlens import cost, nets
 
 Run = Callable[..., tuple[int, str, str]]
 MODULE = """
@@ -71,20 +72,14 @@ KEYS = {
 
 
 @pytest.fixture
-def costs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def costs(monkeypatch: pytest.MonkeyPatch, command: Run, tmp_path: Path) -> Run:
     (tmp_path / "my_own_net.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "talks.py").write_text(TALKS, encoding="utf-8")
     (tmp_path / "half_written.py").write_text("def f(:\n", encoding="utf-8")
     monkeypatch.delitem(sys.modules, "my_own_net", raising=False)
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handlens", "cost", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return call
+    return functools.partial(command, "cost")
 
 
 def test_json(costs: Run) -> None:

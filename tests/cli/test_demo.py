@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import handlens
-from handlens import cli, files
+from handlens import files
 from handlens.cli import demo
 from handlens.errors import HandlensError
 from handlens.photos import drawn
@@ -18,15 +19,7 @@ from handlens.train import job
 
 pytest.importorskip("onnxruntime")
 
-
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["handlens", "demo", *map(str, arguments)])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    return int(left.value.code or 0), *capsys.readouterr()
-
+Run = Callable[..., tuple[int, str, str]]
 
 WITHOUT_TORCH = """
 import sys
@@ -40,7 +33,7 @@ if "predict" in sys.orig_argv:
 
 
 def test_it_does_the_whole_job_in_the_next_free_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Run
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "python").mkdir()
@@ -48,7 +41,7 @@ def test_it_does_the_whole_job_in_the_next_free_folder(
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'python'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     Path("demo").mkdir()  # an earlier one's
     Path("demo-2").symlink_to("nowhere")
-    code, out, err = run(monkeypatch, capsys, "--photos-per-class", 10, "--epochs", 1, "--json")
+    code, out, err = command("demo", "--photos-per-class", 10, "--epochs", 1, "--json")
     assert code == 0, err
     told = json.loads(out)
     assert told["run"] == str(Path("demo-3", "run"))
@@ -66,12 +59,10 @@ def test_it_does_the_whole_job_in_the_next_free_folder(
     assert {guess["name"] for guess in told["int8"]["guesses"]} <= set(folders)
 
 
-def test_a_folder_that_exists_is_not_touched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_exists_is_not_touched(tmp_path: Path, command: Run) -> None:
     folder = tmp_path / "tour"
     folder.mkdir()
-    code, out, err = run(monkeypatch, capsys, "--out", folder)
+    code, out, err = command("demo", "--out", folder)
     assert (code, out) == (2, "")
     assert f"{folder} exists already" in " ".join(err.split())
     assert not list(folder.iterdir())
@@ -92,7 +83,7 @@ def test_what_cannot_be_trained_is_told_before_flowers_are_drawn(
     sentence: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Run,
 ) -> None:
     monkeypatch.setattr(drawn, "draw", lambda *_, **__: pytest.fail("drew flowers"))
     if option == "sklearn":
@@ -100,20 +91,18 @@ def test_what_cannot_be_trained_is_told_before_flowers_are_drawn(
         option = ""
     elif not option:
         monkeypatch.setitem(job.NEEDED, "tensorboard", "not_there")
-    code, out, err = run(monkeypatch, capsys, "--out", tmp_path / "demo", *([option, value] if option else []))
+    code, out, err = command("demo", "--out", tmp_path / "demo", *([option, value] if option else []))
     assert (code, out) == (2, "")
     assert sentence in " ".join(err.split())
     assert not (tmp_path / "demo").exists()
 
 
-def test_ctrl_c_before_there_is_a_run_names_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_before_there_is_a_run_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Run) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(handlens, "fit", stopped)
-    code, out, err = run(monkeypatch, capsys, "--photos-per-class", 10, "--out", tmp_path / "demo")
+    code, out, err = command("demo", "--photos-per-class", 10, "--out", tmp_path / "demo")
     assert (code, out) == (130, "")
     assert err.splitlines()[-1] == "stopped"
 
@@ -123,14 +112,14 @@ def test_a_demo_that_ends_while_it_draws_leaves_no_folder(
     error: BaseException | type[BaseException],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command: Run,
 ) -> None:
     def stopped(*_: object) -> None:
         raise error
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(drawn, "picture", stopped)
-    code, _, _ = run(monkeypatch, capsys, "--photos-per-class", 10)
+    code, _, _ = command("demo", "--photos-per-class", 10)
     assert code == (130 if error is KeyboardInterrupt else 2)
     assert not list(tmp_path.iterdir())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shlex
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageEnhance
 
-from handlens import bundle, checkpoint, cli, files, photos
+from handlens import bundle, checkpoint, files, photos
 from handlens.photos.split import contents
 from handlens.run import UNCALIBRATED
 from handlens.train import Recipe
@@ -25,14 +26,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def evaluate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handlens", "evaluate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return call
+def evaluate(command: Run) -> Run:
+    return functools.partial(command, "evaluate")
 
 
 @pytest.fixture

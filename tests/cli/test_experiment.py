@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from handlens import cli, files
+from handlens import files
 from handlens.experiments import EXPERIMENTS
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def call(monkeypatch: pytest.MonkeyPatch, command: Run, tmp_path: Path) -> Run:
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handlens", "experiment", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return run
+    return functools.partial(command, "experiment")
 
 
 def test_the_list(call: Run) -> None:

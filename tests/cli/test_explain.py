@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import sys
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 import handlens
-from handlens import checkpoint, cli, files, nets, photos
+from handlens import checkpoint, files, nets, photos
 from handlens.preprocess import Preprocess
 
 Explain = Callable[..., tuple[int, str, str]]
@@ -23,16 +24,10 @@ CONTRACT = Preprocess(image_px=32, resize_px=36)
 
 
 @pytest.fixture
-def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Explain:
+def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Explain) -> Explain:
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handlens", "explain", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return call
+    return functools.partial(command, "explain")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import shutil
@@ -11,21 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from handlens import cli, nets
+from handlens import nets
 from handlens.cli import nets as command
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handlens", "nets", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return call
+def listed(command: Run) -> Run:
+    return functools.partial(command, "nets")
 
 
 @pytest.fixture

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from handlens import bundle, checkpoint, cli
+from handlens import bundle, checkpoint
 from handlens.cli.predict import _told_apart, gather
 from handlens.errors import HandlensError
 from handlens.run import UNCALIBRATED
@@ -22,14 +22,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handlens", "predict", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return call
+def predict(command: Run) -> Run:
+    return functools.partial(command, "predict")
 
 
 def tree(folder: Path) -> list[str]:

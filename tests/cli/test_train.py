@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from handlens import checkpoint, cli, files, photos, train
+from handlens import checkpoint, files, photos, train
 from handlens.cli import train as command
 from handlens.train import Recipe, Run, job, loop, several
 from handlens.train.recipe import choose
@@ -36,14 +37,8 @@ def _no_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
-    def called(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handlens", "train", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return called
+def call(command: Train) -> Train:
+    return functools.partial(command, "train")
 
 
 @pytest.fixture

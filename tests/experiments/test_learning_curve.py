@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from handlens import cli, files, nets
+from handlens import files, nets
 from handlens.errors import HandlensError
 from handlens.experiments import learning_curve
 from handlens.experiments.learning_curve import Embedded
@@ -184,21 +184,15 @@ def test_nothing_has_no_sign_of_a_loss() -> None:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handlens", "learning-curve", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return call
+def curve(command: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
+    return functools.partial(command, "learning-curve")
 
 
-def test_the_command(command: Any, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(curve: Any, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = "mobilenet_v3_small_035"
     torch.save(nets.create(net).state_dict(), tmp_path / "w.pth")
     given = ["--net", net, "--weights", tmp_path / "w.pth", "--seeds", 1, "--out", tmp_path / "curve"]
-    code, out, err = command(tiny_photos, *given, "--per-class", "3,500", "--json")
+    code, out, err = curve(tiny_photos, *given, "--per-class", "3,500", "--json")
     assert code == 0, err
     facts = json.loads(out)
     assert [row["photos_per_class"] for row in facts["tables"]["learning curve"]] == [3, 10]
@@ -210,12 +204,12 @@ def test_the_command(command: Any, tiny_photos: Path, tmp_path: Path, monkeypatc
     assert set(kept) == {"of", "right"} and set(kept["right"]) == {"head 3 0", "head all 0"}
     made = {path.name for path in (tmp_path / "curve").iterdir()}
     assert made == {"figure.png", "numbers.json", "answers.json", files.MADE}
-    code, out, err = command(tiny_photos, *given[:-1], tiny_photos / "花朵")
+    code, out, err = curve(tiny_photos, *given[:-1], tiny_photos / "花朵")
     assert (code, out) == (2, "") and "花朵 has photos in it, such as 00.jpg" in err
     quick = recipe.choose
     monkeypatch.setattr(learning_curve, "choose", lambda counts, given: quick(counts, {**given, "epochs": 1}))
     few = ["--per-class", "3", "--mode", "last", "--mode", "full"]
-    code, out, err = command(tiny_photos, *given, *few)
+    code, out, err = curve(tiny_photos, *given, *few)
     assert code == 0, err
     assert "linear probe" in out and "of 3 test photos" in out and "full less probe" in " ".join(out.split())
     stored = json.loads((tmp_path / "curve" / "answers.json").read_text("utf-8"))["right"]
@@ -229,40 +223,40 @@ def test_the_command(command: Any, tiny_photos: Path, tmp_path: Path, monkeypatc
         return result
 
     monkeypatch.setattr(learning_curve, "measure", no_better)
-    code, out, err = command(tiny_photos, *given, *few)
+    code, out, err = curve(tiny_photos, *given, *few)
     assert code == 0 and "+0.0 (" in out and "-0.0" not in out, err
 
 
 def test_a_place_that_cannot_be_written_is_told_first(
-    command: Any, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    curve: Any, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(learning_curve, "embed", lambda *_: pytest.fail("looked at photos"))
     (tmp_path / "file").write_bytes(b"")
-    code, out, err = command(tiny_photos, "--out", tmp_path / "file")
+    code, out, err = curve(tiny_photos, "--out", tmp_path / "file")
     assert (code, out) == (2, "")
     assert "file is no folder" in err
 
 
 def test_answers_of_others_are_refused_before_features_are_computed(
-    command: Any, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    curve: Any, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = "mobilenet_v3_small_035"
     torch.save(nets.create(net).state_dict(), tmp_path / "w.pth")
     (tmp_path / "answers.json").write_text('{"of": "others", "right": {}}')
     monkeypatch.setattr(learning_curve.Frozen, "features", lambda *_, **__: pytest.fail("computed features"))
-    code, out, err = command(tiny_photos, "--net", net, "--weights", tmp_path / "w.pth", "--out", tmp_path)
+    code, out, err = curve(tiny_photos, "--net", net, "--weights", tmp_path / "w.pth", "--out", tmp_path)
     assert (code, out) == (2, "")
     assert "answers.json is of other photos or labels, another split or another network" in " ".join(err.split())
 
 
-def test_a_mode_that_is_none(command: Any, tiny_photos: Path) -> None:
-    code, out, err = command(tiny_photos, "--mode", "head", "--mode", "scratch")
+def test_a_mode_that_is_none(curve: Any, tiny_photos: Path) -> None:
+    code, out, err = curve(tiny_photos, "--mode", "head", "--mode", "scratch")
     assert (code, out) == (2, "")
     assert "--mode is 'scratch', expected head, last or full" in err
 
 
 @pytest.mark.parametrize("sizes", ["", "5,x", "0", "-3"])
-def test_sizes_that_are_none(command: Any, tiny_photos: Path, sizes: str) -> None:
-    code, out, err = command(tiny_photos, "--per-class", sizes)
+def test_sizes_that_are_none(curve: Any, tiny_photos: Path, sizes: str) -> None:
+    code, out, err = curve(tiny_photos, "--per-class", sizes)
     assert (code, out) == (2, "")
     assert "--per-class" in err and err.count("\n") == 1
