@@ -197,7 +197,17 @@ def test_the_files_of_the_page(client: TestClient, path: str, name: str, kind: s
     assert (found.status_code, found.text, found.headers["content-type"]) == (200, f"this is {name}", kind)
     policy = found.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe-inline" not in policy and "http" not in policy
+    assert "frame-ancestors 'none'" in policy  # no other page can lay itself over this one
     assert found.headers["x-content-type-options"] == "nosniff"
+    assert found.headers["referrer-policy"] == "no-referrer"
+    assert found.headers["cross-origin-opener-policy"] == "same-origin"
+    assert found.headers["permissions-policy"].startswith("camera=(self),")
+    assert found.headers.get("cache-control") != "no-store"
+
+
+def test_what_is_said_of_photos_is_kept_by_no_browser(client: TestClient, tiny: ModuleType) -> None:
+    for answer in (client.post("/v1/predict", content=tiny.photo(0), headers=JPEG), client.get("/v1/model")):
+        assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
 
 
 @pytest.mark.usefixtures("page")

@@ -89,6 +89,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "top of another kind": ({"json": {"photos": ["AAAA"], "top": [1]}}, 400, "top must be a number"),
     "top in the address": ({"content": b"x", "headers": JPEG, "params": {"top": "many"}}, 400, "top is not as it must"),
     "from another site": ({"content": b"x", "headers": {**JPEG, "Sec-Fetch-Site": "cross-site"}}, 403, "another site"),
+    "from a neighbour": ({"content": b"x", "headers": {**JPEG, "Sec-Fetch-Site": "same-site"}}, 403, "another site"),
     "from another origin": ({"content": b"x", "headers": {**JPEG, "Origin": "http://a.example"}}, 403, "another site"),
     "from no origin": ({"content": b"x", "headers": {**JPEG, "Origin": "null"}}, 403, "another site"),
 }  # fmt: skip
@@ -156,9 +157,10 @@ def test_on_its_own_machine_it_answers(client: TestClient, host: str) -> None:
 
 def test_a_name_that_leads_here_is_not_this_machines(serving: Callable[..., Any]) -> None:
     """A page of another site, whose name its server moved to 127.0.0.1, is of the same origin to its browser."""
-    with serving() as client:
-        for host in ("rebound.example:8000", "localhost.example", "127.0.0.1.example"):
-            refused(client.get("/v1/model", headers={"Host": host}), 403, "on its own machine only")
+    for own in ("127.0.0.1", "localhost", "::1"):
+        with serving(host=own) as client:
+            for host in ("rebound.example:8000", "localhost.example", "127.0.0.1.example", "notlocalhost"):
+                refused(client.get("/v1/model", headers={"Host": host}), 403, "on its own machine only")
     pem = {"tls_cert": Path("c.pem"), "tls_key": Path("k.pem")}
     for open_to_others in ({"host": "0.0.0.0"}, {"api_key": "a-key-of-many-letters"}, pem):
         with serving(**open_to_others) as client:
