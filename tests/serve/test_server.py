@@ -170,7 +170,11 @@ def greet(cert: Path, key: Path, authority: Path, name: str) -> str:
 
 
 def test_a_phone_that_trusts_the_authority_trusts_the_machine(tmp_path: Path) -> None:
-    made = lan.certificate(tmp_path / "lan", LOCAL)
+    mask = os.umask(0o022)
+    try:
+        made = lan.certificate(tmp_path / "lan", LOCAL)
+    finally:
+        assert os.umask(mask) == 0o022  # other files of this process are as open as before
     for name in ("192.168.1.20", "fd00::7", "127.0.0.1", "localhost"):
         assert greet(made.cert, made.key, made.authority, name) == "", name
     assert "mismatch" in greet(made.cert, made.key, made.authority, "192.168.1.21")
@@ -180,6 +184,8 @@ def test_a_phone_that_trusts_the_authority_trusts_the_machine(tmp_path: Path) ->
     }
     machine = x509.load_pem_x509_certificate(made.cert.read_bytes())
     assert machine.not_valid_after_utc - machine.not_valid_before_utc <= datetime.timedelta(days=398)
+    behind = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=20)
+    assert machine.not_valid_before_utc < behind  # as a phone's clock may be
 
 
 def test_the_authority_can_vouch_for_no_other_site(tmp_path: Path) -> None:
@@ -187,6 +193,9 @@ def test_the_authority_can_vouch_for_no_other_site(tmp_path: Path) -> None:
     issuer = x509.load_pem_x509_certificate(made.authority.read_bytes())
     issuer_key = serialization.load_pem_private_key((tmp_path / "authority.key").read_bytes(), None)
     assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
+    assert issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
+    permitted = issuer.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
+    assert {name.value for name in permitted if isinstance(name, x509.DNSName)} == {"localhost", "local"}
     for address in ("8.8.8.8", "2606:4700::1"):
         key = ec.generate_private_key(ec.SECP256R1())
         forged = lan._machine(key, issuer, issuer_key, [ipaddress.ip_address(address)])
@@ -232,6 +241,7 @@ def test_on_the_local_network(
         *(("192.168.1.7", True), ("10.1.2.3", True), ("::ffff:192.168.1.7", True), ("127.0.0.1", True), ("::1", True)),
         *(("169.254.3.4", True), ("fe80::1%eth0", True), ("fd00::7", True), ("::ffff:127.0.0.1", True)),
         *(("8.8.8.8", False), ("::ffff:8.8.8.8", False), ("2606:4700::1", False), ("172.32.0.1", False)),
+        *(("172.31.255.1", True), ("172.15.0.1", False)),
     ],
 )
 def test_which_clients_are_local(address: str, local: bool) -> None:
