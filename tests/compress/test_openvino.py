@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,20 @@ def test_what_meets_the_weights_is_not_rounded_by_who_does_not_ask_for_it(
     artifact = quantize(observer, ())
     model = openvino.Core().read_model(artifact["model.xml"], artifact["model.bin"])
     assert openvino.compile_model(model, "CPU").get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == 0
+
+
+@pytest.mark.parametrize("observer", ["minmax", None])
+def test_several_threads_get_the_answers_of_one(observer: Observer | None, quantize: Quantize) -> None:
+    """OpenVINO's own way of serving several, more streams than one, answers these files otherwise."""
+    from handlens.run import openvino_runtime
+
+    artifact = quantize(observer, ())
+    alone, shared = openvino_runtime.start(artifact, 1)[0], openvino_runtime.start_shared(artifact)[0]
+    batches = [PHOTOS[first : first + size] for size in (1, 3, 4) for first in (0, 2, 4)]
+    with ThreadPoolExecutor(3) as pool:
+        for batch, (probabilities, logits) in zip(batches, pool.map(shared, batches), strict=True):
+            assert np.allclose(probabilities, alone(batch)[0], atol=1e-6)
+            assert np.allclose(logits, alone(batch)[1], atol=1e-5)
 
 
 def test_layers_that_are_kept_stay_float(quantize: Quantize) -> None:

@@ -144,6 +144,40 @@ def test_what_is_judged_is_judged_before_a_bundle_is_written(
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize(("precision", "wrong", "kept"), [("float32", 1, False), ("int8", 1, True), ("int8", 2, False)])
+def test_a_heap_is_answered_as_single_photos_are(
+    source: Source, precision: str, wrong: int, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runtimes answer many photos on a network of its own for each thread, which may go wrong by itself."""
+    module = job.runtime_of("onnx")
+    begun = module.start_shared
+    test = source.splits["test"]
+    spoilt = [source.reference.preprocess.load(test.path(index)) for index in range(wrong)]
+
+    def start_shared(artifact: Any) -> Any:
+        infer, facts = begun(artifact)
+
+        def answer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            probabilities, logits = infer(photos)
+            for row, photo in enumerate(photos):
+                if any((photo == other).all() for other in spoilt):
+                    probabilities[row] = np.roll(probabilities[row], 1)
+            return probabilities, logits
+
+        return answer, facts
+
+    monkeypatch.setattr(module, "start_shared", start_shared)
+    monkeypatch.setattr(job, "AGREEMENT", 1 - 1.5 / len(test))
+    out = tmp_path / "b.zip"
+    if kept:
+        job.finish(source, source.float32("onnx"), "onnx", precision, out)
+        assert out.is_file()
+        return
+    with pytest.raises(HandlensError, match=rf"many photos at once, .* answers {wrong} of {len(test)} test photos"):
+        job.finish(source, source.float32("onnx"), "onnx", precision, out)
+    assert not out.exists()
+
+
 def test_the_bundle_is_judged_on_the_test_split_and_has_the_runs_confidence(source: Source, tmp_path: Path) -> None:
     test = source.splits["test"].select(range(0, 9, 2))  # fewer than there are of validation
     calibration = {"temperature": 1.5, "num_photos": 90, "loss_before": 0.3, "loss_after": 0.2}

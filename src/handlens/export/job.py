@@ -16,7 +16,7 @@ import handlens
 from handlens import bundle, cores, evaluate, export, files
 from handlens.checkpoint import Checkpoint
 from handlens.cost.latency import measure, processor
-from handlens.errors import HandlensError, counted, quoted
+from handlens.errors import HandlensError, PhotoError, counted, quoted
 from handlens.evaluate import Scores
 from handlens.evaluate.unknown import Rejection
 from handlens.export import parity
@@ -24,9 +24,9 @@ from handlens.export.converting import versions
 from handlens.export.exchange import exchanged
 from handlens.nets import Net
 from handlens.photos import Photos
-from handlens.run import Classifier, torch_runtime
+from handlens.run import MANY, Classifier, torch_runtime
 from handlens.run.artifact import no_facts
-from handlens.run.bundles import TOLERANCE, compare, runtime_of
+from handlens.run.bundles import ROUNDED_MARGIN, TOLERANCE, compare, runtime_of
 
 _INSIDE = (".onnx", ".tflite", ".pte", ".xml", ".bin", ".mlpackage")  # endings of what lies in a bundle
 GOLDEN = 8  # photos at most, one of each class first
@@ -166,6 +166,7 @@ def finish(
         )
         if source.checkpoint.rejection and precision in TOLERANCE:
             _judge_unknown(found, Rejection(**source.checkpoint.rejection))
+        _judge_many(exported, found, test, named(progress, "checking many at once"))
     shipped = bundle.Bundle(
         runtime=to,
         precision=precision,
@@ -217,6 +218,34 @@ def _judge(found: parity.Parity, max_drop: float) -> None:
         )
 
 
+def _judge_many(
+    exported: Classifier, found: parity.Parity, test: Photos, progress: Callable[[int, int], None] | None
+) -> None:
+    """Raise HandlensError where the photos of a heap, which threads share, are answered otherwise than one by one.
+
+    That is the way of `handlens predict` for many photos, on a network started anew for it: `Classifier.start_shared`.
+    In INT8 and bfloat16 a few may be, as a batch's size decides how some layers round.
+    """
+    if exported.start_shared is None:
+        return
+    heap = [test.path(index) for index in range(len(test))] * -(-MANY // len(test))
+    allowed = TOLERANCE.get(exported.precision, ROUNDED_MARGIN)
+    other = []
+    for index, (_, guesses) in enumerate(exported.predict_many(heap, 1, progress=progress)):
+        if isinstance(guesses, PhotoError):
+            raise guesses
+        alone, best = found.got[index % len(test)], guesses[0]
+        if abs(alone[found.classes.index(best.name)] - best.probability) > allowed:
+            other.append(index % len(test))
+    if len(other) > (0 if exported.precision in TOLERANCE else max(1, (1 - AGREEMENT) * len(heap))):
+        raise HandlensError(
+            f"asked many photos at once, the exported file answers {len(set(other))} of "
+            f"{counted(len(test), 'test photo')} otherwise than one by one ({_first(np.unique(other), found)}), and "
+            "was not kept",
+            "try another --to, and report it with the versions of `handlens env`",
+        )
+
+
 def _judge_unknown(found: parity.Parity, rejection: Rejection) -> None:
     if len(other := found.unknown_otherwise(rejection)):
         raise HandlensError(
@@ -240,6 +269,7 @@ def classifier(
         return None
     module = runtime_of(to)
     infer, facts = module.start(artifact, threads)
+    start_shared = getattr(module, "start_shared", None)
     if facts is None:
         raise no_facts(module.FILE)
     classes, contract = read_facts(facts)
@@ -250,6 +280,7 @@ def classifier(
         net=source.checkpoint.name,
         runtime=to,
         precision=precision,
+        start_shared=(lambda: start_shared(artifact)[0]) if start_shared else None,
     )
 
 

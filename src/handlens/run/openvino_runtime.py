@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from handlens import cores
 from handlens.bundle import FACTS_KEY
 from handlens.errors import missing_extra
 from handlens.run.artifact import Infer, cannot_load, check_photos
@@ -24,7 +23,8 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
     missing or refuses the file. `threads` 0 means OpenVINO's own choice, one a core. It computes in float32, but for
     files that ask for bfloat16 on processors that have it.
     """
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    # More streams than one give other answers in INT8, without a word (OpenVINO 2026.4, files of any batch size).
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     compiled, sides, facts = _compile(artifact, settings)
@@ -32,14 +32,15 @@ def start(artifact: Mapping[str, bytes], threads: int = 0) -> tuple[Infer, str |
 
 
 def start_shared(artifact: Mapping[str, bytes]) -> tuple[Infer, str | None]:
-    """As `start`, for several threads that may call the function at once, each computing alone."""
-    count, own = cores.available(), threading.local()
-    streams = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": count, "INFERENCE_NUM_THREADS": count}
-    compiled, sides, facts = _compile(artifact, streams)
+    """As `start`, for several threads that may call the function at once: each has a network of its own."""
+    own, starting = threading.local(), threading.Lock()
+    first, facts = start(artifact, 1)
+    made = [first]  # for the first thread
 
     def infer(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not hasattr(own, "infer"):
-            own.infer = _infer(compiled.create_infer_request(), sides)
+            with starting:
+                own.infer = made.pop() if made else start(artifact, 1)[0]
         answers: tuple[np.ndarray, np.ndarray] = own.infer(photos)
         return answers
 
@@ -88,6 +89,8 @@ def _openvino() -> Any:
         import openvino
     except ImportError:
         raise missing_extra("openvino", "openvino") from None
+    # Made once before there are threads: when two of them are the first to do it, they wait for each other for ever.
+    openvino.Tensor(np.zeros(1, np.uint8))
     return openvino
 
 
