@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,3 +60,20 @@ def test_the_word_bearer_may_be_written_in_any_case(serving: Callable[..., Any])
     with serving(api_key=key) as client:
         for word in ("bearer", "BEARER"):
             assert client.get("/v1/model", headers={"Authorization": f"{word} {key}"}).status_code == 200
+
+
+def test_the_time_of_a_refusal_ends_with_its_answer(
+    listening: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """And not with what the client sends all the same, which is waited for a while."""
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000000\r\n\r\n"
+    with (
+        caplog.at_level(logging.INFO, "handlens.serve"),
+        listening() as port,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
+    ):
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413")
+        time.sleep(0.6)
+    (logged,) = (record for record in caplog.records if record.getMessage() == "request")
+    assert logged.__dict__["status"] == 413 and logged.__dict__["ms"] < 300

@@ -160,7 +160,20 @@ def test_the_description_is_whole_and_has_examples(client: TestClient) -> None:
     assert predict["requestBody"]["content"].keys() >= {"multipart/form-data", "image/jpeg", "application/json"}
     example = predict["responses"]["200"]["content"]["application/json"]["example"]
     schemas.Answers.model_validate(example)
-    assert {"413", "422", "503"} <= predict["responses"].keys()
+    assert {"403", "413", "422", "503"} <= predict["responses"].keys()
+    assert "HTTPValidationError" not in str(found)  # FastAPI's own, which is never answered
+    model = found["paths"]["/v1/model"]["get"]["responses"]
+    assert model.keys() == {"200", "400", "401", "404"}
+    assert client.get("/v1/model", params={"model": "x" * 1000}).status_code == 400
+    assert found["paths"]["/readyz"]["get"]["responses"].keys() == {"200", "503"}
+    assert "security" not in found
+
+
+def test_the_description_has_the_key_that_is_wanted(serving: Any) -> None:
+    with serving(api_key="a-key-of-many-letters") as client:
+        found = client.get("/openapi.json").json()
+    assert found["security"] == [{"bearer": []}, {"header": []}]
+    assert found["components"]["securitySchemes"]["header"]["name"] == "X-API-Key"
 
 
 def test_the_docs_ask_no_other_host(client: TestClient) -> None:

@@ -155,7 +155,7 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
     @app.post(
         "/v1/predict",
         summary="Say what is on photos",
-        responses=schemas.responses(schemas.Answers, schemas.ANSWERS, 200, 400, 401, 404, 408, 413, 415, 422, 503),
+        responses=schemas.responses(schemas.Answers, schemas.ANSWERS, 200, 400, 401, 403, 404, 408, 413, 415, 422, 503),
         openapi_extra=schemas.PHOTOS,
     )
     async def predict(request: Request, top: int = TOP, model: str = MODEL) -> Response:
@@ -187,7 +187,7 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
             }
         )
 
-    @app.get("/v1/model", summary="A model", responses=schemas.responses(schemas.Facts, None, 200, 401, 404))
+    @app.get("/v1/model", summary="A model", responses=schemas.responses(schemas.Facts, None, 200, 400, 401, 404))
     async def one_model(model: str = MODEL) -> Response:
         """Its classes, its pixel contract, its card."""
         return JSONResponse(models.get(model).model.facts())
@@ -202,7 +202,7 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
         summary="Keep a wrongly answered photo for the next training",
         status_code=201,
         responses=schemas.responses(
-            schemas.Saved, {"saved": True, "name": "tulips"}, 201, 400, 401, 403, 413, 422, 507
+            schemas.Saved, {"saved": True, "name": "tulips"}, 201, 400, 401, 403, 404, 408, 413, 415, 422, 503, 507
         ),
         openapi_extra=schemas.ONE_PHOTO,
     )
@@ -235,7 +235,7 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
         """200 as long as it does."""
         return JSONResponse({"status": "running"})
 
-    @app.get("/readyz", summary="Whether photos are answered")
+    @app.get("/readyz", summary="Whether photos are answered", responses={503: {"model": schemas.Error}})
     async def readyz() -> Response:
         """200 when they are; 503 when as many wait as are taken on."""
         if not models.ready or service.photos >= limits.photos:
@@ -300,6 +300,7 @@ def create(settings: Settings, models: Models, authority: Path | None = None) ->
             RefusedError(500, "something went wrong in the service", "its log says what").to_dict(), 500
         )
 
+    app.openapi_schema = schemas.as_it_is(app.openapi(), bool(settings.api_key))
     return Gate(app, settings, service.metrics, service.refuse_when_full)
 
 

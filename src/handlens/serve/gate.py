@@ -98,7 +98,7 @@ class Gate:
                 RefusedError(500, "something went wrong in the service", f"its log has more on {request_id}")
             )
         finally:
-            seconds = time.perf_counter() - begun
+            seconds = (answer.given or time.perf_counter()) - begun
             path = scope["path"]
             route = path if path in TAKES_PHOTOS else getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, str(answer.status)).inc()
@@ -156,6 +156,7 @@ class _Answer:
     ) -> None:
         self.status = 499  # the client left before there was an answer
         self.received = 0
+        self.given = 0.0  # when its last byte was sent, before what a refused client still sends is taken in
         self._receive = receive
         self._send = send
         self._added = [*HEADERS, (b"x-request-id", request_id.encode())]
@@ -180,6 +181,7 @@ class _Answer:
             self._ended = True
             if self._unread:
                 await self._send({**message, "more_body": True})
+                self.given = time.perf_counter()
                 try:
                     await self.linger(LINGER_S)
                 finally:  # also when the whole request has run out of time
