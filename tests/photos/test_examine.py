@@ -102,6 +102,11 @@ def test_a_second_look_decodes_only_what_is_new(make_folder: Make, make_photo: M
     examine(scan(root).select([0]))  # some of the photos: the others are remembered all the same
     examine(scan(root))
     assert len(opened) == 6
+    stamp = changed.stat()
+    changed.write_bytes(changed.read_bytes() + b"longer")
+    os.utime(changed, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as a copy of an archive may have it
+    assert examine(scan(root)).sha256["a/000.png"] != second.sha256["a/000.png"]
+    assert len(opened) == 7
 
 
 def test_broken_photos_are_looked_at_again(make_folder: Make, opened: list[int]) -> None:
