@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.stats import multinomial
@@ -142,3 +144,28 @@ def test_the_threshold_by_hand() -> None:
     )  # fmt: skip
     # of 20 with one to come, two may fall short at 90 % and one at 95 %: so many are at most as probable
     assert [conformal.threshold(known, coverage) for coverage in (0.9, 0.95)] == [own[1], own[0]]
+
+
+def test_photos_of_one_scene_decide_once() -> None:
+    first, second = right([1] * 8 + [0] * 40), right([1] * 48)
+    assert "really better" in paired.compare(first, second)["verdict"]
+    scenes = np.arange(48) // 8
+    found = paired.compare(*(dataclasses.replace(one, scenes=scenes) for one in (first, second)))
+    assert "do not show that either is better: of the photos that only one gets right, B has 5" in found["verdict"]
+    assert found["p_value"] == pytest.approx(2 / 2**5)
+    assert (found["only_second"], found["num_photos"], found["effective_num_photos"]) == (40, 48, 6)
+    assert found["difference"] == pytest.approx(40 / 48)
+    assert found["difference_ci95"] == pytest.approx(paired.interval(0, 5, 6))
+    assert found["repetition"].startswith("42 of the 48")
+    # A scene is for the one that gets more of it right, and for neither where both get as many.
+    split = right([1, 1, 0, 0] * 2 + [0] * 40), right([0, 0, 1, 1, 0, 0, 1, 0] + [0] * 40)
+    found = paired.compare(*(dataclasses.replace(one, scenes=np.arange(48) // 4) for one in split))
+    assert "B has 0 and A 1" in found["verdict"]
+
+
+def test_an_interval_that_says_otherwise_than_the_test_is_told_of() -> None:
+    found = paired.compare(right([0] * 5 + [1] * 15), right([1] * 20))
+    assert found["p_value"] > 0.05 and found["difference_ci95"][0] > 0
+    assert "the interval is approximate, and the test decides" in found["verdict"]
+    found = paired.compare(right([0] * 3 + [1] * 17), right([1] * 20))
+    assert found["difference_ci95"][0] < 0 and "approximate" not in found["verdict"]

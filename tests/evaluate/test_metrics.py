@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -174,3 +175,31 @@ def test_wilsons_interval_is_scipys(successes: int, trials: int) -> None:
 def test_a_share_is_of_the_photos_class() -> None:
     (line,) = scores(sure([1, 1, 1, 1]), [0, 0, 1, 1]).confusions()
     assert (line["share"], line["share_ci95"]) == (1.0, list(wilson(2, 2)))
+
+
+def test_photos_of_one_scene_count_once_in_every_interval() -> None:
+    """Six photos eight times each tell no more than the six; by default each photo is another."""
+    predicted, labels = [0, 1, 2, 3, 4, 0], [0, 1, 2, 3, 4, 5]
+    once = scores(sure(predicted, 6), labels, 6)
+    often = scores(sure(predicted * 8, 6), labels * 8, 6)
+    assert often.effective_num_photos == 48 and often.top1_ci95 == wilson(40, 48) and not often.repetition
+    often = dataclasses.replace(often, scenes=np.array([*range(6)] * 8))
+    assert often.effective_num_photos == 6 and once.effective_num_photos == 6
+    assert often.top1_ci95 == pytest.approx(once.top1_ci95)
+    assert often.top5_ci95 == pytest.approx(once.top5_ci95)
+    for many, one in zip(often.per_class, once.per_class, strict=True):
+        assert many["support"] == 8 * one["support"]
+        for name in ("precision_ci95", "recall_ci95"):
+            assert many[name] == (one[name] if one[name] is None else pytest.approx(one[name]))
+    assert often.confusions()[0]["share_ci95"] == pytest.approx(once.confusions()[0]["share_ci95"])
+    assert often.to_dict()["effective_num_photos"] == 6
+    assert often.repetition.startswith("42 of the 48 photos show again, or nearly, what another one does")
+
+
+def test_one_long_scene_weighs_as_much_as_it_has_in_the_share() -> None:
+    """Kish: a hundred frames of one scene and a hundred other photos, of which half the share hangs on one answer."""
+    found = dataclasses.replace(scores(sure([0] * 200), [0] * 200), scenes=np.array([0] * 100 + [*range(1, 101)]))
+    assert found.effective_num_photos == pytest.approx(200**2 / (100**2 + 100))
+    assert found.top1_ci95 == wilson(found.effective_num_photos, found.effective_num_photos)
+    with pytest.raises(HandlensError, match=r"scenes of shape \(2,\)"):
+        dataclasses.replace(found, scenes=np.zeros(2, np.int64))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from handlens import evaluate, photos
 from handlens.errors import HandlensError
@@ -71,3 +72,16 @@ def test_a_classifier_of_other_classes(tiny_photos: Path) -> None:
         evaluate.score(lambda images: (by_colour(images)[:, :2],) * 2, found, PIXELS)
     with pytest.raises(HandlensError, match=r"logits of shape .*2\) for 36 photos and 3 classes"):
         evaluate.score(lambda images: (by_colour(images), by_colour(images)[:, :2]), found, PIXELS)
+
+
+def test_copies_and_photos_saved_anew_tell_no_more_than_their_original(tmp_path: Path) -> None:
+    for k, name in enumerate(CLASSES[:2]):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            coarse = np.random.default_rng(10 * k + number).integers(0, 256, (12, 12, 3), np.uint8)
+            photo = Image.fromarray(coarse).resize((120, 120))
+            photo.save(tmp_path / name / f"{number}.png")
+            photo.resize((80, 80)).save(tmp_path / name / f"{number} small.jpg", quality=80)
+            shutil.copy(tmp_path / name / f"{number}.png", tmp_path / name / f"{number} again.png")
+    scores = evaluate.score(lambda images: np.full((len(images), 2), 0.5), photos.scan(tmp_path), PIXELS)
+    assert (scores.num_photos, scores.effective_num_photos) == (18, 6)

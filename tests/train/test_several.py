@@ -13,6 +13,7 @@ import pytest
 
 from handlens import files, photos
 from handlens.errors import HandlensError
+from handlens.evaluate.metrics import wilson
 from handlens.train import Recipe, Watcher, loop, several
 from handlens.train.data import data_of
 
@@ -32,6 +33,11 @@ def test_folds_count_each_photo_alike() -> None:
     assert found["all_photos"]["top1"] == pytest.approx(10 / 12)
     low, high = found["all_photos"]["top1_ci95"]
     assert (low, high) == (pytest.approx(0.5520, abs=1e-4), pytest.approx(0.9530, abs=1e-4))  # Wilson's, by hand
+    copies = [row(1, 2), {**row(9, 10), "effective_num_photos": 5.0}]
+    trials = 12**2 / (2 + 10**2 / 5)  # Kish's of the two folds together
+    assert several.summary(planned("folds"), copies)["all_photos"]["top1_ci95"] == list(
+        wilson(10 / 12 * trials, trials)
+    )
 
 
 def test_seeds_test_some_photos_twice_and_are_not_joined() -> None:

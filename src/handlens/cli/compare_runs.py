@@ -76,6 +76,8 @@ def compare_runs(
             found = room.score(classifier.predict_batch, own, classifier.preprocess, batch_size, update)
         order = [classifier.classes.index(label) for label in first.classes]
         scores.append(found.reordered(order))
+    if scores[0].repetition:
+        screen.note(scores[0].repetition)
     for path, reason in scores[0].left_out:
         screen.note(f"left out: {path}: {reason}")
     left_out = [{"photo": path, "error": reason} for path, reason in (*unread, *scores[0].left_out)]

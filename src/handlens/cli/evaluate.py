@@ -155,6 +155,8 @@ def evaluate(
         return
     for path, reason in unread:
         screen.note(f"left out: {path}: {reason}")
+    if scores.repetition:
+        screen.note(scores.repetition)
     show(scores, how)
     for part in parts:
         screen.say(f"\n{part.heading}. {part.text}")

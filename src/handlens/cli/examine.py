@@ -107,7 +107,7 @@ def examine(
     listed = diagnose(found, findings, near, where)
     if frozen:
         try:
-            listed = _with_suspects(listed, found, findings, near, frozen)
+            listed = _with_suspects(listed, found, findings, frozen)
         except wrong_labels.TooFewError as error:
             if labels:
                 raise
@@ -205,9 +205,7 @@ def _photos_of(run: Path) -> str:
     return named
 
 
-def _with_suspects(
-    listed: list[Finding], photos: Photos, findings: Findings, near: list[list[str]], frozen: Frozen
-) -> list[Finding]:
+def _with_suspects(listed: list[Finding], photos: Photos, findings: Findings, frozen: Frozen) -> list[Finding]:
     """The findings with those photos added whose label a linear classifier, fitted to the others, speaks against."""
     import numpy as np
 
@@ -217,20 +215,18 @@ def _with_suspects(
     from handlens.photos.scan import listed as named
 
     whole = photos.without([path for path, _ in findings.broken])
-    group = {path: number for number, path in enumerate(whole.paths)}
-    for paths in (*findings.duplicates, *near):  # the wider group is the later
-        group |= dict.fromkeys(paths, group[paths[0]])
-    different = np.unique([(k, group[path]) for path, k in zip(whole.paths, whole.labels, strict=True)], axis=0)
+    groups = findings.scenes(whole.paths)
+    different = np.unique(np.stack([whole.labels, groups], 1), axis=0)
     counts = np.bincount(different[:, 0], minlength=len(whole.classes))
     enough = wrong_labels.check(counts)  # before the features are computed
     if few := [whole.classes[k] for k in np.flatnonzero(~enough & (counts > 0))]:
         screen.note(
             f"suspected labels are not looked for in {named(few)}: fewer than {wrong_labels.FOLDS} different photos"
         )
-    whole = whole.select(np.flatnonzero(enough[whole.labels]))
+    chosen = np.flatnonzero(enough[whole.labels])
+    whole, groups = whole.select(chosen), groups[chosen]
     present, labels = np.unique(whole.labels, return_inverse=True)
     classes = [whole.classes[k] for k in present]
-    groups = np.array([group[path] for path in whole.paths])
     probabilities = wrong_labels.out_of_fold(_features(whole, findings, frozen), labels, groups)
     suspected = [
         Finding(

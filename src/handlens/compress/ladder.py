@@ -15,7 +15,7 @@ import numpy as np
 from handlens import photos as photos_room
 from handlens.compress.observe import Observer, Quantize
 from handlens.errors import HandlensError, NotHereError
-from handlens.evaluate.metrics import wilson
+from handlens.evaluate.metrics import effective, wilson
 from handlens.export import folded, job, parity
 from handlens.export.job import Progress, Source, named
 from handlens.nets import Net
@@ -122,6 +122,7 @@ def climb(
     asked = functools.partial(views, mirrors=_mirrors(source))
     # Of few photos one answer is more than a hundredth: one may always differ, and be lost where any may.
     answers = len(asked(images[:1])) * max(1, len(validation))
+    trials = effective(photos_room.examine(validation).scenes(validation.paths))  # in the intervals
     sure, least = (min(share, 1 - 1 / answers) for share in (SURE_AGREEMENT, MIN_AGREEMENT))
     allowed = max(max_drop, 1 / answers) if max_drop else 0.0
 
@@ -170,7 +171,7 @@ def climb(
             latency_ms=job.latency(exported, threads)["median_ms"],
             divergence=found.divergence,
             kept=kept,
-            top1_ci95=wilson(found.top1 * len(validation), len(validation)),
+            top1_ci95=wilson(found.top1 * trials, trials),
             allowed_drop=allowed,
             wanted_agreement=sure,
         )

@@ -36,8 +36,8 @@ def score(
     Photos that cannot be read are left out and listed in the result. `progress` is called with (done, total).
     Raises HandlensError when no photo is left, or when the probabilities do not fit the classes.
     """
-    broken = photos_room.examine(photos).broken
-    photos = photos.without([path for path, _ in broken])
+    findings = photos_room.examine(photos)
+    photos = photos.without([path for path, _ in findings.broken])
     rows, labels, done = [np.empty((0, len(photos.classes)), np.float32)], [np.empty(0, np.int64)], 0
     logits: list[np.ndarray] = []
     for images, batch_labels in photos_room.batches(photos, preprocess, batch_size) if len(photos) else ():
@@ -54,6 +54,7 @@ def score(
         labels=np.concatenate(labels),
         classes=photos.classes,
         paths=photos.paths,
-        left_out=tuple(broken),
+        left_out=tuple(findings.broken),
         logits=np.concatenate(logits) if logits else None,
+        scenes=findings.scenes(photos.paths),
     )

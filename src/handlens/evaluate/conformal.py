@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from handlens.errors import HandlensError, counted
-from handlens.evaluate.metrics import Scores, wilson
+from handlens.evaluate.metrics import Scores
 
 
 def check(coverage: float, num_validation: int | None = None) -> None:
@@ -49,16 +49,15 @@ def judge(validation: Scores, scores: Scores, coverage: float) -> dict[str, Any]
     """
     least = threshold(validation, coverage)
     sets = scores.probabilities >= least
-    held = int(sets[np.arange(scores.num_photos), scores.labels].sum())
+    held = sets[np.arange(scores.num_photos), scores.labels]
     sizes = sets.sum(1)
-    low, high = wilson(held, scores.num_photos)
     return {
         "promised": coverage,
         "threshold": least,
         "num_validation": validation.num_photos,
         "num_photos": scores.num_photos,
-        "coverage": held / scores.num_photos,
-        "coverage_ci95": [low, high],
+        "coverage": float(held.mean()),
+        "coverage_ci95": list(scores.ci95(held)),
         "mean_size": float(sizes.mean()),
         "sizes": {str(size): int((sizes == size).sum()) for size in np.unique(sizes).tolist()},
     }

@@ -24,6 +24,7 @@ class Scores:
     probabilities: (N, K), a row a photo; labels: (N,) indices into the K `classes`; paths: the N photos' paths.
     left_out: photos that could not be read, as (path, reason); they count nowhere.
     logits: (N, K) behind the probabilities, where they are known: what there would be without calibration.
+    scenes: (N,) the same number for photos that are one again, exactly or nearly; by default each is another.
     Raises HandlensError without photos, when the shapes disagree, and for probabilities that are not finite.
     """
 
@@ -33,13 +34,15 @@ class Scores:
     paths: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     logits: np.ndarray | None = None
+    scenes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.paths), len(self.classes))
         if not self.paths:
             raise HandlensError("there is no photo to evaluate on", "give a folder with photos that can be read")
-        for what, values in (("probabilities", self.probabilities), ("labels", self.labels), ("logits", self.logits)):
-            if values is not None and values.shape != (expected[:1] if what == "labels" else expected):
+        for what in ("probabilities", "labels", "logits", "scenes"):
+            values = getattr(self, what)
+            if values is not None and values.shape != (expected[:1] if what in ("labels", "scenes") else expected):
                 raise HandlensError(
                     f"{what} of shape {values.shape} for {expected[0]} photos and {expected[1]} classes",
                     "the classifier's classes must be those of the photos",
@@ -73,6 +76,32 @@ class Scores:
         """N, without those left out."""
         return len(self.paths)
 
+    @functools.cached_property
+    def effective_num_photos(self) -> float:
+        """How many different photos would tell as much as these, 1 to N, see `effective`."""
+        return effective(self.scenes) if self.scenes is not None else float(self.num_photos)
+
+    @property
+    def repetition(self) -> str:
+        """A sentence on photos that show again what others do, or "" where there are none."""
+        if self.scenes is None or not (again := self.num_photos - len(np.unique(self.scenes))):
+            return ""
+        return (
+            f"{again} of the {self.num_photos} photos show again, or nearly, what another one does: the intervals are "
+            f"those of {self.effective_num_photos:.0f} different ones"
+        )
+
+    def ci95(self, hits: np.ndarray, among: np.ndarray | None = None) -> tuple[float, float]:
+        """Wilson's 95 % interval of the share of `hits`, bool (N,), `among` some photos, bool (N,), by default all.
+
+        Photos of one scene are taken to be hit or missed together, so that they tell no more than their
+        `effective_num_photos`. Raises ZeroDivisionError where there is none.
+        """
+        among = np.ones(self.num_photos, bool) if among is None else among
+        number = int(among.sum())
+        trials = number if self.scenes is None else effective(self.scenes[among])
+        return wilson(int((hits & among).sum()) * (trials / number), trials)
+
     @property
     def top1(self) -> float:
         """Fraction of photos whose most probable class is theirs."""
@@ -81,7 +110,7 @@ class Scores:
     @property
     def top1_ci95(self) -> tuple[float, float]:
         """Wilson's 95 % interval of `top1`."""
-        return wilson(int((self.predicted == self.labels).sum()), self.num_photos)
+        return self.ci95(self.predicted == self.labels)
 
     @functools.cached_property
     def _in_top5(self) -> np.ndarray:
@@ -97,7 +126,7 @@ class Scores:
     @property
     def top5_ci95(self) -> tuple[float, float] | None:
         """Wilson's 95 % interval of `top5`; None for five classes or fewer."""
-        return wilson(int(self._in_top5.sum()), self.num_photos) if len(self.classes) > 5 else None
+        return self.ci95(self._in_top5) if len(self.classes) > 5 else None
 
     @property
     def loss(self) -> float:
@@ -127,10 +156,10 @@ class Scores:
                 "recall": right / support if support else None,
                 "f1": 2 * right / (given + support) if given or support else None,
                 "support": support,
-                "precision_ci95": list(wilson(right, given)) if given else None,
-                "recall_ci95": list(wilson(right, support)) if support else None,
+                "precision_ci95": list(self.ci95(self.labels == k, self.predicted == k)) if given else None,
+                "recall_ci95": list(self.ci95(self.predicted == k, self.labels == k)) if support else None,
             }
-            for name, (right, given, support) in zip(self.classes, counts, strict=True)
+            for k, (name, (right, given, support)) in enumerate(zip(self.classes, counts, strict=True))
         ]
 
     def confusions(self, most: int = 5) -> list[dict[str, Any]]:
@@ -147,7 +176,7 @@ class Scores:
                 "taken_for": self.classes[column],
                 "num_photos": int(wrong[row, column]),
                 "share": float(wrong[row, column] / self.confusion[row].sum()),
-                "share_ci95": list(wilson(int(wrong[row, column]), int(self.confusion[row].sum()))),
+                "share_ci95": list(self.ci95(self.predicted == column, self.labels == row)),
             }
             for row, column in pairs
             if wrong[row, column]
@@ -179,6 +208,7 @@ class Scores:
             "top5_ci95": list(self.top5_ci95) if self.top5_ci95 else None,
             "loss": self.loss,
             "num_photos": self.num_photos,
+            "effective_num_photos": self.effective_num_photos,
             "classes": list(self.classes),
             "per_class": {
                 line["name"]: {key: value for key, value in line.items() if key != "name"} for line in self.per_class
@@ -190,7 +220,13 @@ class Scores:
         }
 
 
-def wilson(successes: float, trials: int) -> tuple[float, float]:
+def effective(scenes: np.ndarray) -> float:
+    """Kish's (1965) effective number of photos, (N,) the same number for those of one scene: N where all differ."""
+    counts = np.unique(scenes, return_counts=True)[1]
+    return float(counts.sum() ** 2 / (counts**2).sum())
+
+
+def wilson(successes: float, trials: float) -> tuple[float, float]:
     """Wilson's 95 % interval of a share, both ends within [0, 1]; a trial may succeed in part, unlike in scipy's."""
     z = statistics.NormalDist().inv_cdf(0.975)
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from handlens.evaluate.metrics import Scores
-from handlens.photos import Photos, in_threads
+from handlens.photos import Photos, examine, in_threads
 from handlens.preprocess import Preprocess, open_photo
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -78,6 +78,7 @@ def measure(
     "harmed" and "shapes" (by rule) with top1 and top1_ci95 each; "resize", the rule of the contract.
     """
     passes = len(HARMS) + len(SHAPES) * len(RULES)
+    scenes = examine(photos).scenes(photos.paths)
     finished = 0
 
     def top1(change: Change, contract: Preprocess) -> dict[str, Any]:
@@ -89,8 +90,9 @@ def measure(
                 progress(finished * len(photos) + sum(map(len, rows)), passes * len(photos))
         finished += 1
         scores = Scores(
-            probabilities=np.concatenate(rows), labels=photos.labels, classes=photos.classes, paths=photos.paths
-        )
+            probabilities=np.concatenate(rows), labels=photos.labels, classes=photos.classes, paths=photos.paths,
+            scenes=scenes,
+        )  # fmt: skip
         return {"top1": scores.top1, "top1_ci95": list(scores.top1_ci95)}
 
     harmed = {name: top1(change, preprocess) for name, change in HARMS.items()}

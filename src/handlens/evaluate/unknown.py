@@ -139,13 +139,13 @@ def judge(
     if known.logits is None:
         raise HandlensError("scores without logits say nothing of unknown photos")
     own = rejection.scores(known.probabilities, known.logits)
-    passed = int((own >= rejection.threshold).sum())
+    passed = own >= rejection.threshold
     found: dict[str, Any] = {
         **rejection.to_dict(),
         "caution": caution,
         "num_photos": len(own),
-        "true_accept": passed / len(own),
-        "true_accept_ci95": list(wilson(passed, len(own))),
+        "true_accept": float(passed.mean()),
+        "true_accept_ci95": list(known.ci95(passed)),
     }
     if outside is not None:
         other = rejection.scores(*outside)

@@ -14,6 +14,7 @@ import numpy as np
 
 import handlens
 from handlens import bundle, cores, evaluate, export, files
+from handlens import photos as photos_room
 from handlens.checkpoint import Checkpoint
 from handlens.cost.latency import measure, processor
 from handlens.errors import HandlensError, PhotoError, counted, quoted
@@ -366,8 +367,11 @@ def card(
         if len(test := source.splits["test"]):
             facts["test"] = {"network": _top1(evaluate.score(source.reference.infer, test, checkpoint.preprocess))}
     else:
+        scenes = photos_room.examine(source.splits["test"]).scenes(found.paths)
         both = {
-            name: Scores(probabilities=answers, labels=found.labels, classes=found.classes, paths=found.paths)
+            name: Scores(
+                probabilities=answers, labels=found.labels, classes=found.classes, paths=found.paths, scenes=scenes
+            )
             for name, answers in (("network", found.expected), ("exported", found.got))
         }
         facts["test"] = {name: _top1(scores) for name, scores in both.items()}

@@ -85,6 +85,14 @@ class Findings:
             return [list(group)]
         return [[path for k in some for path in files[k]] for some in near.copies(thumbs)]
 
+    def scenes(self, paths: Sequence[str]) -> np.ndarray:
+        """int (N,): the same number for photos that are `duplicates` or `near_duplicates()` of one another."""
+        number = {path: k for k, path in enumerate(paths)}
+        for group in (*self.duplicates, *self.near_duplicates()):  # the wider group is the later
+            among = [path for path in group if path in number]
+            number |= dict.fromkeys(among, number[among[0]] if among else 0)
+        return np.array([number[path] for path in paths], np.int64)
+
     def _alike(self, progress: Callable[[int, int], None] | None = None) -> tuple[list[list[str]], list[str]]:
         """Groups of near-duplicates, and those alike by nature, with all files of the same pixels."""
         files, thumbs = self._thumbnails(self.pixels)

@@ -17,7 +17,7 @@ from handlens.checkpoint import Checkpoint
 from handlens.errors import counted
 from handlens.evaluate import Scores, calibration, report, sections, unknown
 from handlens.evaluate.unknown import Rejection
-from handlens.photos import Photos, batches
+from handlens.photos import Photos, batches, examine
 from handlens.run import Classifier
 from handlens.train import confidence, logs, mistakes, modes
 from handlens.train.data import Data
@@ -44,7 +44,7 @@ def _score(
             probabilities = calibration.softmax(logits, temperature).astype(np.float32)
             return Scores(
                 probabilities=probabilities, labels=photos.labels, classes=photos.classes, paths=photos.paths,
-                logits=logits,
+                logits=logits, scenes=examine(photos).scenes(photos.paths),
             )  # fmt: skip
     return evaluate.score(classifier.infer, photos, classifier.preprocess, progress=count)
 

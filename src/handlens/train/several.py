@@ -143,7 +143,7 @@ def train(plan: Plan, number: int, watcher: Watcher | None = None, device: str =
         "run": str(folder),
         "seed": one.seed,
         "test_is": metrics.get("test_is", ""),
-        **{name: test.get(name) for name in ("num_photos", "top1", "top1_ci95")},
+        **{name: test.get(name) for name in ("num_photos", "effective_num_photos", "top1", "top1_ci95")},
     }
 
 
@@ -176,7 +176,11 @@ def summary(plan: Plan, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if plan.kind == "folds" and tops:
         total = sum(row["num_photos"] for row in judged)
         right = sum(round(row["top1"] * row["num_photos"]) for row in judged)
-        found["all_photos"] = {"num_photos": total, "top1": right / total, "top1_ci95": list(wilson(right, total))}
+        # Near-duplicates are in one fold; a fold judged by an earlier version does not tell of any.
+        numbers = [(row["num_photos"], row.get("effective_num_photos") or row["num_photos"]) for row in judged]
+        trials = total**2 / sum(number**2 / effective for number, effective in numbers)
+        ends = list(wilson(right / total * trials, trials))
+        found["all_photos"] = {"num_photos": total, "top1": right / total, "top1_ci95": ends}
     return found
 
 
