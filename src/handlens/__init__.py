@@ -1,4 +1,4 @@
-"""handlens: from a folder of labelled photos to a small image classifier that runs on a phone.
+"""handlens: from a folder of labelled photos to a small image classifier made for phones.
 
 The public names are loaded when they are first used: `import handlens` loads neither torch nor numpy.
 """

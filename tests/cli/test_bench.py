@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from handlens import bundle
 from handlens.cli import app
+from handlens.cli.bench import _compare
 from handlens.errors import HandlensError
 from handlens.preprocess import Preprocess
 from handlens.run import android
@@ -137,3 +138,16 @@ def test_here_a_run_is_measured_for_each_count_of_threads(tiny_run: Path) -> Non
     assert all(0 < row["p10_ms"] <= row["median_ms"] <= row["p90_ms"] and row["photos_per_s"] > 0 for row in rows)
     shown = CliRunner().invoke(app, ["bench", str(tiny_run), "--threads", "1", "--runs", "3", "--batch", "2"])
     assert "photos/s" in shown.stdout and "torch" in shown.stdout
+
+
+@pytest.mark.parametrize(("ms", "said"), [(1.09, 0), (1.11, 1)])
+def test_a_rounded_file_is_called_slower_where_that_is_no_chance(
+    ms: float, said: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = {"runtime": "onnx", "threads": 1}
+    rows = [
+        {"bundle": "f.zip", "precision": "float32", "median_ms": 1.0, **shared},
+        {"bundle": "i.zip", "precision": "int8", "median_ms": ms, **shared},
+    ]
+    _compare(rows)
+    assert capsys.readouterr().out.count("i.zip (int8) is slower here than f.zip (float32) with 1 thread") == said

@@ -129,6 +129,10 @@ def test_a_class_without_photos_is_a_finding(folder: Path, tmp_path: Path, monke
     monkeypatch.setattr("handlens.cli.examine._frozen", lambda *_: object())
     monkeypatch.setattr("handlens.cli.examine._features", lambda photos, *_: rng.normal(size=(len(photos), 3)))
     monkeypatch.setattr(wrong_labels, "suspects", lambda *_: [wrong_labels.Suspect(-1, 0, 0.9, 0.1)])
+    shown = examine(folder, "--labels", "--json")  # random features tell nothing, and nothing is said by them
+    assert "suspected labels are not looked for: the classifier that judges agrees with" in shown.stderr
+    assert not [one for one in json.loads(shown.stdout)["findings"] if one["kind"] == "suspected-label"]
+    monkeypatch.setattr(wrong_labels, "tells", lambda *_: True)
     told = json.loads(examine(folder, "--labels", "--json").stdout)  # the classes that there are keep their names
     assert "said to be tulips (10%), looks like daisy (90%)" in [finding["detail"] for finding in told["findings"]]
 
@@ -269,6 +273,26 @@ def test_out_of_fold_probabilities_find_changed_labels() -> None:
     assert [one.own_probability for one in suspects] == sorted(one.own_probability for one in suspects)
 
 
+@pytest.mark.parametrize("sizes", [(40, 40), (95, 12), (20, 20, 20, 20, 20)])
+def test_features_that_cannot_tell_the_classes_apart_blame_nobody(sizes: tuple[int, ...]) -> None:
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    told = {"noise": 0, "signal": 0}
+    for seed in range(5):
+        noise = np.random.default_rng(seed).normal(size=(len(labels), 8))
+        for name, features in (("noise", noise), ("signal", noise + 3 * np.eye(8)[labels])):
+            told[name] += wrong_labels.tells(wrong_labels.out_of_fold(features, labels), labels)
+    assert told == {"noise": 0, "signal": 5}
+
+
+def test_copies_do_not_make_a_classifier_that_tells_classes_apart() -> None:
+    """Six photos of ten right in each of two classes are chance, and so are they with each saved twenty times."""
+    labels = np.repeat([0, 1], 200)
+    right = np.tile(np.repeat([1, 1, 1, 0, 1, 1, 0, 1, 0, 0], 20), 2)
+    probabilities = np.eye(2)[np.where(right, labels, 1 - labels)]
+    assert wrong_labels.tells(probabilities, labels)
+    assert not wrong_labels.tells(probabilities, labels, np.arange(400) // 20)
+
+
 def test_copies_with_the_same_wrong_label_are_judged_together() -> None:
     rng = np.random.default_rng(0)
     truth = np.repeat(np.arange(3), 60)
@@ -313,6 +337,7 @@ def test_a_small_class_does_not_change_how_the_others_are_judged(folder: Path, m
     monkeypatch.setattr(wrong_labels, "out_of_fold", judged)
     shown = examine(folder, "--labels")
     assert "suspected labels are not looked for in 'roses': fewer than 5 different photos" in shown.stderr
+    assert "the classifier that judges agrees with 100% of the labels" in shown.stderr
     assert np.bincount(seen["labels"]).tolist() == [6, 7]
     assert len(np.unique(seen["groups"])) == 12  # tulips/small.jpg goes with daisy/0.jpg
 

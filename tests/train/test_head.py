@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from handlens import nets, photos
+from handlens import cores, nets, photos
 from handlens.errors import HandlensError
 from handlens.nets import Net
 from handlens.preprocess import Preprocess
@@ -169,7 +168,7 @@ def test_the_time_told_before_counts_decoding_and_what_comes_after(
     assert seconds(1.6, lacking=18) - seconds(1e-4, lacking=18) == pytest.approx(18 * 3 * 0.1, rel=0.05)
     assert 3 < seconds(1e-4) < 6  # nothing to compute: the report and all that is left
     assert seconds(1.6) - seconds(1e-4) == pytest.approx(36 * 3 * 0.1, rel=0.05)  # by torch: few images
-    by_torch = 36 * 10 * 0.1 * torch.get_num_threads() / (os.cpu_count() or 1)
+    by_torch = 36 * 10 * 0.1 * torch.get_num_threads() / cores.available()
     assert seconds(1.6, views=9) < 4 + by_torch  # by onnxruntime: many
     load = Preprocess.load
 
@@ -178,4 +177,4 @@ def test_the_time_told_before_counts_decoding_and_what_comes_after(
         return load(*arguments)
 
     monkeypatch.setattr(Preprocess, "load", slow)
-    assert seconds(1e-4) > 3 + 36 * 0.2 / (os.cpu_count() or 1)
+    assert seconds(1e-4) > 3 + 36 * 0.2 / cores.available()

@@ -106,12 +106,13 @@ def _on_phone(paths: list[Path], tool: Path, threads: list[int], runs: int) -> l
 def _compare(rows: list[dict[str, Any]]) -> None:
     """Say it when an INT8 or bfloat16 file is slower than a float one of the same runtime and threads."""
     from handlens.cli import screen
+    from handlens.cost.latency import SLOWER
     from handlens.errors import counted
 
     for row in rows:
         for other in rows:
             same = all(row[key] == other[key] for key in ("runtime", "threads"))
             rounded = row["precision"] in ("int8", "bfloat16") and other["precision"] == "float32"
-            if same and rounded and row["median_ms"] > other["median_ms"]:
+            if same and rounded and row["median_ms"] > SLOWER * other["median_ms"]:
                 names = f"{row['bundle']} ({row['precision']}) is slower here than {other['bundle']} (float32)"
                 screen.say(f"{names} with {counted(row['threads'], 'thread')}")

@@ -228,6 +228,14 @@ def _with_suspects(listed: list[Finding], photos: Photos, findings: Findings, fr
     present, labels = np.unique(whole.labels, return_inverse=True)
     classes = [whole.classes[k] for k in present]
     probabilities = wrong_labels.out_of_fold(_features(whole, findings, frozen), labels, groups)
+    agreeing = f"the classifier that judges agrees with {(probabilities.argmax(1) == labels).mean():.0%} of the labels"
+    if not wrong_labels.tells(probabilities, labels, groups):
+        screen.note(
+            f"suspected labels are not looked for: {agreeing}, which may be chance, as the network's features do not "
+            "tell these classes apart: try another --net"
+        )
+        return listed
+    screen.note(agreeing)
     suspected = [
         Finding(
             "suspected-label",

@@ -256,16 +256,15 @@ def show(made: Exported, of_a_site: bool = False) -> None:
     screen.say(f"\nnext    handlens check {path}{predict}")
 
 
-_SLOWER = 1.1  # times as long: less may be chance
-
-
 def drawbacks(card: dict[str, Any], runtime: str) -> list[str]:
     """What an INT8 or bfloat16 file has in which it is no better than its float one: slower here, or larger."""
     if "float32" not in card:
         return []
+    from handlens.cost.latency import SLOWER
+
     plain, found = card["float32"], []
     name, option = ("INT8", "--int8") if card["precision"] == "int8" else ("bfloat16", "--bfloat16")
-    if card["latency"]["median_ms"] > _SLOWER * plain["latency"]["median_ms"]:
+    if card["latency"]["median_ms"] > SLOWER * plain["latency"]["median_ms"]:
         found.append(
             f"slower than float: {card['latency']['median_ms']:.2f} ms a photo in {name}, "
             f"{plain['latency']['median_ms']:.2f} ms in float32, on {runtime} here; "

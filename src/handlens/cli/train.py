@@ -28,7 +28,7 @@ def train(
     ),
     weights: str | None = typer.Option(None, help="imagenet, none, or a .pth or .safetensors file. [imagenet]"),
     width: float | None = typer.Option(None, help="Multiplier of the network's channels. [1.0]"),
-    image_px: int | None = typer.Option(None, help="Height and width that the network sees. [224]"),
+    image_px: int | None = typer.Option(None, help="Height and width that the network sees. [its own, mostly 224]"),
     normalisation: str | None = typer.Option(
         None, help="own, or each photo's by itself: min-max, z-score, max-abs or l2. [own: as the weights]"
     ),

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+SLOWER = 1.1  # times as long: less may be chance
+
 
 class Latency(NamedTuple):
     """Milliseconds of one call: the median of `runs`, and between what a tenth of them are below and above.

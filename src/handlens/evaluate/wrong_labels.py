@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from handlens.errors import HandlensError, need
+from handlens.evaluate.metrics import effective
 
 
 class Suspect(NamedTuple):
@@ -69,6 +70,21 @@ def out_of_fold(
         splits = [[np.flatnonzero(np.isin(of, side)) for side in cut] for cut in cuts]
         model = make_pipeline(StandardScaler(), LogisticRegression(C=10 / len(labels), max_iter=200))
         return np.asarray(cross_val_predict(model, features, labels, cv=splits, method="predict_proba"))
+
+
+def tells(probabilities: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> bool:
+    """Whether probabilities (N, K) tell the classes apart: else what they say against a label is worth nothing.
+
+    They do where the mean of the classes' recalls, by labels (N,), is more than the 1 / K of one that always says the
+    same, by more than chance gives in 97.5 % of cases; photos of one of the `groups` (N,) count once in that.
+    """
+    groups = np.arange(len(labels)) if groups is None else groups
+    right = probabilities.argmax(1) == labels
+    classes = [labels == k for k in range(probabilities.shape[1])]
+    recalls = np.array([right[own].mean() for own in classes])
+    variances = recalls * (1 - recalls) / [effective(groups[own]) for own in classes]
+    error = float(np.sqrt(variances.sum())) / len(classes)
+    return bool(recalls.mean() - 1.96 * error > 1 / len(classes))
 
 
 def suspects(probabilities: np.ndarray, labels: np.ndarray) -> list[Suspect]:

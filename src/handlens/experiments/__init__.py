@@ -93,7 +93,7 @@ def run(name: str, progress: Callable[[int, int], None] | None = None, **given: 
         if setting not in known:
             takes = ", ".join(key for key in known if key != "progress")
             raise HandlensError(
-                f"the experiment {name} takes no {setting!r}", f"it takes {takes}" if takes else "leave it out"
+                f"the experiment {name} takes no {setting!r}", f"its settings are {takes}" if takes else "leave it out"
             )
     defaults = {key: parameter.default for key, parameter in known.items() if key != "progress"}
     start, cpu_start = time.perf_counter(), time.process_time()

@@ -34,6 +34,7 @@ from handlens.train.recipe import Recipe, choose
 
 SIZES = (5, 10, 20, 50)  # training photos a class
 _DRAWS = 2000  # of the bootstrap
+_FEWEST_SEEDS = 3  # whose spread says something of the luck of the draw
 _FEWEST_MISTAKES = 5  # on the test photos: draws from fewer hardly differ, whatever the truth is
 _FITTED = 3  # sizes, from the greatest down, that the forecast follows
 
@@ -280,7 +281,7 @@ def _result(embedded: Embedded, used: np.ndarray, right: dict[str, np.ndarray]) 
         "intervals": "bootstrap over seeds and test photos",
     }
     return Result(
-        finding=_words(rows, forecasts, num_test),
+        finding=_words(rows, forecasts, num_test, seeds),
         tables={"learning curve": rows},
         numbers=numbers,
         data=data,
@@ -332,7 +333,9 @@ def _forecast(used: np.ndarray, top1: np.ndarray, drawn: np.ndarray, num_test: i
     }
 
 
-def _words(rows: list[dict[str, Any]], forecasts: Mapping[str, dict[str, Any] | None], num_test: int) -> str:
+def _words(
+    rows: list[dict[str, Any]], forecasts: Mapping[str, dict[str, Any] | None], num_test: int, num_seeds: int
+) -> str:
     """A word on each mode: to choose one by the test photos and tell its figure alone would flatter."""
     said, last = [], rows[-1]
     for mode, forecast in forecasts.items():
@@ -356,6 +359,13 @@ def _words(rows: list[dict[str, Any]], forecasts: Mapping[str, dict[str, Any] | 
                 f"By {counted(mistakes, 'mistake')} on {counted(num_test, 'test photo')} all of this is a guess, and "
                 "the intervals are too narrow: more test photos would tell."
             )
+    if num_seeds < _FEWEST_SEEDS:
+        drawn = counted(num_seeds, "draw")
+        said.append(
+            f"With {drawn} of training photos the intervals are those of the test photos alone, without the luck of "
+            f"the draw, and no mode is compared: --seeds {_FEWEST_SEEDS} or more would tell."
+        )
+        return " ".join(said)
     for mode in forecasts:
         ends = f"{mode}_less_probe_ci95"
         sides = {"better": [r for r in rows if r[ends][0] > 0], "worse": [r for r in rows if r[ends][1] < 0]}

@@ -56,8 +56,8 @@ def experiment(
     whole, by_width, by_px = rows[0], rows[len(widths)], rows[-1]
     return Result(
         finding=f"Whole (width {whole['width']}, {whole['image_px']} px, {whole['macs'] / 1e6:.1f} M MACs): top-1 "
-        f"{whole['test_top1']:.1%}. {_shrunk(by_width, whole)}; {_shrunk(by_px, whole)}. MACs fall nearly with the "
-        f"square of both; weights fall with the width alone. The interval of each top-1 is about ± "
+        f"{whole['test_top1']:.1%}. {_shrunk(by_width, whole)}; {_shrunk(by_px, whole)}. MACs fall about with the "
+        f"square of both, odd maps aside; weights fall with the width alone. The interval of each top-1 is about ± "
         f"{(whole['test_top1_high'] - whole['test_top1_low']) / 2:.1%}: smaller differences say nothing.",
         tables={f"{NET}, {counted(epochs, 'epoch')} each": rows},
         numbers={},

@@ -20,7 +20,7 @@ from handlens.preprocess import IMAGENET_MEAN, IMAGENET_STD, NORMALISATIONS, Pre
 BARE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # nothing after a photo's own normalisation
 NET, BATCH_SIZE = "resnet20", 16
 RATES = {"with batch norm": 0.05, "without batch norm": 0.02}
-DIMMED = 0.4  # light of the second test
+DIMMED = 0.4  # what pixel values are multiplied by in the second test
 BINS = 64
 
 
@@ -88,7 +88,7 @@ def experiment(
     return Result(
         finding=f"Top-1 with batch norm: {every('with batch norm', 'test_top1')}; without: "
         f"{every('without batch norm', 'test_top1')} (each ± {(high - low) / 2:.0%} by the number of test "
-        f"photos). In {DIMMED:.0%} of the light, with batch norm: "
+        f"photos). With pixel values times {DIMMED:g}, with batch norm: "
         f"{every('with batch norm', 'test_top1_dimmed')}. By L2 the photo's values are {values[-1]['mean']:.4f} on "
         f"average: the training loss ends at {of['with batch norm', 'l2']['train_loss']:.2f} with batch norm, which "
         f"brings them back to size, and at {of['without batch norm', 'l2']['train_loss']:.2f} without (by chance it is "

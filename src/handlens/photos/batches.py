@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import collections
 import itertools
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
+from handlens import cores
 from handlens.photos.scan import Photos
 from handlens.preprocess import Preprocess
 
@@ -44,7 +44,7 @@ def in_threads(
     An exception of the function is raised where its result would have been; then, and when the generator is closed or
     abandoned, what has not begun is dropped and the threads end.
     """
-    pool = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="handlens")
+    pool = ThreadPoolExecutor(threads or cores.available(), thread_name_prefix="handlens")
     waiting: collections.deque[Future[Result]] = collections.deque()
     todo = iter(items)
     try:

@@ -29,7 +29,7 @@ KINDS = {  # in the order in which they are told
     "near-duplicates": "resized, recompressed, mirrored, cropped a little, or brighter or darker",
     "series": "many photos of one scene, such as a video: training keeps them on one side",
     "alike-by-nature": "as alike as copies are, but so are others of their class: taken for its look, not for copies",
-    "suspected-label": "probably another class than it is said to be",
+    "suspected-label": "may be another class than it is said to be",
     "empty-class": "a class without photos to train on",
     "few-photos": "a class with fewer than 20 photos",
     "imbalance": "classes that differ more than fivefold in photos",

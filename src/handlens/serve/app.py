@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.types import ASGIApp
 
 import handlens
+from handlens import cores
 from handlens.errors import HandlensError, PhotoError
 from handlens.serve import pages, schemas
 from handlens.serve.batching import Batcher
@@ -56,7 +56,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         """Threads and the watch over the bundles' files, for as long as the service runs."""
-        self.decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self.decoders = ThreadPoolExecutor(cores.available(), "decode")
         self.network = ThreadPoolExecutor(1, "network")
         self.models.begin(self._batcher)
         watching = asyncio.create_task(self.models.watch(self.settings.poll_s, self._announce))

@@ -182,7 +182,7 @@ def _data_of(
         raise HandlensError(
             f"the photos of the run {run} are no longer in {recipe.photos}",
             "name where they are now (train PHOTOS --resume --out RUN, evaluate RUN PHOTOS --split test, export RUN "
-            "--photos PHOTOS, train PHOTOS --continue RUN), or put them back",
+            "--photos PHOTOS, train PHOTOS --continue RUN, compare-runs RUN OTHER PHOTOS), or put them back",
         )
     whole, findings, notes = look(recipe.photos, progress, is_split=stored is not None)
     gone: set[str] = set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from handlens.cores import available
 from handlens.errors import HandlensError
 from handlens.nets import Net
 from handlens.photos import Photos
@@ -150,16 +150,16 @@ def seconds_of_head(
     num_lacking: how many photos of each split have no features in the cache. Each of them is decoded once, which is
     timed on four of them, and each of its views is passed forward once, which is timed in torch.
     """
-    train, cores = splits["train"], os.cpu_count() or 1
+    train = splits["train"]
     if not (num_photos := sum(num_lacking.values())):
         return _REST_S
     few = range(0, len(train), max(1, len(train) // 4))[:4]
     start = time.perf_counter()
     for index in few:
         frozen.preprocess.load(train.path(index))
-    decoding_s = num_photos * (time.perf_counter() - start) / len(few) / cores
+    decoding_s = num_photos * (time.perf_counter() - start) / len(few) / available()
     step_s = trial.pass_s(copy.deepcopy(frozen.net).to(frozen.device).eval(), recipe, frozen.device)
     passing_s = (num_photos + num_lacking["train"] * recipe.head_views) * step_s / recipe.batch_size
     if by_onnxruntime(frozen.device, len(train) * (1 + recipe.head_views)):
-        passing_s *= torch.get_num_threads() / cores / _ONNX_FASTER
+        passing_s *= torch.get_num_threads() / available() / _ONNX_FASTER
     return _REST_S + decoding_s + passing_s

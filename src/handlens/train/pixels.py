@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
+from handlens import cores
 from handlens.photos import Photos, batches
 from handlens.preprocess import Preprocess, open_photo, shorter_side_to
 
@@ -33,7 +33,7 @@ class Pixels:
         self.preprocess = preprocess
         self._free_bytes = cache_mb * 2**20
         self._kept: dict[int, np.ndarray] = {}
-        self._pool = ThreadPoolExecutor(os.cpu_count() or 1)  # Pillow decodes outside Python's lock
+        self._pool = ThreadPoolExecutor(cores.available())  # Pillow decodes outside Python's lock
 
     def __len__(self) -> int:
         return len(self.photos)
