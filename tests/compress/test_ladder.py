@@ -94,6 +94,23 @@ def test_the_first_good_rung_ends_it(source: Source, stage: Stage) -> None:
     assert climbed.artifact == {"what": b"minmax 0" * 10} and climbed.rung.size_bytes == 80
 
 
+def test_rungs_are_chosen_on_validation_photos_alone(
+    source: Source, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Test photos choose nothing."""
+    asked, real = [], ladder.parity.compare
+
+    def compare(network: Classifier, exported: Classifier, judged: photos.Photos, *more: Any, **options: Any) -> Any:
+        asked.append(judged.paths)
+        return real(network, exported, judged, *more, **options)
+
+    monkeypatch.setattr(ladder.parity, "compare", compare)
+    stage.wrong = {1: 3}
+    climb(source)
+    assert asked == [source.splits["validation"].paths] * 2
+    assert not {*source.splits["validation"].paths} & {*source.splits["test"].paths}
+
+
 def test_every_rung_in_its_order(source: Source, stage: Stage) -> None:
     stage.wrong = {"else": 3}
     with pytest.raises(ladder.NoRungError):
