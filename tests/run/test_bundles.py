@@ -419,6 +419,28 @@ def test_very_many_photos_go_by_threads_that_each_answer(tiny: ModuleType, tmp_p
     assert run.load(tmp_path / "tiny.zip", threads=2).start_shared is None  # as many threads as were asked for
 
 
+def test_ctrl_c_after_openvinos_networks_ended_in_other_threads(tiny: ModuleType, tmp_path: Path) -> None:
+    """It was a segmentation fault on processors with AMX, of which a process of its own can tell."""
+    bundle.write(tmp_path / "tiny.zip", tiny.bundle("openvino"))
+    script = f"""
+import os, signal, threading, time
+from handlens import bundle
+from handlens.run import openvino_runtime
+made = [openvino_runtime.start(bundle.read({str(tmp_path / "tiny.zip")!r}).artifact, 1)]
+thread = threading.Thread(target=made.clear)
+thread.start()
+thread.join()
+assert openvino_runtime.core() is openvino_runtime.core()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+
 def test_openvino_is_given_the_threads_that_were_asked_for(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     openvino_runtime = bundles.runtime_of("openvino")
     real, made = openvino_runtime._compile, []

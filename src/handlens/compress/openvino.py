@@ -20,6 +20,7 @@ from handlens.export.converting import converting
 from handlens.export.openvino import FILE, WEIGHTS, describe
 from handlens.nets import Net
 from handlens.preprocess import Preprocess
+from handlens.run import openvino_runtime
 
 OBSERVERS: tuple[Observer, ...] = ("minmax", "mse")  # those that NNCF has; it corrects biases by itself
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")  # kinds with weights
@@ -50,7 +51,7 @@ def quantizer(net: Net, preprocess: Preprocess, facts: str, photos: np.ndarray, 
                 RangeEstimatorParametersSet.MINMAX if observer == "minmax" else RangeEstimatorParametersSet.HISTOGRAM
             )
             weights = openvino.Tensor(np.frombuffer(artifact[WEIGHTS], np.uint8).copy())
-            model = openvino.Core().read_model(artifact[FILE], weights)
+            model = openvino_runtime.core().read_model(artifact[FILE], weights)
             left = nncf.IgnoredScope(
                 names=[*_kept(model, net, order, keep_float), *(_behind(model) if net.familiar else [])]
             )

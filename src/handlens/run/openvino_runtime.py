@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from handlens.errors import missing_extra
 from handlens.run.artifact import Infer, cannot_load, check_photos
 
 FILE, WEIGHTS = "model.xml", "model.bin"
+_MAKING_CORE = threading.Lock()
 ARITHMETIC = ("runtime_options", "INFERENCE_PRECISION_HINT")  # where a file says "bf16"; OpenVINO itself passes over it
 
 
@@ -49,15 +51,14 @@ def start_shared(artifact: Mapping[str, bytes]) -> tuple[Infer, str | None]:
 
 def computes_bfloat16() -> bool:
     """Whether this processor does. Raises HandlensError when the runtime is missing."""
-    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _compile(artifact: Mapping[str, bytes], settings: Mapping[str, Any]) -> tuple[Any, tuple[int, int], str | None]:
     """The network ready to run, its photos' height and width, and the facts that the file carries or None."""
     openvino = _openvino()
-    core = openvino.Core()
     try:
-        model = core.read_model(artifact[FILE], artifact[WEIGHTS])
+        model = core().read_model(artifact[FILE], artifact[WEIGHTS])
         bfloat16 = _said(model, ARITHMETIC) == "bf16" and computes_bfloat16()
         exact = {
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",  # its own choice is bfloat16 for any file
@@ -65,7 +66,7 @@ def _compile(artifact: Mapping[str, bytes], settings: Mapping[str, Any]) -> tupl
             "ENABLE_CPU_PINNING": False,  # else networks of one thread each all wait for the same core
         }
         height, width = (model.input("photos").partial_shape[side].get_length() for side in (1, 2))
-        compiled = core.compile_model(model, "CPU", {**settings, **exact})
+        compiled = core().compile_model(model, "CPU", {**settings, **exact})
         for name in ("probabilities", "logits"):
             compiled.output(name)
     except RuntimeError as error:
@@ -82,6 +83,21 @@ def _infer(request: Any, sides: tuple[int, int]) -> Infer:
         return answers[outputs[0]].copy(), answers[outputs[1]].copy()  # the request's own memory, used again
 
     return infer
+
+
+def core() -> Any:
+    """OpenVINO's core, one for the process and for ever. Raises HandlensError when the runtime is missing.
+
+    On processors with AMX a core gives the thread that makes it another stack for signals, and takes it back only where
+    it ends in that same thread: after any other end the next Ctrl-C was a segmentation fault (OpenVINO 2026.4).
+    """
+    with _MAKING_CORE:
+        return _core()
+
+
+@functools.cache
+def _core() -> Any:
+    return _openvino().Core()
 
 
 def _openvino() -> Any:
