@@ -47,6 +47,7 @@ def test_too_few_photos_say_how_many_are_needed() -> None:
     logits, labels = drawn(calibration.FEWEST - 1, 1)
     with pytest.raises(HandlensError, match=r"49 validation photos are too few .* 50 are needed"):
         calibration.fit(logits, labels)
+    assert calibration.fit(*drawn(calibration.FEWEST, 1)).temperature > 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -234,6 +234,14 @@ def test_int8_is_not_held_to_equal_probabilities() -> None:
     assert not found.differing() and found.agreement == 0.5 and found.drop == 0.5
 
 
+def test_the_greatest_difference_is_named_first() -> None:
+    expected, got = answers(*[[0.9, 0.1]] * 3), answers([0.4, 0.6], [0.1, 0.9], [0.3, 0.7])
+    found = a_parity("float32", expected, got, [0, 0, 0])
+    assert (
+        [one.photo for one in found.differing()] == [one.photo for one in found.lost()] == ["1.jpg", "2.jpg", "0.jpg"]
+    )
+
+
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_answers_that_are_no_numbers_pass_in_no_precision(precision: str) -> None:
     """They are no guess of the first class, which is where NumPy finds their maximum."""

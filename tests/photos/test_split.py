@@ -132,6 +132,13 @@ def test_duplicates_stay_on_one_side() -> None:
         assert set(side.values()) == set(PARTS)
 
 
+def test_the_order_in_which_duplicates_are_named_does_not_matter() -> None:
+    photos, sha256 = table({"a": 40})
+    pairs = [(f"a/{i:04d}.jpg", f"a/{i + 20:04d}.jpg") for i in range(20)]  # same pixels in other files
+    turned = [pair[::-1] for pair in pairs]
+    assert sides(split(photos, sha256, duplicates=pairs)) == sides(split(photos, sha256, duplicates=turned))
+
+
 def test_a_class_of_duplicates_only_is_trained_on() -> None:
     for seed in range(20):
         photos, sha256 = table({"a": 30, "b": 1})
@@ -203,6 +210,20 @@ def test_moved_photos_are_found_by_content(written: Written) -> None:
     assert {name: set(part.paths) for name, part in found.items()} == {
         name: {new_name[old] for old in part.paths} for name, part in parts.items()
     }
+
+
+def test_copies_that_all_moved_are_found_in_the_order_of_their_names(tmp_path: Path) -> None:
+    """Train is read first, and gets the first of the new names."""
+    photos, sha256 = table({"a": 10})
+    sha256["a/0007.jpg"] = sha256["a/0002.jpg"]
+    train = photos.select([0, 1, 2, 3, 4, 5, 6, 8])
+    parts = {"train": train, "validation": photos.select([7]), "test": photos.select([9])}
+    write_split(tmp_path / "split.json", parts, sha256, seed=0)
+    names = {"a/0002.jpg": "a/y.jpg", "a/0007.jpg": "a/z.jpg"}
+    paths = tuple(names.get(path, path) for path in photos.paths)
+    moved = Photos(root=photos.root, paths=paths, labels=photos.labels, classes=photos.classes)
+    found = read_split(tmp_path / "split.json", moved, {names.get(path, path): sha256[path] for path in sha256})
+    assert "a/y.jpg" in found["train"].paths and found["validation"].paths == ("a/z.jpg",)
 
 
 def test_one_of_two_copies_moved(tmp_path: Path) -> None:

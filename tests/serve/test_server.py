@@ -332,6 +332,18 @@ def test_this_machines_addresses_are_private() -> None:
     assert all(address.is_private and not address.is_loopback for address in lan.addresses())
 
 
+def test_addresses_that_no_phone_can_reach_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Link-local ones need the name of an interface, public ones are no local network's."""
+    named = ("169.254.3.4", "fe80::1%eth0", "127.0.1.1", "203.0.113.9", "192.168.7.8", "fd00::8")
+    monkeypatch.setattr(lan.socket, "getaddrinfo", lambda *_: [(0, 0, 0, "", (name, 0)) for name in named])
+
+    def no_way_out(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(lan.socket, "socket", no_way_out)
+    assert [str(address) for address in lan.addresses()] == ["192.168.7.8", "fd00::8"]
+
+
 # ---- logs ------------------------------------------------------------------------------------------------------------
 def test_a_log_line_is_one_json_object() -> None:
     stream = io.StringIO()
