@@ -316,6 +316,19 @@ def test_the_end_says_how_good_it_is_and_what_to_type_next(call: Train, tiny_pho
     assert f"next    handlens predict {run} PHOTO" in lines
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [({}, "48 test photos ("), ({"effective_num_photos": 48.0}, "48 test photos ("),
+     ({"effective_num_photos": 6.0}, "48 test photos, with copies as good as 6 different ones (")],
+)  # fmt: skip
+def test_the_end_says_how_few_photos_there_are_among_copies(
+    more: dict[str, float], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = {"top1": 0.5, "top1_ci95": [0.2, 0.8], "num_photos": 48, **more}
+    command.show(SimpleNamespace(metrics={"test": test}, folder=tmp_path, net=None))
+    assert f"top-1 50.0% on {said}95 % interval 20.0% to 80.0%)" in capsys.readouterr().out
+
+
 def test_continue_and_add(call: Train, done: Path, tiny_photos: Path, tmp_path: Path) -> None:
     from PIL import Image
 

@@ -255,7 +255,11 @@ def show(run: Run) -> None:
     if test:
         low, high = test["top1_ci95"]
         photos = counted(test["num_photos"], "test photo")
-        screen.say(f"top-1 {test['top1']:.1%} on {photos} (95 % interval {low:.1%} to {high:.1%})")
+        effective = test.get("effective_num_photos", test["num_photos"])  # not of runs of an earlier version
+        alike = (
+            f", with copies as good as {effective:.0f} different ones" if effective < test["num_photos"] - 0.5 else ""
+        )
+        screen.say(f"top-1 {test['top1']:.1%} on {photos}{alike} (95 % interval {low:.1%} to {high:.1%})")
     else:
         screen.say("no photo was left for the test, so that nothing says how good it is: add photos that are different")
     if judged := run.metrics.get("unknown", {}).get("num_outside"):
