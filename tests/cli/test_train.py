@@ -325,7 +325,7 @@ def test_the_end_says_how_few_photos_there_are_among_copies(
     more: dict[str, float], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test = {"top1": 0.5, "top1_ci95": [0.2, 0.8], "num_photos": 48, **more}
-    command.show(SimpleNamespace(metrics={"test": test}, folder=tmp_path, net=None))
+    command.show(Run(folder=tmp_path, recipe=Recipe(), classes=("a", "b"), metrics={"test": test}))
     assert f"top-1 50.0% on {said}95 % interval 20.0% to 80.0%)" in capsys.readouterr().out
 
 
