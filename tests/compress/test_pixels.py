@@ -19,7 +19,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8
 PHOTOS = np.concatenate([120 + NOISE // 32, NOISE])  # within a few grey levels the first, whose own range is narrow
 
 
-@pytest.mark.parametrize("normalisation", ["fixed", "z-score"])
+@pytest.mark.parametrize("normalisation", [pytest.param("fixed", marks=pytest.mark.slow), "z-score"])
 @pytest.mark.parametrize(
     "to", [to if to in ("onnx", "openvino") else pytest.param(to, marks=pytest.mark.slow) for to in TARGETS]
 )

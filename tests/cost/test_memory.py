@@ -25,7 +25,10 @@ FAMILIES = {  # a member of each family with the photo's size
 Settled = Callable[[Callable[[], int]], int]
 WRAPPERS = ("aten::max_pool2d",)  # of one operation that gives more than it: the places of the greatest values
 LARGE = ("xception", "alexnet", "vgg11_lrn", "googlenet", "inception_v3")
-LIKE_OTHERS = ("shufflenet_v2_x0_5", "efficientnet_lite0", "googlenet_torchvision", "resnet20")
+LIKE_OTHERS = (
+    "mobilenet_v1_025", "mobilenet_v2_035", "shufflenet_v1_x0_25_g8", "shufflenet_v2_x0_5", "efficientnet_lite0",
+    "googlenet_torchvision", "resnet20",
+)  # fmt: skip
 
 
 def given_out(call: Callable[[], Any], without: Callable[[], set[int]] = set) -> int:

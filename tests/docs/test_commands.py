@@ -211,7 +211,11 @@ def story(page: Path, training: bool = False) -> Iterator[list[str]]:
 
 
 @pytest.mark.usefixtures("quick", "place", "undownloaded")
-@pytest.mark.parametrize("page", STORIES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.name == "tour.md")) for page in STORIES],  # 20 s
+    ids=lambda page: page.name,
+)
 def test_a_page_from_top_to_bottom(page: Path, type_in: Callable[[list[str]], None]) -> None:
     for arguments in story(page):
         type_in(arguments)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from handlens.nets import Net
-from handlens.train import Run
+from handlens.train import Run, logs
 
 QUICK: dict[str, Any] = {"image_px": 32, "batch_size": 8, "epochs": 2, "precision": "32-true"}
 
@@ -18,6 +18,21 @@ QUICK: dict[str, Any] = {"image_px": 32, "batch_size": 8, "epochs": 2, "precisio
 def quick() -> dict[str, Any]:
     """Settings of `handlens.fit` that make a run on the tiny photos take a second."""
     return dict(QUICK)
+
+
+@pytest.fixture(autouse=True)
+def _one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curves of the first run stand for those of all others: drawing them takes as long as a tiny epoch."""
+    monkeypatch.setattr(logs, "curves", _curves)
+
+
+_REAL, _DRAWN = logs.curves, list[bytes]()
+
+
+def _curves(log: logs.Log, kept_epoch: int) -> bytes:
+    if not _DRAWN:
+        _DRAWN.append(_REAL(log, kept_epoch))
+    return _DRAWN[0]
 
 
 @pytest.fixture(scope="session")

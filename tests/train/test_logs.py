@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
 import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from handlens.errors import HandlensError
 from handlens.train import logs
+from handlens.train.logs import curves
 
 LOG = [{"epoch": 1, "train_loss": 0.5}, {"epoch": 2, "train_loss": 0.25}]
 
@@ -64,3 +68,10 @@ def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
     events = EventAccumulator(str(folder))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_curves_of_one_epoch_and_of_more(epochs: int) -> None:
+    row = {"train_loss": 1.0, "train_top1": 0.5, "validation_loss": 1.0, "validation_top1": 0.5, "lr": 0.1}
+    picture = Image.open(io.BytesIO(curves([{"epoch": 1.0 + k, **row} for k in range(epochs)], epochs)))
+    assert picture.size == (1210, 374) and np.asarray(picture.convert("L")).min() < 50

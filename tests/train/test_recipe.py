@@ -250,9 +250,12 @@ def builder(name: str) -> object:
 # The crops follow from the input's size alone: of networks of one builder with the same, a small one stands for all.
 FROM_THE_LARGEST = sorted(nets.names(), key=lambda name: [int(n) for n in re.findall(r"\d+", name)], reverse=True)
 ONE_OF_A_SIZE = {(builder(name), nets.entry(name).image_px): name for name in FROM_THE_LARGEST}
+LARGE = re.compile("efficientnet_(b[3-7]|lite[34])")  # deep ones of a builder whose others are tried
 
 
-@pytest.mark.parametrize("name", ONE_OF_A_SIZE.values())
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * bool(LARGE.match(n))) for n in ONE_OF_A_SIZE.values()]
+)
 def test_every_size_of_network_can_be_trained_on_the_crops_that_are_chosen(name: str) -> None:
     recipe = choose([500] * 5, {"net": name})
     net = nets.on_meta(name, num_classes=5).train()
