@@ -362,8 +362,8 @@ def _words(
     if num_seeds < _FEWEST_SEEDS:
         drawn = counted(num_seeds, "draw")
         said.append(
-            f"With {drawn} of training photos the intervals are those of the test photos alone, without the luck of "
-            f"the draw, and no mode is compared: --seeds {_FEWEST_SEEDS} or more would tell."
+            f"With {drawn} of training photos the intervals hold little of the luck of the draw, and no mode is "
+            f"compared: --seeds {_FEWEST_SEEDS} or more would tell."
         )
         return " ".join(said)
     for mode in forecasts:
