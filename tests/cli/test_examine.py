@@ -27,19 +27,26 @@ from handlens.photos.diagnose import KINDS
 RUN = CliRunner()
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six drawn photos of each of two classes, one empty file, one near-duplicate in the other class, GPS in one."""
+    root = tmp_path_factory.mktemp("flowers")
     for name in ("daisy", "tulips"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (root / name).mkdir()
         for index in range(6):
-            drawn.picture(name, index)[0].save(tmp_path / "photos" / name / f"{index}.jpg", quality=90)
-    (tmp_path / "photos" / "daisy" / "empty.jpg").write_bytes(b"")
+            drawn.picture(name, index)[0].save(root / name / f"{index}.jpg", quality=90)
+    (root / "daisy" / "empty.jpg").write_bytes(b"")
     exif = Image.Exif()
     exif[0x010E], exif[0x0112] = "SECRET PLACE", 6
     small = drawn.picture("daisy", 0)[0].resize((90, 90)).rotate(90)
-    small.save(tmp_path / "photos" / "tulips" / "small.jpg", exif=exif)
-    return tmp_path / "photos"
+    small.save(root / "tulips" / "small.jpg", exif=exif)
+    return root
+
+
+@pytest.fixture
+def folder(flowers: Path, tmp_path: Path) -> Path:
+    """A copy of `flowers`, to be changed."""
+    return shutil.copytree(flowers, tmp_path / "photos")
 
 
 def examine(*arguments: object) -> Result:

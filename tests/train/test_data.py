@@ -21,13 +21,21 @@ from handlens.train.recipe import choose
 from handlens.train.watcher import Watcher
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes with ten drawn photos each. Not to be changed."""
+    root = tmp_path_factory.mktemp("flowers")
     for name in ("daisy", "tulips"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (root / name).mkdir()
         for index in range(10):
-            drawn.picture(name, index)[0].save(tmp_path / "photos" / name / f"{index}.png")
-    return tmp_path / "photos"
+            drawn.picture(name, index)[0].save(root / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def folder(flowers: Path, tmp_path: Path) -> Path:
+    """A copy of `flowers`, to be changed."""
+    return shutil.copytree(flowers, tmp_path / "photos")
 
 
 def data(folder: Path) -> Data:
