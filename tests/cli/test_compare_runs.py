@@ -49,6 +49,19 @@ def test_a_worse_run_is_said_to_be_worse(compare: Run, tiny_run: Path, blind: Pa
     assert "+100.0 points" in out
 
 
+def test_copies_decide_nothing(compare: Run, tiny_run: Path, blind: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    """Three photos, eight times each, all of which only one of the two gets right."""
+    for folder in (path for path in tiny_photos.iterdir() if path.is_dir()):
+        (tmp_path / "photos" / folder.name).mkdir(parents=True)
+        for number in range(8):
+            shutil.copy(folder / "00.jpg", tmp_path / "photos" / folder.name / f"{number}.jpg")
+    code, out, err = compare(tiny_run, blind, tmp_path / "photos", "--json")
+    assert code == 0 and "21 of the 24 photos show again" in err
+    facts = json.loads(out)
+    assert (facts["only_first"], facts["effective_num_photos"], facts["p_value"]) == (24, 3, 0.25)
+    assert "3 photos are too few to tell" in facts["verdict"] and facts["repetition"].startswith("21 of the 24 photos")
+
+
 def test_photos_that_cannot_be_read_are_named(
     compare: Run, tiny_run: Path, blind: Path, tiny_photos: Path, tmp_path: Path
 ) -> None:

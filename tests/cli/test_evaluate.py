@@ -132,6 +132,17 @@ def saved_anew(photos: Path, folder: Path, save: Callable[[Image.Image, Path], N
     return folder
 
 
+def test_copies_are_counted_once_and_told_of(evaluate: Run, tiny_run: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_photos, tmp_path / "photos")
+    for path in tiny_photos.rglob("*.jpg"):
+        shutil.copy(path, tmp_path / "photos" / path.parent.name / f"again {path.name}")
+    code, out, err = evaluate(tiny_run, tmp_path / "photos", "--report", tmp_path / "report.html")
+    told = "36 of the 72 photos show again, or nearly, what another one does: the intervals are those of 36 different"
+    assert code == 0 and told in err and told in (tmp_path / "report.html").read_text("utf-8")
+    once = evaluate(tiny_run, tiny_photos)
+    assert "show again" not in once[2] and out.splitlines()[0].split(")")[0] == once[1].splitlines()[0].split(")")[0]
+
+
 @pytest.mark.parametrize("save", [as_png, as_sent])
 def test_photos_that_were_saved_anew_are_known_again(
     evaluate: Run, run: Path, tiny_photos: Path, tmp_path: Path, save: Callable[[Image.Image, Path], None]

@@ -113,6 +113,15 @@ def test_rungs_are_chosen_on_validation_photos_alone(
     assert not {*source.splits["validation"].paths} & {*source.splits["test"].paths}
 
 
+def test_photos_of_one_scene_make_a_rungs_interval_wide(
+    source: Source, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_scene = SimpleNamespace(scenes=lambda paths: np.zeros(len(paths), int))
+    monkeypatch.setattr(photos, "examine", lambda *_: one_scene)
+    rung = climb(source).rung
+    assert rung.top1_ci95 == wilson(rung.top1, 1.0)
+
+
 def test_every_rung_in_its_order(source: Source, stage: Stage) -> None:
     stage.wrong = {"else": 3}
     with pytest.raises(ladder.NoRungError):

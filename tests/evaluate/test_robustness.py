@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from handlens.evaluate import robustness, sections
+from handlens.evaluate.metrics import wilson
 from handlens.photos import Photos
 from handlens.preprocess import Preprocess
 
@@ -49,6 +50,7 @@ def test_what_each_rule_costs(photos: Photos) -> None:
     assert set(wide) == set(robustness.RULES)
     assert seen[-1] == (seen[-1][1], seen[-1][1])
     assert found["harmed"]["turned, by EXIF"] == found["harmed"]["as they are"]
+    assert wide["squash"]["top1_ci95"] == list(wilson(2, 2))  # there are two different photos, twice each
     harms, shapes = sections.robustness(found)
     assert [row[0] for row in harms.rows] == list(robustness.HARMS)
     assert "crop (in use)" in shapes.header

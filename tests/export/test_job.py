@@ -17,6 +17,7 @@ from PIL import ExifTags, Image
 
 from handlens import bundle, export, nets
 from handlens.errors import HandlensError
+from handlens.evaluate.metrics import wilson
 from handlens.export import job, parity
 from handlens.export.job import Source
 from handlens.run import onnx_runtime
@@ -188,6 +189,16 @@ def test_the_bundle_is_judged_on_the_test_split_and_has_the_runs_confidence(sour
     assert made.parity and made.parity.paths == test.paths
     shipped = bundle.read(tmp_path / "bundle.zip")
     assert (shipped.calibration, shipped.rejection) == (calibration, rejection)
+
+
+def test_the_cards_intervals_count_photos_of_one_scene_once(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_scene = SimpleNamespace(scenes=lambda paths: np.zeros(len(paths), int))
+    monkeypatch.setattr(job.photos_room, "examine", lambda *_: one_scene)
+    job.finish(source, source.float32("onnx"), "onnx", "float32", tmp_path / "bundle.zip")
+    for found in bundle.read(tmp_path / "bundle.zip").card["test"].values():
+        assert found["top1_ci95"] == list(wilson(found["top1"], 1))
 
 
 def test_golden_photos_say_nothing_of_where_they_were_taken(source: Source, tmp_path: Path) -> None:

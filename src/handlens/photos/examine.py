@@ -88,7 +88,7 @@ class Findings:
     def scenes(self, paths: Sequence[str]) -> np.ndarray:
         """int (N,): the same number for photos that are `duplicates` or `near_duplicates()` of one another."""
         number = {path: k for k, path in enumerate(paths)}
-        for group in (*self.duplicates, *self.near_duplicates()):  # the wider group is the later
+        for group in (*self.duplicates, *self.near_duplicates()):
             among = [path for path in group if path in number]
             number |= dict.fromkeys(among, number[among[0]] if among else 0)
         return np.array([number[path] for path in paths], np.int64)
